@@ -1,0 +1,74 @@
+# Every target first makes .venv (see .ci/env), which takes about a minute once and nothing afterwards.
+#
+#   make PYTHON=/path/to/python3     build .venv with this Python, 3.11 to 3.13
+#   make EXTRAS="test cuda13"        and with these extras of setup.cfg
+#   make test ARGS="-k order"        pass arguments on to pytest
+PYTHON ?=
+EXTRAS ?= test
+ARGS ?=
+
+export PYTHON EXTRAS
+# The clone's own files come first, whatever else the environment holds.
+export PYTHONPATH := $(CURDIR)
+RUN := .venv/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test test-all lint format bench golden report-full notebooks clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | awk -F '\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+
+env:  ## make .venv, with the pinned dependencies
+	@.ci/env
+
+demo: env  ## measure the order of the solvers, in small (runs/order-quick)
+	$(RUN) -m experiments.order --config=configs/order.py:quick --workdir=runs/order-quick
+	@echo "demo: made" runs/order-quick/*
+
+test: lint  ## lint, then the tests that take less than ten seconds each
+	$(RUN) -m pytest -m "not slow" $(ARGS)
+	@echo "test: lint and quick tests passed; 'make test-all' runs the slow ones too"
+
+test-all: lint  ## lint, then every test
+	$(RUN) -m pytest $(ARGS)
+	@echo "test-all: lint and all tests passed"
+
+lint: env  ## look for mistakes in the code
+	$(RUN) -m ruff check --quiet --output-format=concise .
+
+format: env  ## lay out the code, and mend what can be mended by rule
+	$(RUN) -m ruff check --fix --quiet .
+	$(RUN) -m ruff format .
+
+bench: env  ## time the samplers (runs/bench)
+	$(RUN) -m experiments.bench --config=configs/bench.py --workdir=runs/bench
+	@echo "bench: made" runs/bench/*
+
+golden: env  ## compute our own reference numbers again (tests/golden)
+	$(RUN) -m tests.golden
+	@echo "golden: done; 'git diff --stat tests/golden' shows what changed"
+
+report-full: env  ## run every experiment at full size, then draw the page (hours; runs/full)
+	@set -e; for config in configs/*.py; do \
+	    name=$$(basename $$config .py); \
+	    if [ -f experiments/$$name.py ]; then \
+	        echo "report-full: $$name"; \
+	        $(RUN) -m experiments.$$name --config=$$config --workdir=runs/full/$$name; \
+	    fi; \
+	done
+	$(RUN) -m experiments.report --workdir=runs/full
+	@echo "report-full: made" runs/full/*
+
+notebooks: env  ## run every notebook from the top (runs/notebooks)
+	@mkdir -p runs/notebooks
+	@set -e; for notebook in notebooks/*.ipynb; do \
+	    echo "notebooks: $$notebook"; \
+	    .venv/bin/jupyter-execute --timeout=600 --output=../runs/notebooks/{notebook_name} $$notebook; \
+	done
+	@echo "notebooks: made" runs/notebooks/*
+
+clean:  ## remove what was built here, except the results in runs/
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -not -path "./.venv/*" -prune -exec rm -rf {} +
+	if [ -L .venv ]; then rm .venv; fi
+	@echo "clean: done; runs/ is kept, and so are the environments in $${XDG_CACHE_HOME:-$$HOME/.cache}/flowjax"

@@ -1,0 +1,26 @@
+"""Settings of every test, made before jax starts: float64, strict shapes, eight CPU devices, programs kept on disk."""
+
+import os
+import pathlib
+
+import jax
+import matplotlib
+
+matplotlib.use("Agg")
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Tests speak of numbers, so they run where these are the same for everyone, also on a machine with an accelerator.
+if "JAX_PLATFORMS" not in os.environ:
+    jax.config.update("jax_platforms", "cpu")
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    jax.config.update("jax_num_cpu_devices", 8)
+
+# Most of the time of these tests is compilation, so a second run is several times quicker with the programs of the
+# first. jax's own thresholds would leave out the small ones. JAX_ENABLE_COMPILATION_CACHE=0 measures a first run.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "flowjax" / "jax"
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -1,0 +1,119 @@
+"""Imports inside flowjax go one way, and `import flowjax` stays light."""
+
+import ast
+import inspect
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import flowjax
+
+ROOT = pathlib.Path(__file__).parent.parent
+PACKAGE = ROOT / "flowjax"
+
+# What each unit may import from flowjax. A unit is a file of the package, or a folder such as models/.
+ALLOWED = {
+    "schedules": set(),
+    "grids": {"schedules"},
+    "plans": {"schedules", "grids"},
+    "sample": {"schedules", "grids", "plans"},
+    "adaptive": {"schedules", "grids", "plans", "sample"},
+    "fields": {"schedules", "grids"},
+    "geometry": {"schedules", "grids"},
+    "distances": {"schedules", "grids"},
+}
+SAMPLERS = {"sample", "adaptive", "parallel", "plans"}
+NEVER = {"configs", "experiments", "tests", "absl", "matplotlib"}
+NEVER_AT_IMPORT = {"tensorflow", "torch"}  # inside a function, a reader of checkpoints may ask for them
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def unit(path):
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def walk(node, inside_functions):
+    for child in ast.iter_child_nodes(node):
+        if inside_functions or not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield child
+            yield from walk(child, inside_functions)
+
+
+def imported(source, package, inside_functions=True):
+    """Full dotted names that `source` imports, relative ones resolved against the dotted name `package`."""
+    names = set()
+    for node in walk(ast.parse(source), inside_functions):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            names |= {f"{base}.{alias.name}" for alias in node.names}
+    return names
+
+
+def imports_of(path, inside_functions=True):
+    package = ".".join(path.relative_to(ROOT).parent.parts)
+    return imported(path.read_text(encoding="utf-8"), package, inside_functions)
+
+
+def units_of(names):
+    """The units of flowjax among `names`; the package itself counts as the unit `flowjax`, since it holds them all."""
+    return {(name.split(".") + ["flowjax"])[1] for name in names if name.split(".")[0] == "flowjax"}
+
+
+def test_every_form_of_import_is_read():
+    source = (
+        "import flowjax.plans as p, numpy\n"
+        "from flowjax import grids\n"
+        "from . import dit\n"
+        "from .. import sample\n"
+        "from ..schedules import Linear\n"
+        "def f():\n    import torch\n    return lambda: 1\n"
+    )
+    names = {
+        "flowjax.plans",
+        "numpy",
+        "flowjax.grids",
+        "flowjax.models.dit",
+        "flowjax.sample",
+        "flowjax.schedules.Linear",
+    }
+    assert imported(source, "flowjax.models") == names | {"torch"}
+    assert imported(source, "flowjax.models", inside_functions=False) == names
+    assert units_of(names | {"flowjax"}) == {"plans", "grids", "models", "sample", "schedules", "flowjax"}
+
+
+@pytest.mark.parametrize("path", [f for f in FILES if unit(f) in ALLOWED], ids=lambda f: str(f.relative_to(PACKAGE)))
+def test_imports_go_one_way(path):
+    assert units_of(imports_of(path)) <= ALLOWED[unit(path)] | {unit(path)}
+
+
+@pytest.mark.parametrize("path", [f for f in FILES if unit(f) == "models"], ids=lambda f: str(f.relative_to(PACKAGE)))
+def test_models_import_no_sampler(path):
+    assert not units_of(imports_of(path)) & (SAMPLERS | {"flowjax"})
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
+def test_library_stands_without_experiments_and_other_frameworks(path):
+    assert not {name.split(".")[0] for name in imports_of(path)} & NEVER
+    at_import = imports_of(path, inside_functions=False)
+    assert not {name.split(".")[0] for name in at_import} & NEVER_AT_IMPORT
+
+
+def test_import_is_light():
+    heavy = ["matplotlib", "sklearn", "flax", "orbax", "optax", "clu", "tensorflow", "torch"]
+    program = f"import json, sys, flowjax; print(json.dumps([name for name in {heavy} if name in sys.modules]))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == []
+
+
+@pytest.mark.parametrize("name", getattr(flowjax, "__all__", ["__all__"]))
+def test_public_name_has_docstring(name):
+    doc = inspect.getdoc(getattr(flowjax, name)) or ""
+    generated = f"{name}("  # what a NamedTuple or a dataclass writes where its author wrote nothing
+    assert doc.strip() and not doc.startswith(generated)
