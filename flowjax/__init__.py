@@ -1,5 +1,8 @@
 """Sampling from flow and diffusion transformers in JAX: solvers as tables, fields known exactly, measured claims."""
 
+from flowjax import grids, plans
+from flowjax.plans import Plan
+from flowjax.sample import Solution, draw_noise, sample
 from flowjax.schedules import Cosine, Linear, VPDiscrete, VPLinear
 
-__all__ = ["Cosine", "Linear", "VPDiscrete", "VPLinear"]
+__all__ = ["Cosine", "Linear", "Plan", "Solution", "VPDiscrete", "VPLinear", "draw_noise", "grids", "plans", "sample"]
