@@ -1,0 +1,1 @@
+"""One configuration a file: its docstring holds the command, the run time and what to expect."""

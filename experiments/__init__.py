@@ -1,0 +1,1 @@
+"""One module a question: `run(config, workdir)` measures rows, `report(workdir)` draws them."""
