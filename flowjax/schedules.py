@@ -262,8 +262,9 @@ class VPDiscrete(VariancePreserving):
         """Check the betas and form log alpha at the nodes, in float64."""
         betas = np.asarray(self.betas, np.float64)
         if betas.ndim != 1 or len(betas) < 2 or not np.all((betas > 0) & (betas < 1)):
+            span = f"range [{betas.min():.3g}, {betas.max():.3g}]" if betas.size else "no values"
             raise ValueError(
-                f"schedules.VPDiscrete: betas has shape {betas.shape} and range [{betas.min():.3g}, {betas.max():.3g}]; "
+                f"schedules.VPDiscrete: betas has shape {betas.shape} and {span}; "
                 "wanted a vector of two or more numbers strictly between 0 and 1, noise growing with the index."
             )
         log_alpha = 0.5 * np.cumsum(np.log1p(-betas))
@@ -302,7 +303,7 @@ class VPDiscrete(VariancePreserving):
         xp = array_module(t)
         nodes = xp.asarray(self._nodes, t.dtype)
         left = xp.clip(xp.floor(t * self.steps).astype(int) - 1, 0, self.steps - 2)
-        return nodes[left], nodes[left + 1] - nodes[left], t * self.steps - (left + 1)
+        return nodes[left], nodes[left + 1] - nodes[left], t * self.steps - (left + 1).astype(t.dtype)
 
     def log_alpha(self, t):
         """Piecewise linear between the nodes, at most 0, and exactly 0 at t = 0."""
@@ -322,7 +323,7 @@ class VPDiscrete(VariancePreserving):
         nodes = xp.asarray(self._nodes, log_alpha.dtype)
         right = xp.clip(xp.searchsorted(-nodes, -log_alpha), 1, self.steps - 1)
         start, rise = nodes[right - 1], nodes[right] - nodes[right - 1]
-        t = (right + (log_alpha - start) / rise) / self.steps
+        t = (right.astype(log_alpha.dtype) + (log_alpha - start) / rise) / self.steps
         return xp.where(log_alpha == 0, xp.zeros_like(t), t)
 
 
