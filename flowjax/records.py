@@ -208,16 +208,16 @@ def table(rows, by, value):
     return cells
 
 
-def _flat(config, prefix=""):
-    """{"a.b": value} of a nested dict."""
+def flat(config, prefix=""):
+    """{"a.b": value} of a nested dict: a configuration, one line a field."""
     if not isinstance(config, dict) or (prefix and config.keys() == {"__float__"}):
         return {prefix[:-1]: config}
-    return {k: v for name, item in config.items() for k, v in _flat(item, f"{prefix}{name}.").items()}
+    return {k: v for name, item in config.items() for k, v in flat(item, f"{prefix}{name}.").items()}
 
 
 def _differences(old, new):
     """One text a differing field: "steps: 8 there, 16 now"."""
-    old, new, none = _flat(old), _flat(new), "no such field"
+    old, new, none = flat(old), flat(new), "no such field"
     texts = {name: (json.dumps(old[name]) if name in old else none) for name in [*old, *new]}
     return [
         f"{name}: {text} there, {json.dumps(new[name]) if name in new else none} now"
