@@ -54,10 +54,10 @@ def shifted(grid, shift):
 
     On the linear path this is exactly a translation of log-SNR by -log(shift); step sizes in log-SNR do not change.
     """
-    if not shift > 0:
+    if not 0 < shift < np.inf:
         raise ValueError(f"grids.shifted: shift={shift!r}; wanted a positive number (1 changes nothing).")
     grid = np.asarray(grid, np.float64)
-    return shift * grid / (1 + (shift - 1) * grid)
+    return shift * grid / (shift * grid + (1 - grid))  # in this form exactly 1 stays exactly 1
 
 
 def dynamic_shift(tokens, *, base=256, most=4096, shift_base=0.5, shift_most=1.15):
@@ -123,6 +123,8 @@ def exponential(schedule, steps, *, start, end, jump=False):
 
 def karras(schedule, steps, *, start, end, rho=7.0, jump=False):
     """(sigma/alpha)^(1/rho) uniform (EDM, arXiv:2206.00364, eq. 5). Arguments as in `log_snr`."""
+    if not rho > 0:
+        raise ValueError(f"grids.karras: rho={rho!r}; wanted a positive number (7 in the paper).")
     return _respaced(
         "karras", lambda u, high, low: high + u * (low - high), lambda r: r ** (1 / rho), lambda y: y**rho,
         schedule, steps, start, end, jump,
@@ -131,6 +133,8 @@ def karras(schedule, steps, *, start, end, rho=7.0, jump=False):
 
 def beta(schedule, steps, *, start, end, alpha=0.6, beta=0.6, jump=False):
     """sigma/alpha at the quantiles of a Beta(alpha, beta) law (Lee et al. 2024, arXiv:2407.12173). Arguments as in `log_snr`."""
+    if not (alpha > 0 and beta > 0):
+        raise ValueError(f"grids.beta: alpha={alpha!r}, beta={beta!r}; wanted two positive numbers (0.6 in the paper).")
 
     def quantiles(u, high, low):
         return low + stats.beta.ppf(1 - u, alpha, beta) * (high - low)
@@ -170,6 +174,7 @@ def linear_quadratic(steps, *, start=1.0, fine=1000):
     1/(fine-1) a step; the remaining n lie at (1 - (k/n)^2) of the next one, k = 1..n. All are multiplied by `start`.
     """
     steps = _steps(steps, "linear_quadratic", least=2)
+    _ends(start, 0.0, "linear_quadratic")
     if fine < steps + 1:
         raise ValueError(f"grids.linear_quadratic: fine={fine} is less than the {steps + 1} times of {steps} steps.")
     base = np.linspace(1, 0, fine)
