@@ -99,6 +99,11 @@ class DataSet(Field):
         """Index of the nearest datum: (B,)."""
         return self._posterior(x, 0.0)[1].index
 
+    def modes(self):
+        """The data (K, *D) and the mean squared distance of smoothed data to them, F b^2 (K,), in numpy."""
+        count, size = self.offsets.shape
+        return np.asarray(self.samples), np.full(count, size * float(self.bandwidth) ** 2)
+
     def log_density(self, x, t):
         """log p_t(x): (B,)."""
         x, posterior, path = self._posterior(x, t)

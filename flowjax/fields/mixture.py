@@ -73,6 +73,10 @@ class GaussianMixture(Field):
         """Index of the component that a data point x most likely came from: (B,)."""
         return jnp.argmax(self._log_joint(x, 0.0)[0], axis=1)
 
+    def modes(self):
+        """Centres of the modes (K, D) and the mean squared distance of their data to them (K,), in numpy."""
+        return np.asarray(self.means), np.asarray(self.values).sum(1)
+
     def divergence(self, x, t):
         """Divergence of the velocity, in closed form: (B,).
 
