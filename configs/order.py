@@ -1,0 +1,66 @@
+"""How much is a solver's order worth? Exact fields, paired noise, every solver as a table.
+
+    python -m experiments.order --config=configs/order.py:quick --workdir=runs/order-quick    (this is `make demo`)
+    python -m experiments.order --config=configs/order.py --workdir=runs/order-full           (the page kept in results/)
+
+Expect: the published third-order multistep update measures order 2; order 3 loses to order 2, and order 2 to Euler,
+below a number of steps that grows with shift over the width of the narrowest mode; the last first-order jump carries
+most of the error on shifted grids; from about 50 steps on the ranking is the one of the text books.
+"""
+
+import dataclasses
+
+from configs.common import shrink
+
+
+@dataclasses.dataclass
+class Config:
+    """Sizes of the order experiment; every number of a run is in its rows.
+
+    Attributes:
+      seeds, samples: starts are drawn for `seeds` seeds, `samples` each; all solvers of a cell share them.
+      fields: names of `experiments.order.lab.make_field`.
+      shifts, nfe, solvers: the matrix of errors.
+      claim_steps: step counts of the measured orders.
+      stds: the mode widths of the ring, the dial of curvature and crossover.
+      couplings: the correlation of noise and data within a mode, the dial that straightens paths.
+      dial_nfe: evaluations at which the dials are read.
+      crossover_nfe: evaluations among which crossovers are sought.
+      reference_steps: RK4 steps of the reference.
+      repeats: timed calls of the cost table.
+    """
+
+    seeds: int = 10
+    samples: int = 64
+    fields: tuple[str, ...] = ("digits", "ring", "mixture-16", "mixture-2", "mixture-64", "two points", "power law")
+    shifts: tuple[float, ...] = (1.0, 3.0, 6.0, 12.0)
+    nfe: tuple[int, ...] = (5, 10, 20, 40, 4, 6, 8, 12, 15, 25, 30, 50, 60, 80, 100)
+    solvers: tuple[str, ...] = (
+        "Euler", "DPM++ 2M", "DPM++ 3M published", "DPM++ 3M exact", "AB2", "AB3", "UniPC2", "DPM++ 2S", "DPM++ 3S",
+        "Heun", "UniPC3", "DEIS3",
+    )  # fmt: skip
+    claim_steps: tuple[int, ...] = (16, 32, 64, 128, 256)
+    stds: tuple[float, ...] = (0.05, 0.15, 0.5, 0.02, 0.1, 0.3)
+    couplings: tuple[float, ...] = (0.0, 0.5, 0.9)
+    dial_nfe: tuple[int, ...] = (6, 10, 20, 40, 15, 30)
+    crossover_nfe: tuple[int, ...] = (4, 6, 8, 11, 15, 20, 28, 40, 56, 80, 112, 160)
+    reference_steps: int = 400
+    repeats: int = 9
+
+
+def get_config(arg=""):
+    """`arg` "quick" is the demo: three fields, two shifts, 80 starts."""
+    return shrink(
+        Config(),
+        arg,
+        quick={
+            "seeds": 5, "samples": 16, "fields": ("digits", "ring", "mixture-16"), "shifts": (1.0, 3.0),
+            "nfe": (5, 10, 20, 40), "claim_steps": (16, 32, 64, 128), "stds": (0.05, 0.15, 0.5),
+            "couplings": (0.0, 0.9), "dial_nfe": (6, 10, 20, 40), "crossover_nfe": (4, 6, 8, 11, 15, 20, 28, 40, 56, 80),
+            "reference_steps": 200, "repeats": 5,
+            "solvers": (
+                "Euler", "DPM++ 2M", "DPM++ 3M published", "DPM++ 3M exact", "AB2", "AB3", "UniPC2", "DPM++ 2S",
+                "DPM++ 3S", "Heun",
+            ),
+        },
+    )  # fmt: skip

@@ -1,0 +1,34 @@
+"""How much is a solver's order worth on a flow? One module a question; `python -m experiments.order` runs them all."""
+
+from experiments import report
+from experiments.order import claims, nfe
+from experiments.run import progress
+from flowjax import records
+
+QUESTIONS = (claims, nfe)
+
+
+def run(config, workdir):
+    """Measure what `workdir` does not hold yet, question by question, and return all rows."""
+    kept = records.Records(workdir, config)
+    for module in QUESTIONS:
+        todo = [key for key in module.cells(config) if not kept.done(key)]
+        if not todo:
+            continue
+        found = module.measure(config, todo)
+        for _ in progress(todo, lambda key: ", ".join(str(value) for value in key.values())):
+            key, values = next(found)
+            kept.add(key, **values)
+    return kept.rows
+
+
+def make_report(workdir):
+    """Draw the rows of `workdir` into report.html; a question without rows is left out."""
+    rows, origin = records.read(workdir), report.origin(workdir)
+    sections = []
+    for module in QUESTIONS:
+        own = [row for row in rows if row["question"] == module.QUESTION]
+        if own:
+            sections.append(module.section(own, origin["command"]))
+    lead = "Solvers against fields whose solution is known."
+    return report.write(f"{workdir}/report.html", report.page("How much is order worth?", lead, sections, **origin))

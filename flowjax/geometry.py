@@ -1,0 +1,181 @@
+"""How bent a sampler's path is, and how fast successive solver orders disagree on it.
+
+Two kinds of number. The geometry of an accurate path (length, straightness, acceleration, curvature, torsion, stiffness)
+belongs to the field alone and knows nothing of a solver's steps. `order_increments` belongs to a run: it compares what
+orders 1, 2 and 3 would do from the same evaluations, so it sees the field and the steps together, and costs nothing.
+Which of them predicts whether a higher order pays is an experiment (`experiments/order`), not a definition.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flowjax.plans.exponential import step_terms, step_weights
+
+
+class PathGeometry(NamedTuple):
+    """Numbers of one path a sample, each (B,).
+
+    Attributes:
+      length: int |x'| dt over the chord |x(1) - x(0)|; 1 on a straight line run in one direction. Blind to speed.
+      straightness: int |(x(1) - x(0)) - x'|^2 dt over the squared chord (Liu et al. 2023, arXiv:2209.03003, eq. 6, for one
+        path); 0 where one Euler step is exact. It contains first derivatives only: it bounds the error of Euler's method
+        and cannot rank orders 2 and 3.
+      acceleration: int |x''| dt over the chord: the leading error term of Euler's method in t, speed changes included.
+      curvature: int kappa ds, the angle in radians through which the tangent turns. Blind to speed, so it misses the
+        error that a straight path run at changing speed makes.
+      torsion: int tau ds, the angle through which the plane of the curve turns: the third-derivative quantity of geometry.
+        It does not depend on how the path is parametrised; a solver's error does.
+    """
+
+    length: np.ndarray
+    straightness: np.ndarray
+    acceleration: np.ndarray
+    curvature: np.ndarray
+    torsion: np.ndarray
+
+
+def path_geometry(t, path, velocity):
+    """Geometry of accurate paths, with derivatives of the velocity by second-order differences on the given times.
+
+    Args:
+      t: (M,) monotone times, fine enough that the velocity is smooth between them.
+      path: (M, B, *D) states at `t`.
+      velocity: (M, B, *D) velocities there.
+
+    Returns:
+      `PathGeometry`. Where a path does not bend, its torsion is undefined and counts as 0.
+    """
+    t = np.asarray(t, np.float64)
+    path, velocity = (np.asarray(a, np.float64).reshape(len(t), a.shape[1], -1) for a in (path, velocity))
+    if path.shape != velocity.shape or len(t) < 5:
+        raise ValueError(
+            f"geometry.path_geometry: path {path.shape} and velocity {velocity.shape} at {len(t)} times; wanted the same shape "
+            "and five or more times."
+        )
+    acceleration = np.gradient(velocity, t, axis=0)
+    jerk = np.gradient(acceleration, t, axis=0)
+    chord = (path[-1] - path[0]) / (t[-1] - t[0])
+    size = np.linalg.norm(chord, axis=-1)
+
+    def integral(y):
+        return np.abs(np.trapezoid(y, t, axis=0))
+
+    speed = np.linalg.norm(velocity, axis=-1)
+    tangent = velocity / np.maximum(speed, 1e-300)[..., None]
+    bend = _without(acceleration, tangent)
+    bending = np.linalg.norm(bend, axis=-1)
+    twist = _without(_without(jerk, tangent), bend / np.maximum(bending, 1e-300)[..., None])
+    straight = bending <= 1e-9 * np.max(speed, axis=0)
+    return PathGeometry(
+        length=integral(speed) / size / np.abs(t[-1] - t[0]),
+        straightness=integral(np.sum((chord - velocity) ** 2, -1)) / size**2,
+        acceleration=integral(np.linalg.norm(acceleration, axis=-1)) / size,
+        curvature=integral(bending / np.maximum(speed, 1e-300)),
+        torsion=integral(np.where(straight, 0.0, np.linalg.norm(twist, axis=-1) / np.where(straight, 1.0, bending))),
+    )
+
+
+def _without(vectors, direction):
+    """The part of `vectors` orthogonal to the unit vectors `direction`."""
+    return vectors - np.sum(vectors * direction, axis=-1, keepdims=True) * direction
+
+
+def stiffness(velocity, x, t, *, key, iterations=30):
+    """Largest magnitude of an eigenvalue of the velocity's Jacobian at (x, t), per sample, by power iteration.
+
+    Times the step it says whether an explicit method in t is stable there. It does not see how fast the field changes
+    along the path, so it cannot say how accurate a stable step is.
+
+    Args:
+      velocity: (x, t) -> (B, *D); the Jacobian of an exact field is symmetric, so the iteration converges to the magnitude.
+      x: (B, *D) states; t: their time, a scalar or (B,).
+      key: of the random start.
+      iterations: products with the Jacobian.
+
+    Returns:
+      (B,).
+    """
+    axes = tuple(range(1, x.ndim))
+
+    def norm(u):
+        return jnp.sqrt(jnp.sum(u**2, axis=axes, keepdims=True))
+
+    def step(_, state):
+        direction, _ = state
+        image = jax.jvp(lambda y: velocity(y, t), (x,), (direction,))[1]
+        size = norm(image)
+        return image / jnp.where(size == 0, 1.0, size), size
+
+    start = jax.random.normal(key, x.shape, x.dtype)
+    _, size = jax.lax.fori_loop(0, iterations, step, (start / norm(start), norm(start)))
+    return size.reshape(x.shape[0])
+
+
+def order_increments(schedule, grid, data, *, third_order="exact"):
+    """Sizes |y_1 - y_0|, |y_2 - y_1|, |y_3 - y_2| of the updates that successive orders add, from one run's evaluations.
+
+    y_k is the multistep update of DPM-Solver++ of order k from the same state and the same last k data predictions, y_0
+    the step with no prediction at all. By Newton's form |y_{k+1} - y_k| estimates the local error of order k, so
+
+        rho_k = |y_{k+1} - y_k| / |y_k - y_{k-1}|
+
+    below 1 says that order k + 1 corrects order k by less than order k corrected order k - 1: the series still converges
+    and one more order helps. Above 1 it does not. It costs no evaluation. It is blind to a jump that no evaluation has
+    seen, and says nothing of how errors travel from a step to the end.
+
+    Args:
+      schedule: the path; grid: (N+1,) times.
+      data: (N, B, *D) data predictions at grid[0..N-1].
+      third_order: "exact" or "published" weights of order 3.
+
+    Returns:
+      (N, 3, B) float64: NaN where an order is undefined (too little history, or an infinite log-SNR).
+    """
+    grid, data = np.asarray(grid, np.float64), np.asarray(data, np.float64)
+    steps = len(grid) - 1
+    if len(data) != steps:
+        raise ValueError(
+            f"geometry.order_increments: {len(data)} data predictions for a grid of {steps} steps; wanted one at the start of each."
+        )
+    flat, lambdas = data.reshape(steps, data.shape[1], -1), schedule.log_snr(grid)
+    sizes = np.full((steps, 3, data.shape[1]), np.nan)
+    for i in range(steps):
+        if not np.all(np.isfinite(lambdas[i : i + 2])):
+            continue
+        _, gain, argument, _ = step_terms(schedule, grid[i], grid[i + 1], "data")
+        finite = [j for j in range(i, max(i - 3, -1), -1) if np.isfinite(lambdas[j])]
+        update = np.zeros_like(flat[i])
+        for order in range(1, len(finite) + 1):
+            used = finite[:order]
+            taus = (lambdas[used] - lambdas[i]) / (lambdas[i + 1] - lambdas[i])
+            weights = gain * step_weights(argument, taus, third_order=third_order)
+            following = np.tensordot(weights, flat[used], axes=1)
+            sizes[i, order - 1] = np.linalg.norm(following - update, axis=-1)
+            update = following
+    return sizes
+
+
+def rho(increments, order):
+    """rho_k of whole runs: sum over steps of |y_{k+1} - y_k| over that of |y_k - y_{k-1}|, (B,), for `order` k = 1 or 2.
+
+    Summed before dividing, so that steps where nothing happens do not weigh; only steps where both are defined count.
+    """
+    above, below = increments[:, order], increments[:, order - 1]
+    both = np.isfinite(above) & np.isfinite(below)
+    total = np.sum(np.where(both, below, 0.0), axis=0)
+    return np.sum(np.where(both, above, 0.0), axis=0) / np.where(total > 0, total, np.nan)
+
+
+def log_snr_span(schedule, grid, order):
+    """Log-SNR spanned by the stencil of order k at each step, its new point included: lambda_{i+1} - lambda_{i-k+1}.
+
+    (N,), infinite at an infinite end. The Taylor premise of order k needs it below the distance to the nearest
+    singularity of the data prediction, which is at least pi/2 for a Gaussian scale being resolved and for a two-mode
+    decision.
+    """
+    lambdas = schedule.log_snr(np.asarray(grid, np.float64))
+    first = np.maximum(np.arange(len(lambdas) - 1) - (order - 1), 0)
+    return lambdas[1:] - lambdas[first]
