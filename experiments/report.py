@@ -170,8 +170,17 @@ def log_log(ax, rows, *, x, y, by="solver", xlabel=None, ylabel=None, guides=())
     seen = [p for p in points if 0 < p["median"] < math.inf]
     if seen and len(places) > 1:
         _draw_guides(ax, guides, places[0], places[-1], max(p["median"] for p in seen))
-    ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    _share_legend(ax.figure)
     return points
+
+
+def _share_legend(fig):
+    """One legend below the whole figure, in place of an earlier one: panels share their solvers."""
+    for earlier in list(fig.legends):
+        earlier.remove()
+    lines = {label: line for ax in fig.axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    names = sorted(lines, key=_rank)
+    fig.legend([lines[name] for name in names], names, loc="outside lower center", ncols=3)
 
 
 def _rank(name):
@@ -212,7 +221,7 @@ def heatmap(ax, rows, *, x, y, value, log=False, label=None, text=sig):
         dark = not hidden and np.dot(mesh.cmap(mesh.norm(number))[:3], (0.3, 0.6, 0.1)) < 0.5
         colour = INK if hidden else "white" if dark else "black"
         shown = text(float(number)) if (down[j], across[i]) in cells else "–"
-        ax.text(i + 0.5, j + 0.5, shown, ha="center", va="center", fontsize=8, color=colour)
+        ax.text(i + 0.5, j + 0.5, shown, ha="center", va="center", fontsize=7, color=colour)
     ax.set_xticks(np.arange(len(across)) + 0.5, [sig(v) for v in across])
     ax.set_yticks(np.arange(len(down)) + 0.5, [sig(v) for v in down])
     ax.set(xlabel=x, ylabel=y)
@@ -416,7 +425,7 @@ dd{margin:0;overflow-wrap:anywhere}
 @media(max-width:30rem){.words{grid-template-columns:1fr}.words dd{margin:0 0 .5rem}}
 @media print{:root{color-scheme:light;--ink:#000;--soft:#444;--paper:#fff;--rule:#ccc;--tint:#fff;--link:#000}
 body{max-width:none;padding:0;font-size:9.5pt}figure,.answer,pre,tr{break-inside:avoid}h2{break-after:avoid}
-figure svg,figure img{max-width:13cm}a{text-decoration:none}details::details-content{content-visibility:visible}}
+figure svg,figure img{max-width:13cm}a{text-decoration:none}.answer{break-after:avoid}}
 """
 
 

@@ -171,6 +171,15 @@ def test_what_a_logarithm_cannot_show_is_a_cross_on_the_edge():
     assert [list(line.get_xdata()) for line in crosses] == [[4, 16, 32]]
 
 
+def test_panels_share_one_legend(rows):
+    fig, axes = canvas(1, 2)
+    for ax, solver in zip(axes, ("unheard of", "Euler"), strict=True):
+        report.log_log(ax, [row for row in rows if row["solver"] == solver], x="nfe", y="error")
+    (legend,) = fig.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["Euler", "unheard of"]
+    picture(fig, "two panels")
+
+
 @pytest.mark.parametrize("order", [1, 3])
 def test_guides_keep_the_frame(rows, order):
     (_, plain), (_, guided) = canvas(), canvas()
