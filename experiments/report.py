@@ -109,10 +109,20 @@ def canvas(rows=1, columns=1, *, width=4.6, height=3.4):
     return fig, fig.subplots(rows, columns)
 
 
-def style(name):
-    """Line2D options of a solver: by its name in SOLVERS, or by the longest one it begins with; else grey."""
-    known = max((s for s in SOLVERS if str(name).startswith(s)), key=len, default=None)
-    colour, marker, line = SOLVERS.get(known, (GREY, "x", "-"))
+def _known(name):
+    """The longest name in SOLVERS that `name` begins with, or None."""
+    return max((known for known in SOLVERS if str(name).startswith(known)), key=len, default=None)
+
+
+def style(name, beside=()):
+    """Line2D options of a solver: by its name in SOLVERS, or by the longest one it begins with; else grey.
+
+    Colour and marker are fixed. `beside` holds the options of lines drawn already: a variant ("DPM++ 2M, shift 3") that
+    would look like one of them gets another dash.
+    """
+    colour, marker, line = SOLVERS.get(_known(name), (GREY, "x", "-"))
+    taken = [look["linestyle"] for look in beside if (look["color"], look["marker"]) == (colour, marker)]
+    line = next((dash for dash in (line, "-", "--", ":", "-.") if dash not in taken), line)
     fill = {"markerfacecolor": "none"} if line == "--" else {}
     return {"color": colour, "marker": marker, "linestyle": line, **fill}
 
@@ -148,11 +158,12 @@ def log_log(ax, rows, *, x, y, by="solver", xlabel=None, ylabel=None, guides=())
     ):
         median, low, high = median_band(values)
         points.append({by: name, x: at, "median": median, "low": low, "high": high, "rows": len(values)})
+    looks = []
     for name, group in itertools.groupby(points, key=lambda point: point[by]):
         group = list(group)
         shown = [p for p in group if 0 < p["median"] < math.inf]
         lost = [p[x] for p in group if p not in shown]
-        look = style(name)
+        looks.append(look := style(name, looks))
         at = [p[x] for p in shown]
         ax.plot(at, [p["median"] for p in shown], label=str(name), **look)
         if any(p["rows"] > 1 for p in shown):
@@ -184,8 +195,9 @@ def _share_legend(fig):
 
 
 def _rank(name):
-    """Solvers in the order of SOLVERS, all others after them by name."""
-    return (list(SOLVERS).index(name) if name in SOLVERS else len(SOLVERS), str(name))
+    """Solvers in the order of SOLVERS, variants after their solver, all others after them by name."""
+    known = _known(name)
+    return (list(SOLVERS).index(known) if known else len(SOLVERS), str(name))
 
 
 def _draw_guides(ax, orders, first, last, top):

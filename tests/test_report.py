@@ -242,6 +242,15 @@ def test_style_falls_back_to_the_longest_known_beginning():
     assert report.style("other")["color"] == report.GREY
 
 
+def test_variants_of_a_solver_are_told_apart():
+    _, ax = canvas()
+    names = ("DPM++ 2M, shift 1", "DPM++ 2M", "DPM++ 2M, shift 3", "Euler")
+    report.log_log(ax, [{"solver": n, "nfe": k, "error": 1 / k} for n in names for k in (2, 4)], x="nfe", y="error")
+    assert [line.get_label() for line in ax.lines] == ["Euler", "DPM++ 2M", "DPM++ 2M, shift 1", "DPM++ 2M, shift 3"]
+    assert [line.get_linestyle() for line in ax.lines] == ["-", "-", "--", ":"]
+    assert len({line.get_color() for line in ax.lines}) == 2
+
+
 def test_styles_are_told_apart():
     looks = [json.dumps(report.style(name)) for name in report.SOLVERS]
     assert len(set(looks)) == len(looks)
