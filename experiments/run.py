@@ -162,8 +162,9 @@ def parse(argv):
 def _command(argv):
     """The command as a reader would type it."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    program = f"python -m {spec.name}" if spec and argv is sys.argv else f"python {shlex.quote(argv[0])}"
-    return f"{program} {shlex.join(word for word in argv[1:] if word != '--overwrite')}"
+    module = spec.name.removesuffix(".__main__") if spec and argv is sys.argv else None
+    program = f"python -m {module}" if module else f"python {shlex.quote(argv[0])}"
+    return f"{program} {shlex.join(word for word in argv[1:] if word not in ('--overwrite', '--traceback'))}"
 
 
 def _run(run, report, argv, config, workdir, overwrite):

@@ -23,7 +23,7 @@ ALLOWED = {
     "sample": {"schedules", "grids", "plans"},
     "adaptive": {"schedules", "grids", "plans", "sample"},
     "fields": {"schedules", "grids"},
-    "geometry": {"schedules", "grids"},
+    "geometry": {"schedules", "grids", "plans"},  # it compares the updates of successive orders
     "distances": {"schedules", "grids"},
 }
 SAMPLERS = {"sample", "adaptive", "parallel", "plans"}

@@ -1,11 +1,11 @@
 """How much is a solver's order worth on a flow? One module a question; `python -m experiments.order` runs them all."""
 
 from experiments import report
-from experiments.order import claims, nfe
+from experiments.order import claims, distribution, nfe
 from experiments.run import progress
 from flowjax import records
 
-QUESTIONS = (claims, nfe)
+QUESTIONS = (claims, nfe, distribution)
 
 
 def run(config, workdir):
