@@ -21,6 +21,7 @@ from flowjax.plans.table import DEPTH, Builder
 
 VARIANTS = ("midpoint", "taylor")
 THIRD_ORDERS = ("exact", "published")
+SDE_THIRD_ORDERS = (*THIRD_ORDERS, "diffusers")
 FINAL_RULES = ("auto", "sana", "diffusers", "upstream", "none")
 DEFAULT_FRACTIONS = {1: (), 2: (1 / 2,), 3: (1 / 3, 2 / 3)}
 
@@ -74,15 +75,16 @@ def step_weights(argument, taus, *, variant="taylor", third_order="exact"):
 
     Variants of the public codes differ in one moment. "midpoint" (their solver_type "dpmsolver", "midpoint" or "bh2")
     gives the slope of order 2 the weight M_0/2 where the integral is M_1 ("taylor", "heun"). "published" gives the second
-    difference of order 3 half of its weight, which makes that method second order; "exact" is the integral.
+    difference of order 3 half of its weight, which makes that method second order; "exact" is the integral. "diffusers"
+    is what its SDE form of order 3 does: -1/2 where "published" has +1/2, a moment of -1 instead of 0 at h = 0.
     """
     moments = exponential_moments(argument, len(taus))
     if len(taus) == 2 and variant == "midpoint":
         moments[1] = moments[0] / 2
     if len(taus) == 2 and variant == "bh1":
         moments[1] = argument / 2
-    if len(taus) == 3 and third_order == "published":
-        moments[2] = moments[2] / 2
+    if len(taus) == 3 and third_order != "exact":
+        moments[2] = moments[2] / 2 - (third_order == "diffusers")
     return interpolation_weights(taus, moments)
 
 
@@ -178,11 +180,12 @@ def dpm_solver_sde(
     """SDE-DPM-Solver++ (prediction="data") or SDE-DPM-Solver ("noise"), multistep, orders 1 to 3 (arXiv:2211.01095, B.1).
 
     Samples the reverse SDE instead of the ODE: fresh noise at every step, so `flowjax.sample` needs a key. Arguments as in
-    `dpm_solver_pp`; the grid must decrease. The orders are those of the deterministic part.
+    `dpm_solver_pp`; the grid must decrease. The orders are those of the deterministic part: with third_order="diffusers"
+    (what its "sde-dpmsolver++" of order 3 does, data prediction only) that is order 1.
     """
     name = "plans.dpm_solver_sde"
     grid = grids.check(grid, name, decreasing=True)
-    check_choice(name, "third_order", third_order, THIRD_ORDERS)
+    check_choice(name, "third_order", third_order, SDE_THIRD_ORDERS if prediction == "data" else THIRD_ORDERS)
     check_choice(name, "variant", variant, VARIANTS)
     check_choice(name, "prediction", prediction, ("data", "noise"))
     check_order(name, order, 3, len(grid) - 1)

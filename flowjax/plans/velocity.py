@@ -20,25 +20,34 @@ def euler(grid):
     return rows.build()
 
 
-def heun(grid):
+def heun(grid, *, schedule=None):
     """Heun's method (explicit trapezoid): two evaluations a step, order 2.
 
     A step that ends at t = 0 is an Euler step, as in EDM (arXiv:2206.00364, algorithm 1): networks are not trained there.
+
+    Args:
+      grid: (N+1,) strictly monotone times.
+      schedule: None integrates the velocity in t. A schedule integrates the noise prediction in rho = sigma/alpha, with
+        x/alpha as the state: d(x/alpha)/drho = noise, which is EDM's equation on any path; alpha may not be 0.
     """
     grid = grids.check(grid, "plans.heun")
-    rows = Builder("plans.heun")
+    rows = Builder("plans.heun", schedule)
     for t0, t1 in zip(grid[:-1], grid[1:], strict=True):
-        _heun_step(rows, t0, t1)
+        if schedule is None:
+            _heun_step(rows, t0, t1)
+        else:
+            decay = schedule.alpha(t1) / schedule.alpha(t0)
+            _heun_step(rows, t0, t1, "noise", decay, schedule.sigma(t1) - decay * schedule.sigma(t0))
     return rows.build()
 
 
-def _heun_step(rows, t0, t1):
-    first, h = len(rows), t1 - t0
+def _heun_step(rows, t0, t1, kind="velocity", decay=1.0, weight=None):
+    first, weight = len(rows), t1 - t0 if weight is None else weight
     if t1 == 0:
-        rows.row(t0, t1, b={first: h})
+        rows.row(t0, t1, kind=kind, a=decay, b={first: weight})
         return
-    rows.row(t0, t1, d={first: h}, ends_step=False)
-    rows.row(t1, t1, b={first: h / 2, first + 1: h / 2})
+    rows.row(t0, t1, kind=kind, c=decay, d={first: weight}, ends_step=False)
+    rows.row(t1, t1, kind=kind, a=decay, b={first: weight / 2, first + 1: weight / 2})
 
 
 def rk4(grid):
