@@ -6,6 +6,8 @@ eigenvalues: a^2 L + s^2 is a sum of positive numbers, so a mode of width 1e-3 k
 which a factorisation of a^2 C + s^2 I in float32 would lose.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,8 +60,9 @@ class GaussianMixture(Field):
                 f"{weights.sum()}; wanted at least one component of positive weight."
             )
         pick = np.atleast_1d(np.arange(len(self.weights))[components])
-        means, vectors, values = (np.asarray(array)[pick] for array in (self.means, self.vectors, self.values))
-        return GaussianMixture.from_eigen(weights / weights.sum(), means, vectors, values, self.schedule)
+        kept = {name: np.asarray(getattr(self, name))[pick] for name in ("means", "vectors", "values")}
+        rest = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return build(type(self), **(rest | kept | {"weights": weights / weights.sum()}))
 
     def responsibilities(self, x, t):
         """Probability that x_t = x came from each component: (B, K), rows sum to 1."""
@@ -87,7 +90,7 @@ class GaussianMixture(Field):
         """
         log_joint, path, residual = self._log_joint(x, t)
         weight = jax.nn.softmax(log_joint, axis=1)
-        trace = gains("velocity", path, self._array("values", residual)[None])[1].sum(2)
+        trace = self._gains("velocity", path, self._array("values", residual)[None])[1].sum(2)
         velocity, score = (self._components(kind, path, residual) for kind in ("velocity", "score"))
         velocity, score = (part - _average(weight, part)[:, None] for part in (velocity, score))
         return (weight * (trace + (velocity * score).sum(2))).sum(1)
@@ -97,10 +100,25 @@ class GaussianMixture(Field):
         pick_key, normal_key = jax.random.split(key)
         pick = jax.random.categorical(pick_key, jnp.log(jnp.asarray(self.weights)), shape=(n,))
         normal = jax.random.normal(normal_key, (n, self.means.shape[1]))
-        stretched = jnp.sqrt(self._array("values", normal))[pick] * normal
+        return self._array("means", normal)[pick] + self._turned(pick, self._deviations(pick, normal) * normal)
+
+    def _deviations(self, pick, like):
+        """Standard deviations (n, D) of the components `pick` (n,) along their eigenvectors."""
+        return jnp.sqrt(self._array("values", like))[pick]
+
+    def _turned(self, pick, coordinates):
+        """Vectors (n, D) with these coordinates in the eigenvectors of the components `pick` (n,)."""
         # One product for each component, then a choice: no (n, D, D) array of gathered eigenvectors.
-        rotated = jnp.einsum("kij,nj->kni", self._array("vectors", normal), stretched, precision=HIGHEST)
-        return self._array("means", normal)[pick] + rotated[pick, jnp.arange(n)]
+        turned = jnp.einsum("kij,nj->kni", self._array("vectors", coordinates), coordinates, precision=HIGHEST)
+        return turned[pick, jnp.arange(len(pick))]
+
+    def _variance(self, path, values):
+        """Variance of x_t within a component, along its eigenvectors."""
+        return variance(path, values)
+
+    def _gains(self, kind, path, values):
+        """(shift, gain) of a component's prediction; see `base.gains`."""
+        return gains(kind, path, values)
 
     def _array(self, name, like):
         return jnp.asarray(getattr(self, name), like.dtype)
@@ -111,13 +129,13 @@ class GaussianMixture(Field):
         path = path_at(self.schedule, t, x.dtype, 3)
         offset = x[:, None, :] - path.alpha * self._array("means", x)[None]
         residual = jnp.einsum("kij,bki->bkj", self._array("vectors", x), offset, precision=HIGHEST)
-        spread = variance(path, self._array("values", x)[None])
+        spread = self._variance(path, self._array("values", x)[None])
         log_density = -0.5 * (jnp.log(2 * np.pi * spread) + residual**2 / spread).sum(2)
         return jnp.log(self._array("weights", x))[None] + log_density, path, residual
 
     def _components(self, kind, path, residual):
         """The prediction of each component on its own: (B, K, D)."""
-        shift, gain = gains(kind, path, self._array("values", residual)[None])
+        shift, gain = self._gains(kind, path, self._array("values", residual)[None])
         turned = jnp.einsum("kij,bkj->bki", self._array("vectors", residual), gain * residual, precision=HIGHEST)
         return shift * self._array("means", residual)[None] + turned
 
@@ -160,7 +178,7 @@ class Gaussian(GaussianMixture):
         _, start, residual = self._log_joint(x, t0)
         end = path_at(self.schedule, t1, residual.dtype, 3)
         values = self._array("values", residual)[None]
-        scaled = residual * jnp.sqrt(variance(end, values) / variance(start, values))
+        scaled = residual * jnp.sqrt(self._variance(end, values) / self._variance(start, values))
         turned = jnp.einsum("kij,bkj->bki", self._array("vectors", residual), scaled, precision=HIGHEST)
         return (end.alpha * self._array("means", residual)[None] + turned)[:, 0]
 
