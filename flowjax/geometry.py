@@ -2,7 +2,7 @@
 
 Two kinds of number. The geometry of an accurate path (length, straightness, acceleration, curvature, torsion, stiffness)
 belongs to the field alone and knows nothing of a solver's steps. `order_increments` belongs to a run: it compares what
-orders 1, 2 and 3 would do from the same evaluations, so it sees the field and the steps together, and costs nothing.
+orders 1 to 4 would do from the same evaluations, so it sees the field and the steps together, and costs nothing.
 Which of them predicts whether a higher order pays is an experiment (`experiments/order`), not a definition.
 """
 
@@ -27,7 +27,7 @@ class PathGeometry(NamedTuple):
       curvature: int kappa ds, the angle in radians through which the tangent turns. Blind to speed, so it misses the
         error that a straight path run at changing speed makes.
       torsion: int tau ds, the angle through which the plane of the curve turns: the third-derivative quantity of geometry.
-        It does not depend on how the path is parametrised; a solver's error does.
+        It does not depend on how the path is parametrised; a solver's error does. Exactly 0 in the plane.
     """
 
     length: np.ndarray
@@ -46,17 +46,17 @@ def path_geometry(t, path, velocity):
       velocity: (M, B, *D) velocities there.
 
     Returns:
-      `PathGeometry`. Where a path does not bend, its torsion is undefined and counts as 0.
+      `PathGeometry`. Where a path does not bend, its torsion is undefined and counts as 0, as does rounding.
     """
-    t = np.asarray(t, np.float64)
-    path, velocity = (np.asarray(a, np.float64).reshape(len(t), a.shape[1], -1) for a in (path, velocity))
-    if path.shape != velocity.shape or len(t) < 5:
+    t, path, velocity = (np.asarray(a, np.float64) for a in (t, path, velocity))
+    if path.shape != velocity.shape or path.ndim < 3 or len(path) != len(t) or len(t) < 5:
         raise ValueError(
-            f"geometry.path_geometry: path {path.shape} and velocity {velocity.shape} at {len(t)} times; wanted the same shape "
-            "and five or more times."
+            f"geometry.path_geometry: path {path.shape} and velocity {velocity.shape} at {len(t)} times; wanted (M, B, *D) for "
+            "both, and five or more times."
         )
-    acceleration = np.gradient(velocity, t, axis=0)
-    jerk = np.gradient(acceleration, t, axis=0)
+    path, velocity = (a.reshape(*a.shape[:2], -1) for a in (path, velocity))
+    acceleration = np.gradient(velocity, t, axis=0, edge_order=2)
+    jerk = np.gradient(acceleration, t, axis=0, edge_order=2)
     chord = (path[-1] - path[0]) / (t[-1] - t[0])
     size = np.linalg.norm(chord, axis=-1)
 
@@ -67,14 +67,17 @@ def path_geometry(t, path, velocity):
     tangent = velocity / np.maximum(speed, 1e-300)[..., None]
     bend = _without(acceleration, tangent)
     bending = np.linalg.norm(bend, axis=-1)
-    twist = _without(_without(jerk, tangent), bend / np.maximum(bending, 1e-300)[..., None])
+    twist = np.linalg.norm(_without(_without(jerk, tangent), bend / np.maximum(bending, 1e-300)[..., None]), axis=-1)
     straight = bending <= 1e-9 * np.max(speed, axis=0)
+    flat = straight | (
+        twist <= 1e-9 * np.linalg.norm(jerk, axis=-1)
+    )  # a twist of rounding would be divided by a small bend
     return PathGeometry(
         length=integral(speed) / size / np.abs(t[-1] - t[0]),
         straightness=integral(np.sum((chord - velocity) ** 2, -1)) / size**2,
         acceleration=integral(np.linalg.norm(acceleration, axis=-1)) / size,
         curvature=integral(bending / np.maximum(speed, 1e-300)),
-        torsion=integral(np.where(straight, 0.0, np.linalg.norm(twist, axis=-1) / np.where(straight, 1.0, bending))),
+        torsion=integral(np.where(flat, 0.0, twist / np.where(flat, 1.0, bending))),
     )
 
 
@@ -90,7 +93,8 @@ def stiffness(velocity, x, t, *, key, iterations=30):
     along the path, so it cannot say how accurate a stable step is.
 
     Args:
-      velocity: (x, t) -> (B, *D); the Jacobian of an exact field is symmetric, so the iteration converges to the magnitude.
+      velocity: (x, t) -> (B, *D), each sample's from its own state alone. The Jacobian of a field whose noise is
+        independent of its data is symmetric, so the iteration converges to the magnitude, from below.
       x: (B, *D) states; t: their time, a scalar or (B,).
       key: of the random start.
       iterations: products with the Jacobian.
@@ -115,38 +119,40 @@ def stiffness(velocity, x, t, *, key, iterations=30):
 
 
 def order_increments(schedule, grid, data, *, third_order="exact"):
-    """Sizes |y_1 - y_0|, |y_2 - y_1|, |y_3 - y_2| of the updates that successive orders add, from one run's evaluations.
+    """Sizes |y_1 - y_0|, |y_2 - y_1|, |y_3 - y_2|, |y_4 - y_3| of what successive orders add, from one run's evaluations.
 
     y_k is the multistep update of DPM-Solver++ of order k from the same state and the same last k data predictions, y_0
     the step with no prediction at all. By Newton's form |y_{k+1} - y_k| estimates the local error of order k, so
 
         rho_k = |y_{k+1} - y_k| / |y_k - y_{k-1}|
 
-    below 1 says that order k + 1 corrects order k by less than order k corrected order k - 1: the series still converges
-    and one more order helps. Above 1 it does not. It costs no evaluation. It is blind to a jump that no evaluation has
-    seen, and says nothing of how errors travel from a step to the end.
+    estimates the ratio of the local errors of orders k and k - 1. rho_2 below 1 says that order 2 beats order 1, and,
+    if the series goes on as it began, that order 3 beats order 2; the direct witness of the latter is rho_3, one
+    evaluation further back. None costs an evaluation. All are blind to a jump that no evaluation has seen, and say
+    nothing of how errors travel from a step to the end. y_0 knows no prediction, so |y_1 - y_0| is a whole step and
+    depends on where the data's origin lies: rho_1 has a scale of its own, not 1.
 
     Args:
       schedule: the path; grid: (N+1,) times.
       data: (N, B, *D) data predictions at grid[0..N-1].
-      third_order: "exact" or "published" weights of order 3.
+      third_order: "exact" or "published" weights of y_3.
 
     Returns:
-      (N, 3, B) float64: NaN where an order is undefined (too little history, or an infinite log-SNR).
+      (N, 4, B) float64: NaN where an order is undefined (too little history, or an infinite log-SNR).
     """
     grid, data = np.asarray(grid, np.float64), np.asarray(data, np.float64)
     steps = len(grid) - 1
     if len(data) != steps:
         raise ValueError(
-            f"geometry.order_increments: {len(data)} data predictions for a grid of {steps} steps; wanted one at the start of each."
+            f"geometry.order_increments: {len(data)} data predictions for a grid of {steps} steps; wanted one for each step."
         )
     flat, lambdas = data.reshape(steps, data.shape[1], -1), schedule.log_snr(grid)
-    sizes = np.full((steps, 3, data.shape[1]), np.nan)
+    sizes = np.full((steps, 4, data.shape[1]), np.nan)
     for i in range(steps):
         if not np.all(np.isfinite(lambdas[i : i + 2])):
             continue
         _, gain, argument, _ = step_terms(schedule, grid[i], grid[i + 1], "data")
-        finite = [j for j in range(i, max(i - 3, -1), -1) if np.isfinite(lambdas[j])]
+        finite = [j for j in range(i, max(i - 4, -1), -1) if np.isfinite(lambdas[j])]
         update = np.zeros_like(flat[i])
         for order in range(1, len(finite) + 1):
             used = finite[:order]
@@ -159,9 +165,10 @@ def order_increments(schedule, grid, data, *, third_order="exact"):
 
 
 def rho(increments, order):
-    """rho_k of whole runs: sum over steps of |y_{k+1} - y_k| over that of |y_k - y_{k-1}|, (B,), for `order` k = 1 or 2.
+    """rho_k of whole runs: sum over steps of |y_{k+1} - y_k| over that of |y_k - y_{k-1}|, (B,), for `order` k = 1, 2 or 3.
 
     Summed before dividing, so that steps where nothing happens do not weigh; only steps where both are defined count.
+    NaN where there are none.
     """
     above, below = increments[:, order], increments[:, order - 1]
     both = np.isfinite(above) & np.isfinite(below)
