@@ -28,7 +28,7 @@ from flowjax.schedules import Linear
 
 HERE = pathlib.Path(__file__).parent / "golden" / "solvers"
 ROWS = (10, 24, 52)  # plans are padded to these, so that few programs are compiled
-# The truth of these schedules is discrete: what they call total_N is the number of nodes.
+# What the options of the VP cases leave out.
 DIFFUSERS_VP = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "prediction_type": "epsilon"}
 
 
