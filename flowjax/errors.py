@@ -2,6 +2,8 @@
 
 import difflib
 
+import numpy as np
+
 
 def check_choice(name, option, value, choices):
     """Raise a ValueError in the name of `name` if `value` is not among `choices`, with the nearest one."""
@@ -14,7 +16,7 @@ def check_choice(name, option, value, choices):
 
 def check_order(name, order, most, steps=None):
     """Raise if `order` is not one of 1..most, or if `steps` steps are too few for a multistep method to reach it."""
-    if order not in range(1, most + 1):
+    if not isinstance(order, (int, np.integer)) or order not in range(1, most + 1):
         raise ValueError(f"{name}: order={order!r}; wanted a whole number from 1 to {most}.")
     if steps is not None and steps < order:
         raise ValueError(

@@ -62,7 +62,7 @@ def first_order_row(schedule, t0, t1, prediction="data", *, stochastic=False):
     """
     alpha0, alpha1 = float(schedule.alpha(t0)), float(schedule.alpha(t1))
     sigma0, sigma1 = float(schedule.sigma(t0)), float(schedule.sigma(t1))
-    if stochastic:
+    if stochastic and sigma0 != 0:
         ratio = alpha0 * sigma1 / (sigma0 * alpha1)  # exp(-h), 0 at both infinite ends
         return "data", sigma1 / sigma0 * ratio, alpha1 * (1 - ratio**2), sigma1 * np.sqrt(1 - ratio**2)
     if sigma0 == 0 or (prediction == "noise" and alpha0 != 0):
@@ -114,17 +114,21 @@ def order_caps(name, final, steps, order, touches_end):
     return caps
 
 
-def _settle(name, schedule, grid, final, order):
-    """(log-SNR of the grid, orders allowed at each step); refuses order >= 2 where log-SNR is infinite, unless "auto"."""
+def _settle(name, schedule, grid, final, order, *, history=True):
+    """(log-SNR of the grid, orders allowed at each step); refuses order >= 2 where log-SNR is infinite, unless "auto".
+
+    `history`: the method is multistep, so that its k-th step has order k at most.
+    """
     lambdas = schedule.log_snr(grid)
     ends = ~np.isfinite(lambdas[1:])
     caps = order_caps(name, final, len(grid) - 1, order, ends[-1])
     touches = ends | ~np.isfinite(lambdas[:-1])
-    bad = np.flatnonzero(ends & (np.minimum(caps, np.arange(len(ends)) + 1) > 1))
+    reached = np.minimum(caps, np.arange(len(ends)) + 1) if history else caps
+    bad = np.flatnonzero(ends & (reached > 1))
     if final != "auto" and len(bad):
         raise ValueError(
             f"{name}: step {bad[0] + 1} of {len(ends)} ends at t = {grid[bad[0] + 1]:g}, where log-SNR is infinite, so order "
-            f"{caps[bad[0]]} is undefined there (final={final!r}); keep final='auto', or end the grid above 0."
+            f"{reached[bad[0]]} is undefined there (final={final!r}); keep final='auto', or end the grid above 0."
         )
     return lambdas, np.where(touches, 1, caps)
 
@@ -166,7 +170,7 @@ def dpm_solver_pp(
             warm=start == "singlestep",
         )  # fmt: skip
     check_order(name, order, 3)
-    lambdas, orders = _settle(name, schedule, grid, final, order)
+    lambdas, orders = _settle(name, schedule, grid, final, order, history=False)
     blocks = [
         (grid[i], *_inner_times(schedule, lambdas[i], lambdas[i + 1], orders[i]), grid[i + 1])
         for i in range(len(orders))
@@ -252,6 +256,12 @@ def singlestep(schedule, blocks, *, variant="midpoint", prediction="data", stage
         grids.check(block, name)
         if len(block) > 4:
             raise ValueError(f"{name}: a block of {len(block)} times; wanted (t0, at most two stages, t1).")
+        infinite = [t for t in block if not np.isfinite(schedule.log_snr(t))]
+        if infinite and len(block) > 2:
+            raise ValueError(
+                f"{name}: a block of order {len(block) - 1} touches t = {infinite[0]:g}, where log-SNR is infinite; give that "
+                "block no stages: (t0, t1)."
+            )
         if end is not None and block[0] != end:
             raise ValueError(f"{name}: a block begins at t = {block[0]:g} but the one before ends at t = {end:g}.")
         end = block[-1]
@@ -293,12 +303,13 @@ def ddim(schedule, grid, eta=0.0):
         raise ValueError(f"{name}: eta={eta!r}; wanted a number from 0 (deterministic) to 1 (ancestral).")
     rows = Builder(name, schedule)
     for t0, t1 in zip(grid[:-1], grid[1:], strict=True):
-        if eta == 0:
+        alpha0, sigma0, alpha1, sigma1 = schedule.alpha(t0), schedule.sigma(t0), schedule.alpha(t1), schedule.sigma(t1)
+        if eta == 0 or sigma0 == 0:
             _first_order_step(rows, t0, t1)
             continue
-        alpha0, sigma0, alpha1, sigma1 = schedule.alpha(t0), schedule.sigma(t0), schedule.alpha(t1), schedule.sigma(t1)
-        noise = eta * sigma1 * np.sqrt(1 - (alpha0 * sigma1 / (sigma0 * alpha1)) ** 2)
-        decay = np.sqrt(sigma1**2 - noise**2) / sigma0
+        ratio = alpha0 * sigma1 / (sigma0 * alpha1)  # exp(-h)
+        noise = eta * sigma1 * np.sqrt(1 - ratio**2)
+        decay = sigma1 / sigma0 * np.sqrt(1 - eta**2 + (eta * ratio) ** 2)  # sqrt(sigma1^2 - noise^2)/sigma0
         rows.row(t0, t1, kind="data", a=decay, b={len(rows): alpha1 - alpha0 * decay}, s=noise)
     return rows.build()
 
@@ -371,7 +382,8 @@ def deis(schedule, grid, order, *, variable="t", final="none"):
       variable: of the polynomial, "t" (tAB-DEIS, the paper's best) or "rho". In log-SNR it would be DPM-Solver.
       final: as in `dpm_solver_pp`. Nothing is singular at t = 0 here, so the default does not lower the order.
 
-    A step from pure noise (alpha = 0) has order 1, and its evaluation is not reused: rho is infinite there.
+    A step from pure noise (alpha = 0) has order 1, and its evaluation is not reused: rho is infinite there. So has a step
+    over which a discrete schedule holds rho = 0.
     """
     name = "plans.deis"
     grid = grids.check(grid, name)
@@ -383,7 +395,7 @@ def deis(schedule, grid, order, *, variable="t", final="none"):
         rho = schedule.sigma(grid) / schedule.alpha(grid)
     place = grid if variable == "t" else rho
     for i, (t0, t1) in enumerate(zip(grid[:-1], grid[1:], strict=True)):
-        if not np.isfinite(rho[i]) or not np.isfinite(rho[i + 1]):
+        if not np.isfinite(rho[i]) or not np.isfinite(rho[i + 1]) or rho[i] == rho[i + 1]:
             _first_order_step(rows, t0, t1)
             continue
         nodes = [(place[i], len(rows)), *nodes][: caps[i]]
@@ -402,9 +414,11 @@ def _rho_moments(schedule, t0, t1, rho0, rho1, count, variable):
     powers = np.arange(1, count)
     if variable == "rho":
         return (rho1 - rho0) / np.arange(1, count + 1)
-    points, weights = np.polynomial.legendre.leggauss(48)
-    tau = (points + 1) / 2
+    # tanh-sinh quadrature: rho has a pole at t = 1, or a root at t = 0, just beyond the first and last steps.
+    u = np.linspace(-3.2, 3.2, 129)
+    tau = 1 / (1 + np.exp(-np.pi * np.sinh(u)))
+    weights = np.pi * np.cosh(u) * tau * (1 - tau) * (u[1] - u[0])
     t = t0 + tau * (t1 - t0)
     rho = schedule.sigma(t) / schedule.alpha(t)
-    inner = [np.sum(weights / 2 * rho * k * tau ** (k - 1)) for k in powers]
+    inner = [np.sum(weights * rho * k * tau ** (k - 1)) for k in powers]
     return np.append(rho1 - rho0, rho1 - np.array(inner))

@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flowjax.schedules import Linear
+from flowjax.errors import check_choice
+from flowjax.schedules import PREDICTIONS, Linear
 
 DEPTH = 4  # evaluations kept; the same for every plan, so that all plans of one length share a compiled program
 
@@ -161,6 +162,12 @@ def with_labels(plan, labels, *, network="velocity", schedule=None):
     labels = np.asarray(labels, np.float64)
     if labels.shape != plan.t.shape:
         raise ValueError(f"plans.with_labels: {labels.shape} labels for {plan.rows} rows; give one label a row.")
+    if not np.all((labels >= 0) & (labels <= 1)):
+        worst = labels[~((labels >= 0) & (labels <= 1))][0]
+        raise ValueError(
+            f"plans.with_labels: the label {worst:g} is not a time in [0, 1]; divide the network's own labels by their scale."
+        )
+    check_choice("plans.with_labels", "network", network, PREDICTIONS)
     if network == "velocity":
         return plan._replace(label_time=labels)
     if schedule is None:
@@ -168,11 +175,12 @@ def with_labels(plan, labels, *, network="velocity", schedule=None):
     # velocity (as seen by the plan) = (prediction - p_t x)/q_t, with prediction = p_label x + q_label v (as wrapped).
     p_true, q_true = schedule.prediction_weights(network, plan.t)
     p_told, q_told = schedule.prediction_weights(network, labels)
-    offset, factor = (p_told - p_true) / q_true, q_told / q_true
-    changed = {
-        "p": plan.p + plan.q * offset, "q": plan.q * factor,
-        "data_x": plan.data_x + plan.data_v * offset, "data_v": plan.data_v * factor,
-    }  # fmt: skip
+    with np.errstate(divide="ignore", invalid="ignore"):  # refused below, in words
+        offset, factor = (p_told - p_true) / q_true, q_told / q_true
+        changed = {
+            "p": plan.p + plan.q * offset, "q": plan.q * factor,
+            "data_x": plan.data_x + plan.data_v * offset, "data_v": plan.data_v * factor,
+        }  # fmt: skip
     plan = plan._replace(label_time=labels, **changed)
     check_finite(plan, "plans.with_labels")
     return plan
