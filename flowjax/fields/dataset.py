@@ -150,7 +150,9 @@ class DataSet(Field):
             square = jax.lax.dynamic_slice_in_dim(squares, start, size).astype(x.dtype)[None]
             logits = path.alpha * (jnp.matmul(x, y.T, precision=HIGHEST) - 0.5 * path.alpha * square) / spread
             logits = jnp.where((start + jnp.arange(size) >= first)[None], logits, -jnp.inf)
-            peak = jnp.maximum(seen.peak, logits.max(1))
+            # Results do not depend on the peak, so it needs no derivative; that of a maximum is 0/0 where a compiler
+            # recomputes the logits in another order of summation and none of them equals it.
+            peak = jax.lax.stop_gradient(jnp.maximum(seen.peak, logits.max(1)))
             weight, decay = jnp.exp(logits - peak[:, None]), jnp.exp(seen.peak - peak)
             return Posterior(
                 peak=peak,
