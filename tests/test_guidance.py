@@ -1,0 +1,444 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import flowjax
+from flowjax import grids, guidance, plans
+from flowjax.fields import Gaussian, random_mixture
+from flowjax.schedules import Cosine, Linear, VPDiscrete, VPLinear, as_velocity, predict
+
+SCHEDULES = [Linear(), Cosine(), VPLinear(), VPDiscrete.linear()]
+INNER = (0.2, 0.8)
+
+
+def normal(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape))
+
+
+def pair(schedule, dim=3):
+    """The fields of some components, and of all."""
+    field = random_mixture(0, schedule, dim=dim, modes=4)
+    return field.subset([0, 2]), field
+
+
+def affine(x, t, label):
+    """A network whose velocity depends on its three arguments; labels (B,)."""
+    shape = (-1,) + (1,) * (x.ndim - 1)
+    label = jnp.asarray(label, x.dtype).reshape(shape)
+    return jnp.tanh(x * (1 + label)) - jnp.reshape(t, shape) * x + 0.3 * label
+
+
+class Counter:
+    """A model that counts the samples that it is asked for, in Python: outside jit, or under disable_jit."""
+
+    def __init__(self, model):
+        self.model, self.samples = model, 0
+
+    def __call__(self, x, *rest):
+        self.samples += len(x)
+        return self.model(x, *rest)
+
+
+def guided_affine(scale, **options):
+    labels = jnp.arange(4)
+    return guidance.classifier_free(affine, labels, 9, scale, **options), labels
+
+
+def rules(schedule):
+    """Guidance in all its forms that need no carry."""
+    projection = guidance.Projection(schedule, threshold=0.5, eta=0.3)
+    return {
+        "plain": {},
+        "rescale": {"rescale": 0.7},
+        "projection": {"projection": projection},
+        "both": {"projection": projection, "rescale": 0.7},
+    }
+
+
+@pytest.mark.parametrize("rule", rules(Linear()))
+@pytest.mark.parametrize("t", [0.0, 0.4, 1.0])
+def test_scale_one_is_conditional(rule, t):
+    x = normal(0, 4, 5)
+    for scale in (1, jnp.ones(4)):
+        model, labels = guided_affine(scale, **rules(Linear())[rule])
+        np.testing.assert_allclose(model(x, t), affine(x, t, labels), rtol=1e-14)
+
+
+@pytest.mark.parametrize("t", [0.0, 0.4, 1.0])
+def test_scale_zero_is_unconditional(t):
+    x = normal(0, 4, 5)
+    model, _ = guided_affine(0.0)
+    np.testing.assert_allclose(model(x, t), affine(x, t, jnp.full(4, 9)), rtol=1e-13)
+
+
+def test_network_and_two_models_are_guided_alike():
+    x, t = normal(0, 4, 2, 2, 3), 0.3
+    model, labels = guided_affine(2.5, rescale=0.5)
+    two = guidance.combine(
+        lambda x, t: affine(x, t, labels), lambda x, t: affine(x, t, jnp.full(4, 9)), 2.5, rescale=0.5
+    )
+    np.testing.assert_allclose(model(x, t), two(x, t), rtol=1e-13)
+
+
+def test_labels_may_be_a_tree_and_null_labels_lack_the_batch_axis():
+    def network(x, t, label):
+        return x * label["mask"][:, None] + jnp.sum(label["text"], axis=(1, 2))[:, None]
+
+    x = normal(0, 3, 2)
+    label = {"text": normal(1, 3, 4, 5), "mask": jnp.ones(3)}
+    null = {"text": np.zeros((4, 5)), "mask": 0.5}
+    conditional, unconditional = x + jnp.sum(label["text"], axis=(1, 2))[:, None], 0.5 * x
+    model = guidance.classifier_free(network, label, null, 3.0)
+    np.testing.assert_allclose(model(x, 0.5), 3 * conditional - 2 * unconditional, rtol=1e-12)
+
+
+# Samples per evaluation: 8 with the null label, 4 without.
+COUNTS = [
+    (3.0, (0, 1), 0.5, 8),
+    (3.0, (0, 1), 0.0, 8),  # the ends of time are no limits
+    (3.0, (0, 1), 1.0, 8),
+    (1, (0, 1), 0.5, 4),
+    (3.0, INNER, 0.5, 8),
+    (3.0, INNER, 0.2, 4),  # open at both ends
+    (3.0, INNER, 0.8, 4),
+    (3.0, INNER, 1.0, 4),
+    (3.0, (0.5, 0.5), 0.5, 4),
+    (jnp.array([1.0, 1.0, 2.0, 1.0]), (0, 1), 0.5, 8),
+    (jnp.ones(4), (0, 1), 0.5, 4),
+    (3.0, INNER, jnp.array([0.1, 0.2, 0.5, 0.9]), 8),
+    (3.0, INNER, jnp.array([0.1, 0.2, 0.8, 0.9]), 4),
+]
+
+
+@pytest.mark.parametrize("scale, interval, t, samples", COUNTS)
+def test_null_half_is_evaluated_only_where_a_sample_is_guided(scale, interval, t, samples):
+    network, x = Counter(affine), normal(0, 4, 3)
+    model = guidance.classifier_free(network, jnp.arange(4), 9, scale, interval=interval)
+    one, other = Counter(functools.partial(affine, label=jnp.arange(4))), Counter(functools.partial(affine, label=9))
+    two = guidance.combine(one, other, scale, interval=interval)
+    with jax.disable_jit():
+        velocity = model(x, t)
+        np.testing.assert_allclose(velocity, two(x, t), rtol=1e-13)
+    assert network.samples == one.samples + other.samples == samples
+    conditional, unconditional = (affine(x, t, label) for label in (jnp.arange(4), jnp.full(4, 9)))
+    guided = (scale != 1) & (samples == 8) & ((interval == (0, 1)) | ((jnp.asarray(t) > 0.2) & (jnp.asarray(t) < 0.8)))
+    weight = jnp.broadcast_to(jnp.where(guided, scale, 1.0), 4)[:, None]
+    np.testing.assert_allclose(velocity, conditional + (weight - 1) * (conditional - unconditional), rtol=1e-13)
+
+
+def test_sampling_evaluates_the_null_half_inside_the_interval_only():
+    plan = plans.euler(grids.uniform(5))
+    network = Counter(affine)
+    model = guidance.classifier_free(network, jnp.arange(4), 9, 3.0, interval=INNER)
+    with jax.disable_jit():
+        solution = flowjax.sample(model, normal(0, 4, 3), plan)
+    assert network.samples == 4 * (5 + np.sum((plan.t > 0.2) & (plan.t < 0.8)))
+    assert solution.stats.nfe[0] == 5  # rows, whatever a row cost
+
+
+def test_guiding_velocity_noise_and_data_is_the_same():
+    x, t, scale = normal(0, 5, 3), 0.6, 3.5
+    for schedule in (Linear(), VPLinear()):
+        conditional, unconditional = pair(schedule)
+        velocity = jax.jit(guidance.combine(conditional.velocity, unconditional.velocity, scale))(x, t)
+        for kind in ("noise", "data"):
+            strong, weak = (getattr(field, kind)(x, t) for field in (conditional, unconditional))
+            expected = weak + scale * (strong - weak)
+            np.testing.assert_allclose(predict(schedule, kind, velocity, x, t), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_guided_gaussians_have_the_score_of_the_product_of_their_densities():
+    # p^w q^(1-w) of Gaussians is Gaussian: precision w P + (1-w) Q, precision times mean alike.
+    schedule, t, scale = Linear(), 0.4, 2.5
+    narrow, wide = Gaussian([1.0, -0.5], [[0.2, 0.1], [0.1, 0.3]], schedule), Gaussian([0.0, 0.2], np.eye(2), schedule)
+    x = normal(0, 6, 2)
+    velocity = guidance.combine(narrow.velocity, wide.velocity, scale)(x, t)
+    precisions, pulls = [], []
+    for field in (narrow, wide):
+        precision = np.linalg.inv((1 - t) ** 2 * field.covariances[0] + t**2 * np.eye(2))
+        precisions.append(precision)
+        pulls.append(precision @ ((1 - t) * field.means[0]))
+    precision, pull = (scale * a + (1 - scale) * b for a, b in (precisions, pulls))
+    score = predict(schedule, "score", velocity, x, t)
+    np.testing.assert_allclose(score, pull[None] - x @ precision, rtol=1e-10)
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (4, 3, 3, 2)])
+def test_neutral_projection_is_classifier_free_guidance(shape):
+    x, t = normal(0, *shape), jnp.array([0.0, 0.01, 0.3, 1.0])
+    # At t = 0 data = x/alpha whatever the velocity is, so there is nothing to guide.
+    expected = guided_affine(4.0)[0](x, t).at[0].set(affine(x, t, jnp.arange(4))[0])
+    for schedule in SCHEDULES:
+        neutral = guidance.Projection(schedule, momentum=0.0, threshold=np.inf, eta=1.0)
+        projected = jax.jit(guided_affine(4.0, projection=neutral)[0])(x, t)
+        np.testing.assert_allclose(projected, expected, rtol=1e-9)
+
+
+def change_of_data(x, t, scale, **options):
+    """(change of the data prediction by guidance, conditional data), both (B, F), on the linear path."""
+    model, labels = guided_affine(scale, projection=guidance.Projection(Linear(), **options))
+    conditional = affine(x, t, labels)
+    return -t * (model(x, t) - conditional).reshape(len(x), -1), (x - t * conditional).reshape(len(x), -1)
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (4, 3, 3, 2)])
+def test_projected_guidance_is_orthogonal_to_the_data_and_the_rest_is_parallel(shape):
+    x = normal(0, *shape)
+    rest, data = change_of_data(x, 0.7, 5.0, eta=0.0)
+    full, _ = change_of_data(x, 0.7, 5.0)
+    size = jnp.linalg.norm(rest, axis=1) * jnp.linalg.norm(data, axis=1)
+    assert jnp.all(jnp.linalg.norm(rest, axis=1) > 0.1)
+    np.testing.assert_allclose(jnp.sum(rest * data, axis=1) / size, 0, atol=1e-14)
+    cosine = jnp.sum((full - rest) * data, axis=1) / jnp.linalg.norm(full - rest, axis=1)
+    np.testing.assert_allclose(jnp.abs(cosine), jnp.linalg.norm(data, axis=1), rtol=1e-12)
+
+
+def test_threshold_bounds_the_difference_of_each_sample():
+    x = normal(0, 4, 6)
+    free, _ = change_of_data(x, 0.7, 3.0)
+    norms = jnp.linalg.norm(free, axis=1) / 2  # |d|, since w - 1 = 2
+    most = float(jnp.median(norms))
+    bounded, _ = change_of_data(x, 0.7, 3.0, threshold=most)
+    np.testing.assert_allclose(jnp.linalg.norm(bounded, axis=1) / 2, jnp.minimum(norms, most), rtol=1e-12)
+    np.testing.assert_allclose(bounded / free, jnp.broadcast_to((jnp.minimum(norms, most) / norms)[:, None], (4, 6)))
+
+
+def test_momentum_sums_differences_geometrically():
+    x, t, momentum = normal(0, 4, 6), 0.7, -0.5
+    projection = guidance.Projection(Linear(), momentum=momentum)
+    model, labels = guided_affine(3.0, projection=projection)
+    difference = -t * (affine(x, t, labels) - affine(x, t, jnp.full(4, 9)))
+    carry = projection.start(x)
+    for call in range(3):
+        velocity, carry = model(x, t, carry)
+        total = difference * sum(momentum**k for k in range(call + 1))
+        np.testing.assert_allclose(carry.difference, total, rtol=1e-12)
+        np.testing.assert_allclose(-t * (velocity - affine(x, t, labels)), 2 * total, rtol=1e-10)
+
+
+def test_momentum_rests_where_a_sample_is_not_guided():
+    x = normal(0, 4, 6)
+    projection = guidance.Projection(Linear(), momentum=0.5)
+    model, labels = guided_affine(3.0, projection=projection, interval=INNER)
+    start = projection.start(x)._replace(difference=normal(1, 4, 6))
+    _, after = model(x, 0.9, start)
+    np.testing.assert_array_equal(after.difference, start.difference)
+    velocity, after = model(x, jnp.array([0.1, 0.5, 0.6, 0.9]), start)
+    same = jnp.all(after.difference == start.difference, axis=1)
+    assert same.tolist() == [True, False, False, True]
+    np.testing.assert_allclose(velocity[0], affine(x, 0.1, labels)[0], rtol=1e-14)
+
+
+def test_full_rescale_keeps_the_standard_deviation():
+    x, t = normal(0, 4, 3, 3, 2), 0.6
+    model, labels = guided_affine(6.0, rescale=1.0)
+    conditional, guided = affine(x, t, labels), model(x, t)
+    np.testing.assert_allclose(jnp.std(guided, (1, 2, 3)), jnp.std(conditional, (1, 2, 3)), rtol=1e-12)
+    plain = guided_affine(6.0)[0](x, t)
+    np.testing.assert_allclose(guided_affine(6.0, rescale=0.3)[0](x, t), 0.7 * plain + 0.3 * guided, rtol=1e-12)
+    projected = guided_affine(6.0, rescale=1.0, projection=guidance.Projection(Linear(), eta=0.0))[0](x, t)
+    np.testing.assert_allclose(jnp.std(x - t * projected, (1, 2, 3)), jnp.std(x - t * conditional, (1, 2, 3)))
+
+
+def test_constant_predictions_are_guided_without_dividing_by_zero():
+    # Nothing to project on, no spread to keep, no difference to shorten.
+    projection = guidance.Projection(Linear(), threshold=1.0, eta=0.0)
+    zero = lambda x, t: jnp.zeros_like(x)
+    for options in ({"rescale": 0.7}, {"projection": projection}, {"projection": projection, "rescale": 0.7}):
+        assert jnp.all(guidance.combine(zero, zero, 3.0, **options)(jnp.zeros((2, 3)), 0.5) == 0)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
+def test_exact_classifier_makes_the_conditional_field(schedule):
+    conditional, field = pair(schedule)
+    x, t = normal(0, 10, 3), jnp.repeat(jnp.array([0.0, 1e-3, 0.5, 0.999, 1.0]), 2)
+
+    @jax.jit
+    def both(scale, t):
+        log_prob = lambda x, t: conditional.log_density(x, t) - field.log_density(x, t)
+        model = guidance.classifier(field.velocity, log_prob, scale, schedule)
+        return model(x, t), guidance.combine(conditional.velocity, field.velocity, scale)(x, t)
+
+    ours, expected = both(jnp.ones(10), t)
+    np.testing.assert_allclose(expected, conditional.velocity(x, t), rtol=1e-12)
+    np.testing.assert_allclose(ours, expected, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(*both(jnp.full(10, 2.0), t), rtol=1e-7, atol=1e-7)
+
+
+def test_classifier_moves_the_noise_prediction_by_sigma_times_the_gradient():
+    schedule, t, scale = Cosine(), 0.3, 2.0
+    slope = jnp.array([1.0, -2.0, 0.5])
+    model = guidance.classifier(lambda x, t: 0.1 * x, lambda x, t: x @ slope, scale, schedule)
+    x = normal(0, 4, 3)
+    moved = predict(schedule, "noise", model(x, t), x, t) - predict(schedule, "noise", 0.1 * x, x, t)
+    np.testing.assert_allclose(moved, jnp.broadcast_to(-scale * schedule.sigma(t) * slope, (4, 3)), rtol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (5, 3, 3, 2)])
+@pytest.mark.parametrize("options", [(0.8, {}), (0.995, {}), (0.5, {"least": 0.3}), (0.9, {"most": 1.2})])
+def test_threshold_is_the_loop_in_numpy(shape, options):
+    quantile, limits = options
+    data = 3 * normal(0, *shape) * jnp.linspace(0.05, 1, 5).reshape((5,) + (1,) * (len(shape) - 1))
+    result = guidance.dynamic_threshold(quantile, **limits)(data, 0.5)
+    assert jnp.all(jnp.abs(result) <= 1)
+    for sample, found in zip(np.asarray(data), result):
+        s = max(np.quantile(np.abs(sample), quantile), limits.get("least", 1.0))
+        s = min(s, limits.get("most", np.inf))
+        np.testing.assert_allclose(found, np.clip(sample, -s, s) / s, rtol=1e-14)
+
+
+def test_threshold_leaves_what_is_inside_and_is_idempotent():
+    hook = guidance.dynamic_threshold(0.9)
+    inside = jnp.tanh(normal(0, 4, 8))
+    np.testing.assert_array_equal(hook(inside, 0.5), inside)
+    once = hook(4 * normal(1, 4, 8), 0.5)
+    np.testing.assert_array_equal(hook(once, 0.5), once)
+
+
+@pytest.mark.parametrize("schedule", [Linear(), VPLinear()], ids=lambda s: type(s).__name__)
+def test_corrected_model_samples_as_the_hook_of_the_sampler(schedule):
+    model, hook = lambda x, t: affine(x, t, 0.5), guidance.dynamic_threshold(0.7, least=0.5)
+    corrected = jax.jit(guidance.correct_data(model, schedule, hook))
+    plan = plans.dpm_solver_pp(schedule, grids.uniform(6), 2)
+    x = normal(0, 4, 3)
+    inside = flowjax.sample(model, x, plan, data_hook=hook).x
+    np.testing.assert_allclose(flowjax.sample(corrected, x, plan).x, inside, rtol=1e-9, atol=1e-12)
+    times = jnp.array([0.0, 0.5, 0.9, 1.0])
+    np.testing.assert_array_equal(corrected(x, times)[0], model(x, 0.0)[0])
+    for i in (1, 2, 3):
+        data = hook(predict(schedule, "data", model(x, times[i]), x, times[i]), times[i])
+        np.testing.assert_allclose(predict(schedule, "data", corrected(x, times), x, times)[i], data[i], rtol=1e-9)
+
+
+def every_model(schedule, batch):
+    label, weak = jnp.arange(batch), lambda x, t: affine(x, t, 1)
+    for options in rules(schedule).values():
+        yield guidance.classifier_free(affine, label, 9, 3.0, interval=INNER, **options)
+    yield guidance.combine(lambda x, t: affine(x, t, label), weak, 3.0, interval=INNER)
+    yield guidance.classifier(weak, lambda x, t: jnp.sum(jnp.sin(x), axis=1) * (1 - t), 3.0, schedule)
+    yield guidance.correct_data(weak, schedule, guidance.dynamic_threshold(0.7))
+
+
+@functools.partial(jax.jit, static_argnames="batch")
+def all_velocities(x, t, batch):
+    return jnp.stack([model(x, t) for model in every_model(Linear(), batch)])
+
+
+def test_sample_does_not_depend_on_its_batch_and_times_may_differ():
+    x, times = normal(0, 4, 6), jnp.array([0.1, 0.5, 0.7, 1.0])
+    together = all_velocities(x, times, 4)
+    alone = all_velocities(x[:1], times[:1], 1)
+    np.testing.assert_allclose(together[:, :1], alone, rtol=1e-11, atol=1e-12)
+    for i, t in enumerate(times):
+        np.testing.assert_allclose(together[:, i], all_velocities(x, t, 4)[:, i], rtol=1e-11, atol=1e-12)
+
+
+def test_float32_stays_float32_and_close_to_float64():
+    x = normal(0, 4, 6)
+    for t in (0.0, 0.5, 1.0):
+        wide = all_velocities(x, jnp.float64(t), 4)
+        narrow = all_velocities(x.astype(jnp.float32), jnp.float32(t), 4)
+        assert narrow.dtype == jnp.float32
+        np.testing.assert_allclose(narrow, wide, rtol=2e-4, atol=2e-4)
+    model, _ = guided_affine(3.0, interval=INNER, rescale=0.5)
+    assert model(x.astype(jnp.float32), 0.5).dtype == jnp.float32  # a Python number is no float64
+
+
+def test_half_precision_is_raised():
+    model, _ = guided_affine(2.0)
+    assert model(normal(0, 4, 3).astype(jnp.bfloat16), jnp.bfloat16(0.5)).dtype == jnp.float32
+
+
+def test_scale_and_interval_may_be_arguments_of_jit():
+    x, t, calls = normal(0, 4, 3), jnp.array([0.1, 0.3, 0.5, 0.9]), []
+
+    @jax.jit
+    def run(x, scale, interval):
+        calls.append(1)
+        return guided_affine(scale, interval=interval)[0](x, t)
+
+    for scale, interval in [(1.0, (0.0, 1.0)), (3.0, (0.0, 1.0)), (3.0, INNER), (0.0, (0.0, 1.0))]:
+        np.testing.assert_allclose(
+            run(x, scale, interval), guided_affine(scale, interval=interval)[0](x, t), rtol=1e-12
+        )
+    assert len(calls) == 1
+
+
+def test_vmap_over_plans_and_scales():
+    x, scales = normal(0, 4, 3), jnp.array([1.0, 2.0, 4.0])
+    projection = guidance.Projection(Linear(), momentum=-0.5, threshold=2.0, eta=0.2)
+
+    def run(plan, scale):
+        options = {"interval": INNER, "rescale": 0.3, "projection": projection}
+        return flowjax.sample(guided_affine(scale, **options)[0], x, plan, carry=projection.start(x)).x
+
+    ladder = [plans.dpm_solver_pp(Linear(), grids.uniform(6, shift=shift), 2) for shift in (1.0, 2.0, 3.0)]
+    stacked = jax.tree.map(lambda *columns: np.stack(columns), *ladder)
+    together = jax.jit(jax.vmap(run))(stacked, scales)
+    one = jax.jit(run)
+    for plan, scale, found in zip(ladder, scales, together):
+        np.testing.assert_allclose(found, one(plan, scale), rtol=1e-9, atol=1e-12)
+
+
+def test_carries_of_networks_are_kept():
+    def network(x, t, label, carry):
+        return affine(x, t, label), carry + jnp.ones(len(x))
+
+    x, labels = normal(0, 4, 3), jnp.arange(4)
+    plan = plans.euler(grids.uniform(5))
+    plain = guided_affine(3.0, interval=INNER)[0]
+    kept = guidance.classifier_free(network, labels, 9, 3.0, interval=INNER)
+    solution = flowjax.sample(kept, x, plan, carry=jnp.zeros(8))
+    np.testing.assert_allclose(solution.x, flowjax.sample(plain, x, plan).x, rtol=1e-12)
+    np.testing.assert_array_equal(solution.carry, 5)  # both halves at every row
+
+    projection = guidance.Projection(Linear(), momentum=0.3)
+    two = guidance.combine(
+        functools.partial(lambda label, x, t, carry: network(x, t, label, carry), labels),
+        lambda x, t: affine(x, t, jnp.full(4, 9)), 3.0, interval=INNER, projection=projection,
+    )  # fmt: skip
+    solution = flowjax.sample(two, x, plan, carry=projection.start(x, (jnp.zeros(4), None)))
+    np.testing.assert_array_equal(solution.carry.networks[0], 5)
+    assert solution.carry.networks[1] is None
+
+    counting = lambda x, t, carry: (-x, carry + 1)
+    for wrap in (
+        guidance.classifier(counting, lambda x, t: x[:, 0], 1.0, Linear()),
+        guidance.correct_data(counting, Linear(), lambda data, t: data),
+    ):
+        assert flowjax.sample(wrap, x, plan, carry=jnp.zeros(())).carry == 5
+
+
+def test_noise_network_is_guided_through_its_wrapper():
+    # Guidance before or after the conversion to velocity: linear, hence equal.
+    schedule, x, t = Cosine(), normal(0, 4, 3), 0.4
+    before = guidance.classifier_free(affine, jnp.arange(4), 9, 3.0)
+    wrapped = lambda x, t, label: as_velocity(lambda x, t: affine(x, t, label), schedule, "noise")(x, t)
+    after = guidance.classifier_free(wrapped, jnp.arange(4), 9, 3.0)(x, t)
+    np.testing.assert_allclose(as_velocity(before, schedule, "noise")(x, t), after, rtol=1e-12)
+
+
+MOMENTUM = guidance.Projection(Linear(), momentum=0.5)
+MISTAKES = [
+    (lambda x: guided_affine(3.0, interval=(0.8, 0.2)), "interval=.0.8, 0.2. is inverted; wanted .low, high"),
+    (lambda x: guidance.combine(affine, affine, 3.0, interval=(1, 0)), "combine: interval"),
+    (lambda x: guidance.classifier_free(affine, jnp.arange(4), None, 3.0), "null_label is None.*number of classes"),
+    (lambda x: guided_affine(jnp.ones(3))[0](x, 0.5), r"scale has shape \(3,\).*\(4,\)"),
+    (lambda x: guided_affine(3.0)[0](x, jnp.ones((4, 1))), r"t has shape \(4, 1\)"),
+    (lambda x: guidance.classifier_free(affine, 3, 9, 3.0)(x, 0.5), r"label has shape \(\); wanted \(4, "),
+    (lambda x: guided_affine(3.0, projection=MOMENTUM)[0](x, 0.5), r"carry=projection.start\(noise\)"),
+    (lambda x: guidance.classifier(lambda x, t: x, lambda x, t: x, 1.0, Linear())(x, 0.5), r"log_prob.*\(4,\)"),
+    (lambda x: guidance.Projection(Linear(), threshold=0.0), "threshold=0.0.*None"),
+    (lambda x: guidance.dynamic_threshold(99.5), "quantile=99.5"),
+    (lambda x: guidance.dynamic_threshold(0.9, least=2.0, most=1.0), "least <= most"),
+    (lambda x: guidance.dynamic_threshold(0.9, least=0.0), "0 < least"),
+]
+
+
+@pytest.mark.parametrize("mistake, sentence", MISTAKES, ids=range(len(MISTAKES)))
+def test_mistakes_are_refused_with_the_way_out(mistake, sentence):
+    with pytest.raises(ValueError, match=rf"guidance\..*{sentence}"):
+        mistake(normal(0, 4, 3))
