@@ -1,8 +1,20 @@
 """Sampling from flow and diffusion transformers in JAX: solvers as tables, fields known exactly, measured claims."""
 
-from flowjax import grids, plans
+from flowjax import grids, guidance, plans
 from flowjax.plans import Plan
 from flowjax.sample import Solution, draw_noise, sample
 from flowjax.schedules import Cosine, Linear, VPDiscrete, VPLinear
 
-__all__ = ["Cosine", "Linear", "Plan", "Solution", "VPDiscrete", "VPLinear", "draw_noise", "grids", "plans", "sample"]
+__all__ = [
+    "Cosine",
+    "Linear",
+    "Plan",
+    "Solution",
+    "VPDiscrete",
+    "VPLinear",
+    "draw_noise",
+    "grids",
+    "guidance",
+    "plans",
+    "sample",
+]

@@ -22,9 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import flowjax
-from flowjax import compat, plans
+from flowjax import compat, guidance, plans
 from flowjax.fields import GaussianMixture
 from flowjax.schedules import Linear
+from tests import golden_guidance
 
 HERE = pathlib.Path(__file__).parent / "golden" / "solvers"
 ROWS = (10, 24, 52)  # plans are padded to these, so that few programs are compiled
@@ -68,14 +69,6 @@ class Folder:
 # Hooks read their numbers from an argument, so that one program serves them all.
 
 
-def threshold(data, t, numbers):
-    """Dynamic thresholding (Imagen, arXiv:2205.11487, section 2.3): clip to a quantile of each sample, then rescale."""
-    ratio, least = numbers
-    size = jnp.quantile(jnp.abs(data).reshape(len(data), -1), ratio, axis=1)
-    size = jnp.maximum(size, least).reshape(-1, *(1,) * (data.ndim - 1))
-    return jnp.clip(data, -size, size) / size
-
-
 def shrink(x, t, step, factor):
     return x * (1 - factor * step)
 
@@ -84,7 +77,7 @@ def shrink(x, t, step, factor):
 def _run(field, x, plan, key, numbers, hook, save_path):
     hooks = {
         None: {},
-        "data": {"data_hook": lambda data, t: threshold(data, t, numbers)},
+        "data": {"data_hook": lambda data, t: guidance.dynamic_threshold(numbers[0], least=numbers[1])(data, t)},
         "state": {"state_hook": lambda x, t, step: shrink(x, t, step, numbers)},
     }[hook]
     solution = flowjax.sample(field.velocity, x, plan, key=key, save_path=save_path, **hooks)
@@ -304,7 +297,7 @@ FAMILIES = {
     "dpm_multistep_vp": of(diffusers_vp, "DPMSolverMultistepScheduler"),
     "sde_multistep_vp": of(diffusers_vp, "DPMSolverMultistepScheduler"),
     "diffusers_sigmas": diffusers_sigmas,
-}
+} | golden_guidance.FAMILIES
 
 
 def check(folder, case):

@@ -13,7 +13,6 @@ from flowjax import compat, guidance
 CLASSIFIER = "log p(component in conditional_components | x_t) of the mixture"
 NOT_OF_THE_SOLVER = {
     "guidance_type", "guidance_scale", "interval_guidance", "conditional_components", "classifier",
-    "dynamic_thresholding_ratio", "thresholding_max_val",
 }  # fmt: skip
 APG_OPTIONS = {"guidance_scale", "momentum", "rescale_threshold", "eta", "guidance_rescale", "calls"}
 
@@ -30,11 +29,6 @@ def classified(conditional, field, x, plan, scale):
     log_prob = lambda x, t: conditional.log_density(x, t) - field.log_density(x, t)
     model = guidance.classifier(field.velocity, log_prob, scale, field.schedule)
     return flowjax.sample(model, x, plan).x
-
-
-@jax.jit
-def thresholded(field, x, plan, ratio, least):
-    return flowjax.sample(field.velocity, x, plan, data_hook=guidance.dynamic_threshold(ratio, least=least)).x
 
 
 @jax.jit
@@ -92,12 +86,6 @@ def guidance_classifier(folder, case):
     return np.asarray(classified(*pair, folder.given(case, "xT"), plan, float(options["guidance_scale"])))
 
 
-def multistep_thresholding(folder, case):
-    options, (schedule, plan) = case["options"], plan_of(folder, case)
-    limits = (float(options[key]) for key in ("dynamic_thresholding_ratio", "thresholding_max_val"))
-    return np.asarray(thresholded(folder.field(case["field"], schedule), folder.given(case, "xT"), plan, *limits))
-
-
 def apg(folder, case):
     options = case["options"]
     if unknown := set(options) - APG_OPTIONS:
@@ -111,6 +99,4 @@ def apg(folder, case):
     return np.moveaxis(np.asarray(projected(data, *map(float, numbers))), -1, 2)
 
 
-FAMILIES = {
-    function.__name__: function for function in (apg, guidance_cfg, guidance_classifier, multistep_thresholding)
-}
+FAMILIES = {function.__name__: function for function in (apg, guidance_cfg, guidance_classifier)}

@@ -22,6 +22,7 @@ ALLOWED = {
     "plans": {"schedules", "grids"},
     "sample": {"schedules", "grids", "plans"},
     "adaptive": {"schedules", "grids", "plans", "sample"},
+    "guidance": {"schedules"},
     "fields": {"schedules", "grids"},
     "geometry": {"schedules", "grids", "plans"},  # it compares the updates of successive orders
     "distances": {"schedules", "grids"},
