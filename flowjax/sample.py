@@ -70,7 +70,8 @@ def sample(model, noise, plan, *, key=None, carry=None, data_hook=None, state_ho
       key: for plans that draw noise: one key (sample i then uses fold_in(key, i)), (B,) keys, or the noise itself
         (rows, B, *D). Row r of a sample with key k draws from fold_in(k, r).
       carry: initial state of a model that keeps one between evaluations.
-      data_hook: (data, t) -> data, a correction of the data prediction (thresholding, inpainting); any plan takes it.
+      data_hook: (data, t) -> data, a correction of the data prediction (thresholding, inpainting); any plan takes it. Plans
+        of the velocity take the path to be linear: elsewhere wrap them with `plans.with_path`.
       state_hook: (x, t, step) -> x, a correction of the accepted state after each step, step = 1..N.
       save_path: keep the accepted states.
 
@@ -147,6 +148,10 @@ def _noise_source(key, plan, x):
                 "flowjax.sample: this plan draws noise in its steps (SDE or eta > 0) but key is None; pass key=jax.random.key(0)."
             )
         return lambda weight, i: jnp.where(weight == 0, 0.0, jnp.nan).astype(x.dtype)
+    if not hasattr(key, "dtype") or (jnp.issubdtype(key.dtype, jnp.integer) and np.ndim(key) == 0):
+        raise ValueError(
+            f"flowjax.sample: key={key!r} is not a key; pass key=jax.random.key({key!r}), or the noise itself."
+        )
     if jnp.issubdtype(key.dtype, jnp.floating):
         if key.shape != (plan.rows, *x.shape):
             raise ValueError(

@@ -103,6 +103,7 @@ ORDERS = {  # name: (plan, order that its documentation claims, numbers of steps
     "DDIM": (lambda s, g: plans.ddim(s, g), 1, LONG),
     "DPM 1 noise": (pp(1, prediction="noise"), 1, LONG),
     "Heun": (lambda s, g: plans.heun(g), 2, MIDDLE),
+    "Heun rho": (lambda s, g: plans.heun(g, schedule=s), 2, MIDDLE),
     "RK4": (lambda s, g: plans.rk4(g), 4, SHORT),
     "AB 2": (lambda s, g: plans.adams_bashforth(g, 2), 2, LONG),
     "AB 2 warm": (lambda s, g: plans.adams_bashforth(g, 2, start="heun"), 2, LONG),

@@ -677,6 +677,14 @@ def test_concat_of_a_padded_plan_is_concat():
     np.testing.assert_array_equal(path_of(plans.concat(plans.pad(first, 9), second)), whole)
 
 
+def test_path_of_a_velocity_plan_sets_its_data_prediction_and_nothing_else():
+    plan, exponential = plans.euler(GRID), plans.ddim(Cosine(), GRID)
+    told = plans.with_path(plan, Cosine())
+    np.testing.assert_array_equal((told.data_x, told.data_v), (exponential.data_x, exponential.data_v))
+    for column in set(plan._fields) - {"data_x", "data_v"}:
+        np.testing.assert_array_equal(getattr(told, column), getattr(plan, column))
+
+
 @every_plan
 @pytest.mark.parametrize("network", ["velocity", "noise", "data", "v"])
 def test_labels_at_the_true_times_change_nothing(make, network):
@@ -756,6 +764,7 @@ MISTAKES = {
     "sde backwards": (lambda: plans.dpm_solver_sde(L, G[::-1], 1), r"dpm_solver_sde: the grid increases .*\[::-1\]"),
     "ddim backwards": (lambda: plans.ddim(L, G[::-1], 0.5), r"plans\.ddim: the grid increases"),
     "eta": (lambda: plans.ddim(L, G, 1.5), r"plans\.ddim: eta=1\.5; wanted .*ancestral"),
+    "heun in rho from noise": (lambda: plans.heun(G, schedule=L), r"plans\.heun: alpha = 0 .*start below t = 1"),
     "block of five": (
         lambda: plans.singlestep(L, [(0.9, 0.8, 0.7, 0.6, 0.5)]),
         r"plans\.singlestep: a block of 5 times",

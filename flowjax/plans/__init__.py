@@ -7,10 +7,10 @@ exponential.py  DDIM, DPM-Solver(++) and SDE forms, UniPC, DEIS: polynomials of 
 """
 
 from flowjax.plans.exponential import ddim, deis, dpm_solver_pp, dpm_solver_sde, singlestep, unipc
-from flowjax.plans.table import Plan, concat, pad, snap_labels, with_labels
+from flowjax.plans.table import Plan, concat, pad, snap_labels, with_labels, with_path
 from flowjax.plans.velocity import adams_bashforth, euler, heun, rk4
 
 __all__ = [
     "Plan", "adams_bashforth", "concat", "ddim", "deis", "dpm_solver_pp", "dpm_solver_sde", "euler", "heun", "pad",
-    "rk4", "singlestep", "snap_labels", "unipc", "with_labels",
+    "rk4", "singlestep", "snap_labels", "unipc", "with_labels", "with_path",
 ]  # fmt: skip

@@ -147,6 +147,16 @@ def concat(first, second):
     return Plan(*(np.concatenate(pair) for pair in zip(first, second, strict=True)))
 
 
+def with_path(plan, schedule):
+    """The same solver, with the data prediction that a `data_hook` corrects taken on the path of `schedule`.
+
+    Plans of the velocity (Euler, Heun, Runge-Kutta, Adams-Bashforth) know no path and take the linear one; the others
+    know theirs. Wrap before `with_labels`.
+    """
+    data_x, data_v = schedule.prediction_weights("data", plan.t)
+    return plan._replace(data_x=data_x, data_v=data_v)
+
+
 def with_labels(plan, labels, *, network="velocity", schedule=None):
     """The same solver, but the network is told the times `labels` instead of the times where the state lies.
 

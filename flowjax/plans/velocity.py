@@ -31,6 +31,10 @@ def heun(grid, *, schedule=None):
         x/alpha as the state: d(x/alpha)/drho = noise, which is EDM's equation on any path; alpha may not be 0.
     """
     grid = grids.check(grid, "plans.heun")
+    if schedule is not None and np.any(schedule.alpha(grid) == 0):
+        raise ValueError(
+            "plans.heun: alpha = 0 on the grid, where rho is infinite; start below t = 1, or leave schedule=None."
+        )
     rows = Builder("plans.heun", schedule)
     for t0, t1 in zip(grid[:-1], grid[1:], strict=True):
         if schedule is None:
