@@ -64,19 +64,20 @@ def path_geometry(t, path, velocity):
         return np.abs(np.trapezoid(y, t, axis=0))
 
     speed = np.linalg.norm(velocity, axis=-1)
-    tangent = velocity / np.maximum(speed, 1e-300)[..., None]
+    still = speed <= 1e-9 * np.max(speed, axis=0)  # as at t = 0 of a variance-preserving path: no tangent, no turning
+    moving = np.where(still, 1.0, speed)
+    tangent = velocity / moving[..., None]
     bend = _without(acceleration, tangent)
     bending = np.linalg.norm(bend, axis=-1)
     twist = np.linalg.norm(_without(_without(jerk, tangent), bend / np.maximum(bending, 1e-300)[..., None]), axis=-1)
     straight = bending <= 1e-9 * np.max(speed, axis=0)
-    flat = straight | (
-        twist <= 1e-9 * np.linalg.norm(jerk, axis=-1)
-    )  # a twist of rounding would be divided by a small bend
+    # a twist of rounding would be divided by a small bend
+    flat = straight | still | (twist <= 1e-9 * np.linalg.norm(jerk, axis=-1))
     return PathGeometry(
         length=integral(speed) / size / np.abs(t[-1] - t[0]),
         straightness=integral(np.sum((chord - velocity) ** 2, -1)) / size**2,
         acceleration=integral(np.linalg.norm(acceleration, axis=-1)) / size,
-        curvature=integral(bending / np.maximum(speed, 1e-300)),
+        curvature=integral(np.where(still, 0.0, bending / moving)),
         torsion=integral(np.where(flat, 0.0, twist / np.where(flat, 1.0, bending))),
     )
 

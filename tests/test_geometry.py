@@ -49,6 +49,12 @@ def test_changing_speed_costs_euler_but_not_curvature():
     np.testing.assert_allclose(found.acceleration, 1, rtol=1e-4)
 
 
+def test_path_that_stops_has_finite_curvature():
+    found = geometry.path_geometry(T, *curve(lambda t: jnp.array([jnp.cos(t**2), jnp.sin(t**2), t**2])))
+    np.testing.assert_allclose(found.curvature, 1 / np.sqrt(2), rtol=0.01)
+    np.testing.assert_allclose(found.torsion, 1 / np.sqrt(2), rtol=0.03)
+
+
 def test_path_that_one_euler_step_takes_has_no_straightness():
     field = fields.couple(fields.random_mixture(1, Linear(), dim=3, modes=1), 1.0)
     noise = jax.random.normal(jax.random.key(0), (8, 3))
