@@ -72,15 +72,16 @@ def rms(values, axis=None):
     return np.sqrt(np.mean(np.square(values), axis=axis))
 
 
-def bootstrap(values, statistic, *, seed, resamples=1000, level=0.95):
+def bootstrap(values, statistic, *, seed, groups=None, resamples=1000, level=0.95):
     """Percentile bootstrap interval of a statistic of independent rows.
 
-    It knows the scatter over these rows only, not over seeds of training or over fields.
+    It knows the scatter over these rows only (with `groups`: over groups, then over the rows within), not over fields.
 
     Args:
       values: (N,) or (N, ...), rows resampled together.
       statistic: function of an array and a keyword `axis`, such as np.median or `rms`; the rows lie on that axis.
       seed, resamples: of the resampling; the same seed and N resample the same rows.
+      groups: (N,) labels, as of the seed that a row's noise came from, each equally often: groups are drawn first.
       level: coverage.
 
     Returns:
@@ -91,12 +92,28 @@ def bootstrap(values, statistic, *, seed, resamples=1000, level=0.95):
         raise ValueError(
             f"distances.bootstrap: {len(values)} row(s) at level {level}; wanted two or more and a level in (0, 1)."
         )
-    rows = np.random.default_rng(seed).integers(0, len(values), (resamples, len(values)))
+    rows = _resampled_rows(np.random.default_rng(seed), len(values), groups, resamples)
     low, high = np.quantile(statistic(values[rows], axis=1), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
-def paired_ratio(errors, baseline, statistic=np.median, *, seed, band=0.02, resamples=1000, level=0.95):
+def _resampled_rows(rng, count, groups, resamples):
+    """Row numbers (resamples, count) of a bootstrap, of whole groups first where there are groups."""
+    if groups is None:
+        return rng.integers(0, count, (resamples, count))
+    names, sizes = np.unique(groups, return_counts=True)
+    if len(groups) != count or len(set(sizes)) > 1:
+        raise ValueError(
+            f"distances.bootstrap: {len(groups)} group labels for {count} rows, in groups of {sorted(set(sizes))}; wanted one "
+            "label a row and groups of one size."
+        )
+    members = np.stack([np.flatnonzero(np.asarray(groups) == name) for name in names])  # (G, N/G)
+    which = rng.integers(0, len(names), (resamples, len(names), 1))
+    within = rng.integers(0, sizes[0], (resamples, len(names), sizes[0]))
+    return members[which, within].reshape(resamples, count)
+
+
+def paired_ratio(errors, baseline, statistic=np.median, *, seed, groups=None, band=0.02, resamples=1000, level=0.95):
     """Ratio of a statistic of two methods' errors on the same noise, with a bootstrap interval over the samples.
 
     Both methods are resampled by the same rows, so what makes a sample hard for both cancels. The verdict is "win" when
@@ -105,7 +122,7 @@ def paired_ratio(errors, baseline, statistic=np.median, *, seed, band=0.02, resa
 
     Args:
       errors, baseline: (B,) of `endpoint_errors`, row i from the same noise.
-      statistic, seed, resamples, level: as in `bootstrap`.
+      statistic, seed, groups, resamples, level: as in `bootstrap`.
       band: relative difference that counts as none.
     """
     errors, baseline = np.asarray(errors, np.float64), np.asarray(baseline, np.float64)
@@ -125,7 +142,7 @@ def paired_ratio(errors, baseline, statistic=np.median, *, seed, band=0.02, resa
         return np.where(bottom > 0, top / np.where(bottom > 0, bottom, 1), 1.0)  # two exact methods tie
 
     pairs = np.stack([errors, baseline], axis=1)
-    low, high = bootstrap(pairs, ratio, seed=seed, resamples=resamples, level=level)
+    low, high = bootstrap(pairs, ratio, seed=seed, groups=groups, resamples=resamples, level=level)
     below, above = 1 / (1 + band), 1 + band
     claims = {"win": high < below, "loss": low > above, "tie": below <= low and high <= above, "undecided": True}
     verdict = next(name for name, holds in claims.items() if holds)

@@ -277,3 +277,20 @@ def test_mistakes_are_refused_with_the_way_out(call, says):
     with pytest.raises(ValueError, match=says) as caught:
         call()
     assert str(caught.value).startswith("distances.")
+
+
+def test_bootstrap_of_groups_sees_the_scatter_between_them():
+    # Ten groups of ten equal rows: the mean's standard error is that of ten numbers, not of a hundred.
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal(10)
+    values, groups = np.repeat(centres, 10), np.repeat(np.arange(10), 10)
+    low, high = distances.bootstrap(values, np.mean, seed=0, groups=groups, resamples=4000)
+    wanted = 2 * 1.96 * centres.std() / np.sqrt(10)
+    assert abs((high - low) / wanted - 1) < 0.1  # a percentile interval of ten numbers
+    plain = np.subtract(*distances.bootstrap(values, np.mean, seed=0, resamples=4000)[::-1])
+    assert plain < 0.5 * (high - low)
+
+
+def test_bootstrap_refuses_groups_of_unequal_size():
+    with pytest.raises(ValueError, match="groups of one size"):
+        distances.bootstrap(np.arange(5.0), np.mean, seed=0, groups=[0, 0, 1, 1, 1])

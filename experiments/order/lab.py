@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import flowjax
-from flowjax import Linear, fields, grids, plans
+from flowjax import Linear, distances, fields, grids, plans
 
 
 class Solver(NamedTuple):
@@ -89,6 +89,7 @@ def _endpoints(field, noise, stacked, save_path=False):
 
 _LADDER = (8, 12, 16, 24, 32, 48, 64, 104)  # padded lengths: a program for each, instead of one for each NFE
 _TOGETHER = 8  # plans run side by side
+RESAMPLES = 400  # of each bootstrap interval
 
 
 def run_plans(field, noise, many):
@@ -190,25 +191,14 @@ def log_snr_with_ends(schedule=None, *, start=0.999, end=0.005):
     return make
 
 
-def _resampled(values, seed, statistic, resamples=400):
-    """Statistics (resamples, ...) of bootstrap samples that draw seeds first, then starts within each: values (B, ...)."""
-    rng = np.random.default_rng(0)
-    blocks = np.stack([values[seed == s] for s in np.unique(seed)])  # (S, n, ...)
-    which = rng.integers(len(blocks), size=(resamples, len(blocks), 1))
-    starts = rng.integers(blocks.shape[1], size=(resamples, len(blocks), blocks.shape[1]))
-    drawn = blocks[which, starts]
-    return statistic(drawn.reshape(resamples, -1, *values.shape[1:]))
-
-
-def _rms(errors, axis=-1):
-    return np.sqrt(np.mean(errors**2, axis=axis))
+_rms = distances.rms
 
 
 def summary(errors, seed):
-    """RMS with its 95 % interval, median and 95th percentile of errors (B,)."""
-    low, high = np.quantile(_resampled(errors, seed, _rms), [0.025, 0.975])
+    """RMS with its 95 % interval (over seeds, then starts), median and 95th percentile of errors (B,)."""
+    low, high = distances.bootstrap(errors, distances.rms, seed=0, groups=seed, resamples=RESAMPLES)
     return {
-        "rms": float(_rms(errors)), "rms_low": float(low), "rms_high": float(high),
+        "rms": float(distances.rms(errors)), "rms_low": low, "rms_high": high,
         "median": float(np.median(errors)), "tail": float(np.quantile(errors, 0.95)),
     }  # fmt: skip
 
@@ -216,19 +206,15 @@ def summary(errors, seed):
 def paired(errors_a, errors_b, seed, tie=0.02):
     """Ratios of a's RMS and median error to b's on shared noise, 95 % intervals, and a verdict on a for each.
 
-    A verdict is "better" or "worse" when the whole interval lies beyond a factor 1 + `tie`, else "tie".
+    A verdict is "better" or "worse" when the whole interval lies beyond a factor 1 + `tie`, else "tie": what 95 %
+    confidence cannot tell apart counts as a tie.
     """
-    both = np.stack([errors_a, errors_b], axis=-1)
     result = {}
-    for name, statistic in (("rms", _rms), ("median", np.median)):
-        drawn = _resampled(both, seed, lambda v, f=statistic: f(v, axis=1))
-        low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [0.025, 0.975])
-        verdict = "better" if high < 1 / (1 + tie) else "worse" if low > 1 + tie else "tie"
-        ratio = statistic(errors_a, axis=0) / statistic(errors_b, axis=0)
+    for name, statistic in (("rms", distances.rms), ("median", np.median)):
+        options = {"seed": 0, "groups": seed, "band": tie, "resamples": RESAMPLES}
+        found = distances.paired_ratio(errors_a, errors_b, statistic, **options)
+        verdict = {"win": "better", "loss": "worse"}.get(found.verdict, "tie")
         result |= {
-            f"{name}_ratio": float(ratio),
-            f"{name}_low": float(low),
-            f"{name}_high": float(high),
-            f"{name}_verdict": verdict,
-        }
+            f"{name}_ratio": found.ratio, f"{name}_low": found.low, f"{name}_high": found.high, f"{name}_verdict": verdict,
+        }  # fmt: skip
     return result
