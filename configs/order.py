@@ -21,6 +21,7 @@ class Config:
       seeds, samples: starts are drawn for `seeds` seeds, `samples` each; all solvers of a cell share them.
       fields: names of `experiments.order.lab.make_field`.
       shifts, nfe, solvers: the matrix of errors.
+      cause_fields: the fields of the ledger, the defects and the grids.
       claim_steps: step counts of the measured orders.
       stds: the mode widths of the ring, the dial of curvature and crossover.
       couplings: the correlation of noise and data within a mode, the dial that straightens paths.
@@ -39,6 +40,7 @@ class Config:
         "Euler", "DPM++ 2M", "DPM++ 3M published", "DPM++ 3M exact", "AB2", "AB3", "UniPC2", "DPM++ 2S", "DPM++ 3S",
         "Heun", "UniPC3", "DEIS3",
     )  # fmt: skip
+    cause_fields: tuple[str, ...] = ("ring", "mixture-16", "digits", "mixture-64", "two points", "power law")
     claim_steps: tuple[int, ...] = (16, 32, 64, 128, 256)
     stds: tuple[float, ...] = (0.05, 0.15, 0.5, 0.02, 0.1, 0.3)
     couplings: tuple[float, ...] = (0.0, 0.5, 0.9)
@@ -55,6 +57,7 @@ def get_config(arg=""):
         arg,
         quick={
             "seeds": 5, "samples": 16, "fields": ("digits", "ring", "mixture-16"), "shifts": (1.0, 3.0),
+            "cause_fields": ("ring", "mixture-16"),
             "nfe": (5, 10, 20, 40), "claim_steps": (16, 32, 64, 128), "stds": (0.05, 0.15, 0.5),
             "couplings": (0.0, 0.9), "dial_nfe": (6, 10, 20, 40), "crossover_nfe": (4, 6, 8, 11, 15, 20, 28, 40, 56, 80),
             "reference_steps": 200, "repeats": 5,

@@ -124,14 +124,15 @@ class Reference(NamedTuple):
 
 
 @jax.jit
-def _solve(field, noise, plan):
+def solve(field, noise, plan):
+    """Endpoint (B, *D) of one plan; one program for each number of rows."""
     return flowjax.sample(field.velocity, noise, plan).x
 
 
 def reference(field, noise, steps=200, start=1.0):
     """`Reference` of the probability-flow ODE from `noise` at time `start` to t = 0."""
     coarse, fine = (
-        np.asarray(_solve(field, noise, plans.rk4(fine_grid(field.schedule, n, start=start))))
+        np.asarray(solve(field, noise, plans.rk4(fine_grid(field.schedule, n, start=start))))
         for n in (steps // 2, steps)
     )
     return Reference(fine, float(np.sqrt(np.mean(row_norms(coarse - fine) ** 2)) / scale_of(fine)))
