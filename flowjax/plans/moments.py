@@ -13,6 +13,7 @@ one order a single moment.
 
 import math
 
+import jax.numpy as jnp
 import numpy as np
 
 from flowjax.schedules import array_module
@@ -21,9 +22,21 @@ _SERIES = 18  # terms; at |h| = 1 the first neglected one is below 1e-16
 
 
 def interpolation_weights(taus, moments):
-    """Weights w with sum_j w_j taus_j^k = moments_k: (n,) from (n,) nodes and (n,) moments."""
-    taus = np.asarray(taus, np.float64)
-    return np.linalg.solve(np.vander(taus, increasing=True).T, np.asarray(moments, np.float64))
+    """Weights w with sum_j w_j taus_j^k = moments_k, k = 0..n-1.
+
+    Args:
+      taus: (n,) nodes, known on the host.
+      moments: n numbers, or n arrays of one shape, numpy or jax.numpy.
+
+    Returns:
+      (n, ...) array of the moments' kind.
+    """
+    vandermonde = np.vander(np.asarray(taus, np.float64), increasing=True).T
+    if array_module(*moments) is np:
+        return np.linalg.solve(vandermonde, np.asarray(moments, np.float64))
+    # Sums instead of a product of matrices, which accelerators round to about 10 bits.
+    inverse = np.linalg.inv(vandermonde).tolist()
+    return jnp.stack([sum(w * m for w, m in zip(row, moments)) for row in inverse])
 
 
 def exponential_moments(h, count):
