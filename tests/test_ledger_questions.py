@@ -143,3 +143,20 @@ def test_cells_are_distinct_and_carry_their_question(module, variant):
     keys = [tuple(sorted(key.items())) for key in module.cells(get_config(variant))]
     assert len(set(keys)) == len(keys) > 0
     assert all(dict(key)["question"] == module.QUESTION for key in keys)
+
+
+def test_a_defect_is_worse_only_where_every_field_says_so():
+    def made(defect, **verdicts):
+        return [
+            {"defect": defect, "whose": "x", "field": f, "solver": "3M", "nfe": 20, "before": 2.0, "after": 1.0, "verdict": v}
+            for f, v in verdicts.items()
+        ]  # fmt: skip
+
+    rows = made("sure", ring="worse", digits="worse") + made("mixed", ring="worse", digits="tie")
+    rows += [
+        {"defect": "kept out", "whose": "x", "field": "ring", "solver": "y", "nfe": 20, "after": 1.0, "refused": "no"}
+    ]
+    table = {t["defect"]: t for t in defects.by_case(rows)}
+    assert [t["effect"] for t in table.values()] == ["worse", "depends on the field", "refused"]
+    assert table["mixed"]["worse"] == 1
+    np.testing.assert_allclose(table["mixed"]["ratio"], 2)

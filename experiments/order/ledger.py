@@ -270,6 +270,7 @@ def section(rows, command):
         answer=f"Mending all {len(FACTORS)} causes divides the error of DPM++ 3M by **{report.sig(math.exp(sum(b['gain'] for b in ranked)))}** (geometric mean over "
         f"{len(plain)} cells). Shares of that gap, in log error: **{shares}**. "
         f"The two largest by shift: {by_shift}. "
+        f"In {sum(t['3M mended'] > t['3M shipped'] for t in table)} of {len(table)} cells 3M is worse when all is mended. "
         + (f"Mending {' and '.join(harmful)} raises the error on average. " if harmful else "")
         + (f"Not told from nothing: {', '.join(unclear)}. " if unclear else "")
         + f"Error of 3M over that of 2M in the same state, {by_nfe}. {_curvature(rows)}",
