@@ -285,7 +285,7 @@ def section(rows, command):
         }
         for t in ranked
     ]
-    report.bar_ledger(ax, bars, label="what", value="log", xlabel="log10 of error with the defect / without",
+    report.bar_ledger(ax, bars, label="what", value="log", xlabel="log10 of the ratio of errors",
                       text=lambda x: f"{report.sig(10**x)}x")  # fmt: skip
     rounding = {t["solver"]: t for t in table if t["effect"] == "arithmetic"}
     half = max(
@@ -308,7 +308,7 @@ def section(rows, command):
         figures=(
             report.picture(
                 fig, f"One bar a defect; the worst is {worst['defect']}, {report.sig(worst['ratio'])} times.",
-                f"Relative RMS error at t = 0 on the same noise, geometric mean over {len(dict.fromkeys(r['field'] for r in rows))} fields; "
+                f"Relative RMS error at t = 0 with the defect over that without, same noise, geometric mean over {len(dict.fromkeys(r['field'] for r in rows))} fields; "
                 f"the number after the solver is NFE. {MEANINGS}",
             ),
         ),
