@@ -1,11 +1,11 @@
 """How much is a solver's order worth on a flow? One module a question; `python -m experiments.order` runs them all."""
 
 from experiments import report
-from experiments.order import claims, cost, defects, distribution, grid_choice, ledger, nfe
+from experiments.order import claims, cost, crossover, curvature, defects, distribution, grid_choice, ledger, nfe
 from experiments.run import progress
 from flowjax import records
 
-QUESTIONS = (claims, nfe, distribution, ledger, grid_choice, defects, cost)
+QUESTIONS = (claims, nfe, curvature, crossover, distribution, ledger, grid_choice, defects, cost)
 
 
 def run(config, workdir):
