@@ -1,20 +1,12 @@
 """Sampling from flow and diffusion transformers in JAX: solvers as tables, fields known exactly, measured claims."""
 
 from flowjax import grids, guidance, plans
+from flowjax.adaptive import Tolerance, sample_adaptive, sample_adaptive_many
 from flowjax.plans import Plan
 from flowjax.sample import Solution, draw_noise, sample
 from flowjax.schedules import Cosine, Linear, VPDiscrete, VPLinear
 
 __all__ = [
-    "Cosine",
-    "Linear",
-    "Plan",
-    "Solution",
-    "VPDiscrete",
-    "VPLinear",
-    "draw_noise",
-    "grids",
-    "guidance",
-    "plans",
-    "sample",
-]
+    "Cosine", "Linear", "Plan", "Solution", "Tolerance", "VPDiscrete", "VPLinear", "draw_noise", "grids", "guidance",
+    "plans", "sample", "sample_adaptive", "sample_adaptive_many",
+]  # fmt: skip

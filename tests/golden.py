@@ -25,7 +25,7 @@ import flowjax
 from flowjax import compat, guidance, plans
 from flowjax.fields import GaussianMixture
 from flowjax.schedules import Linear
-from tests import golden_guidance
+from tests import golden_adaptive, golden_guidance
 
 HERE = pathlib.Path(__file__).parent / "golden" / "solvers"
 ROWS = (10, 24, 52)  # plans are padded to these, so that few programs are compiled
@@ -297,7 +297,7 @@ FAMILIES = {
     "dpm_multistep_vp": of(diffusers_vp, "DPMSolverMultistepScheduler"),
     "sde_multistep_vp": of(diffusers_vp, "DPMSolverMultistepScheduler"),
     "diffusers_sigmas": diffusers_sigmas,
-} | golden_guidance.FAMILIES
+} | golden_adaptive.FAMILIES | golden_guidance.FAMILIES
 
 
 def check(folder, case):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import flowjax.adaptive
+import flowjax
 from flowjax import compat
 
 METHODS = {"dpmsolver++": "dpm_solver_pp", "dpmsolver": "dpm_solver"}
@@ -20,7 +20,7 @@ FIXED = {"h_init": 0.05, "theta": 0.9, "t_err": 1e-5}  # what controller="peers"
 
 @functools.partial(jax.jit, static_argnames=("order", "method", "variant", "span"))
 def solve(field, x, tolerance, order, method, variant, span):
-    return flowjax.adaptive.sample_adaptive(
+    return flowjax.sample_adaptive(
         field.velocity, x, field.schedule, tolerance, order=order, span=span, max_evaluations=20_000, method=method,
         variant=variant, controller="peers",
     )  # fmt: skip
