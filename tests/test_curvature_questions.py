@@ -123,9 +123,9 @@ def test_laws_outside_the_range_are_not_judged():
 
 def test_ranks_count_bounds():
     table = crossover.observed(synthetic())
-    assert crossover.ranks(table) == (24, 0, 0)  # 6 cells, two ends, two statistics
+    assert crossover.ranks(table) == (48, 0, 0)  # 6 cells, four ends, two statistics
     # With 4 to 8 evaluations every crossover lies above: nothing can be said.
-    assert crossover.ranks(crossover.observed(synthetic(nfe=(4, 8)))) == (0, 0, 24)
+    assert crossover.ranks(crossover.observed(synthetic(nfe=(4, 8)))) == (0, 0, 48)
 
 
 def test_law_is_least_where_the_mode_is_as_wide_as_the_shift():
@@ -136,7 +136,7 @@ def test_law_is_least_where_the_mode_is_as_wide_as_the_shift():
 def test_solved_end_leaves_only_the_head_to_blame():
     cell = lab.make_cell(fields.ring(Linear(), std=0.15), 1, 8, steps=200)
     key = {"std": 0.15, "shift": 1.0, "nfe": 160}
-    made = {end: make("DPM++ 2M", key) for end, make in (("own", crossover._plan), ("solved", crossover._solved))}
+    made = {end: crossover._plan("DPM++ 2M", key | {"end": end}) for end in ("own", "solved")}
     assert made["own"].nfe == 160 and made["solved"].t_next[-1] == 0
     errors = {end: np.median(cell.errors(lab.run_plans(cell.field, cell.noise, [plan]))) for end, plan in made.items()}
     assert errors["solved"] < 0.5 * errors["own"]
