@@ -1,7 +1,18 @@
 """How much is a solver's order worth on a flow? One module a question; `python -m experiments.order` runs them all."""
 
 from experiments import report
-from experiments.order import claims, cost, crossover, curvature, defects, distribution, grid_choice, ledger, nfe
+from experiments.order import (
+    claims,
+    cost,
+    crossover,
+    curvature,
+    defects,
+    distribution,
+    grid_choice,
+    ledger,
+    nfe,
+    verdict,
+)
 from experiments.run import progress
 from flowjax import records
 
@@ -23,12 +34,16 @@ def run(config, workdir):
 
 
 def make_report(workdir):
-    """Draw the rows of `workdir` into report.html; a question without rows is left out."""
+    """Draw the rows of `workdir` into report.html and order.png; a question without rows is left out."""
     rows, origin = records.read(workdir), report.origin(workdir)
     sections = []
     for module in QUESTIONS:
-        own = [row for row in rows if row["question"] == module.QUESTION]
+        own = verdict.of(rows, module)
         if own:
             sections.append(module.section(own, origin["command"]))
-    lead = "Solvers against fields whose solution is known."
-    return report.write(f"{workdir}/report.html", report.page("How much is order worth?", lead, sections, **origin))
+    page = report.page("How much is a solver's order worth?", verdict.lead(rows), sections, **origin)
+    made = [report.write(f"{workdir}/report.html", page)]
+    if verdict.of(rows, nfe) and verdict.of(rows, ledger):
+        made.append(f"{workdir}/order.png")
+        verdict.figure(rows).savefig(made[-1], dpi=120)
+    return made

@@ -192,9 +192,6 @@ def log_snr_with_ends(schedule=None, *, start=0.999, end=0.005):
     return make
 
 
-_rms = distances.rms
-
-
 def summary(errors, seed):
     """RMS with its 95 % interval (over seeds, then starts), median and 95th percentile of errors (B,)."""
     low, high = distances.bootstrap(errors, distances.rms, seed=0, groups=seed, resamples=RESAMPLES)

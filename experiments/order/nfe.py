@@ -11,6 +11,7 @@ PAIRS = (
     ("DPM++ 3M exact", "DPM++ 2M"), ("AB2", "DPM++ 2M"), ("AB3", "AB2"), ("DPM++ 3S", "DPM++ 2S"),
 )  # fmt: skip
 TIE = 0.02
+FEW = 20  # evaluations up to which we speak of few
 
 
 def cells(config):
@@ -70,6 +71,18 @@ def verdicts(rows):
     return table
 
 
+def tally(rows, a, b, least=0, most=10**9):
+    """{verdict: number of cells} of solver a against b, by RMS error, at `least` to `most` evaluations."""
+    own = [p["rms_verdict"] for p in flat(rows, "pairs") if (p["a"], p["b"]) == (a, b) and least <= p["nfe"] <= most]
+    return {verdict: own.count(verdict) for verdict in ("better", "tie", "worse")}
+
+
+def winners(rows):
+    """[(solver, cells in which it has the lowest RMS error)], most first."""
+    best = [min(row["solvers"], key=lambda s: s["rms"])["solver"] for row in rows]
+    return sorted(((name, best.count(name)) for name in set(best)), key=lambda item: (-item[1], item[0]))
+
+
 def section(rows, command):
     """The section of the page."""
     solvers, pairs = flat(rows, "solvers"), flat(rows, "pairs")
@@ -83,30 +96,19 @@ def section(rows, command):
             own = [r for r in solvers if r["field"] == field and r["shift"] == shift and r["solver"] in main]
             report.log_log(ax, own, x="nfe", y="rms", ylabel="relative RMS error")
             ax.set_title(f"{field}, shift {shift:g}")
-        for extra in fig.legends[1:]:
-            extra.remove()
         figures.append(
             report.picture(fig, f"Relative RMS error against NFE on {field}, one panel a shift.", f"Field: {field}.")
         )
 
-    def count(a, b, verdict, few):
-        own = [p for p in pairs if (p["a"], p["b"]) == (a, b) and (p["nfe"] <= 20) == few]
-        return sum(p["rms_verdict"] == verdict for p in own), len(own)
-
-    lose3, all3 = count("DPM++ 3M published", "DPM++ 2M", "worse", True)
-    lose2, all2 = count("DPM++ 2M", "Euler", "worse", True)
-    late, all_late = count("DPM++ 3M published", "DPM++ 2M", "better", False)
-    best = {}
-    for key in {(r["field"], r["shift"], r["nfe"]) for r in solvers}:
-        own = [r for r in solvers if (r["field"], r["shift"], r["nfe"]) == key]
-        winner = min(own, key=lambda r: r["rms"])["solver"]
-        best[winner] = best.get(winner, 0) + 1
-    top = ", ".join(f"{name} {n}" for name, n in sorted(best.items(), key=lambda item: -item[1])[:5])
+    few3, few2 = tally(rows, "DPM++ 3M published", "DPM++ 2M", most=FEW), tally(rows, "DPM++ 2M", "Euler", most=FEW)
+    late3 = tally(rows, "DPM++ 3M published", "DPM++ 2M", least=FEW + 1)
+    top = ", ".join(f"{name} {n}" for name, n in winners(rows)[:5])
     return report.Section(
         question="Which order is best at how many evaluations?",
         expected="At 20 evaluations or fewer higher order often does not pay and sometimes hurts; at 40 and more it pays.",
-        answer=f"With at most 20 evaluations DPM++ 3M (published) is worse than 2M in **{lose3} of {all3}** cells (field x shift x NFE) and 2M "
-        f"worse than Euler in **{lose2} of {all2}**; above 20, 3M is better than 2M in **{late} of {all_late}**. "
+        answer=f"With at most {FEW} evaluations DPM++ 3M (published) is better than 2M in {few3['better']}, **worse in {few3['worse']}** and tied in "
+        f"{few3['tie']} of {sum(few3.values())} cells (field x shift x NFE); 2M is better than Euler in {few2['better']} and **worse in {few2['worse']}** of "
+        f"{sum(few2.values())}. Above {FEW}, 3M is better than 2M in **{late3['better']}** and worse in {late3['worse']} of {sum(late3.values())}. "
         f"The lowest RMS error of a cell is reached by: {top}.",
         figures=tuple(figures),
         table=verdicts(rows),
