@@ -56,7 +56,9 @@ slow = lambda *values: pytest.param(*values, marks=pytest.mark.slow)
 @pytest.mark.parametrize(
     ("method", "order", "schedule"),
     [quick("dpm_solver_pp", 3, LINEAR), quick("runge_kutta", 3, LINEAR)]
-    + [slow(method, order, schedule) for method, order in PAIRS for schedule in (LINEAR, COSINE, VP, DISCRETE)],
+    + [slow(method, order, schedule) for method, order in PAIRS for schedule in (LINEAR, COSINE, VP)]
+    # Between its nodes a discrete schedule has corners in t, but none in log-SNR.
+    + [slow(method, order, DISCRETE) for method, order in PAIRS if method != "runge_kutta"],
 )  # fmt: skip
 def test_error_falls_with_the_tolerance_and_effort_grows(method, order, schedule):
     mean, values = np.array([0.5, -1.0, 2.0, 0.0]), np.array([1.0, 0.1, 0.03, 0.01])

@@ -17,8 +17,8 @@ from flowjax.schedules import Schedule
 
 SAFETY, SHRINK, GROW = 0.9, 0.2, 5.0
 LONGEST = 2.0  # step in log-SNR: a longer one could pass over a decision between modes without seeing it
-TRUST = 5.0  # an estimate that puts the error of the last leap further below its length is not believed
-FAILURES = 10  # steps in a row with a result that is not finite, each a fifth of the one before
+STRICT = 5.0  # the leap away from an infinite log-SNR keeps its order-1 result, so its error counts this often
+FAILURES = 10  # steps of a sample whose result is not finite; each makes the next a fifth as long
 PEERS = {"first": 0.05, "safety": 0.9, "near": 1e-5}
 
 
@@ -122,29 +122,23 @@ def resize(rule, h, error, leaping):
     return jnp.minimum(h, LONGEST) if rule.pair.in_log_snr else h
 
 
-def leap_in(rule, x, t, nearest, before, t_before):
-    """The order-1 step from (x, t) to an end where log-SNR is infinite, and its estimated error: (B, *D), (B,).
+def leap_in(rule, x, t, nearest):
+    """The order-1 step from (x, t) to an end where log-SNR is infinite, and the bound of its error: (B, *D), (B,).
 
-    At the end the state is the data prediction itself (the noise prediction, when inverting), so the error of the leap
-    is how much that would still change. Near the end its rate of change falls as exp(-2 log-SNR), so what is left is
-    half the rate: with P now and P' a log-SNR of h before, (P - P')/(2h), which is cautious, since P' lies back.
-
-    This is blind on a plateau, where the prediction rests until a finer scale is resolved, or before anything is. What is
-    not known yet is hardly larger than the noise that is left, though (sigma, for noise of unit size) or the leap, and
-    the estimate is believed only down to a fifth of these: error = max(|estimate|, max(sigma, |leap|)/5). Where sigma/alpha
-    has come down to the rounding error of 1, the leap is taken anyway.
+    At the end the state is the data prediction itself (the noise prediction, when inverting). What is not known yet of it
+    is hardly larger than the noise that is left, so the error is bounded by the length of the leap, max(|leap|, sigma) for
+    noise of unit size, in units of the tolerance. No estimate from earlier predictions enters: they rest on plateaus,
+    before anything is decided and between two scales, where such an estimate is blind; where it is not, it never was
+    the larger of the two in our measurements. Where sigma/alpha has come down to the rounding error of 1, the leap is
+    taken anyway.
     """
     grows, falls = sides(rule.schedule, rule.start > rule.end)
     ends = jnp.asarray(rule.end, t.dtype)
     decay = falls(ends) / falls(t)
     end = expand(decay, x) * x + expand(grows(ends) - grows(t) * decay, x) * nearest
-    h = jnp.abs(rule.place(t) - rule.place(t_before))
-    left = grows(ends) * (nearest - before) / expand(2 * h, x)
-    delta = rule.delta(x, end)
-    estimate = jnp.where(jnp.isfinite(h), norm(left / delta), jnp.inf)
     length = jnp.maximum(jnp.abs(end - x), expand(falls(t), x))
-    error = jnp.maximum(estimate, norm(length / delta) / TRUST)
-    return end, jnp.where(rule.sign * rule.place(t) > 0.99 * far(t.dtype), 0.0, error)
+    bound = norm(length / rule.delta(x, end))
+    return end, jnp.where(rule.sign * rule.place(t) > 0.99 * far(t.dtype), 0.0, bound)
 
 
 def far(dtype):

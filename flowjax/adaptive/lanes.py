@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from flowjax.adaptive.control import FAILURES, arrives, choose, expand, far, finite, leap_in, norm, resize
+from flowjax.adaptive.control import FAILURES, STRICT, arrives, choose, expand, far, finite, leap_in, norm, resize
 from flowjax.adaptive.pairs import Steps, leap_out
 from flowjax.sample import NOT_FINITE, OK, OUT_OF_EVALUATIONS
 from flowjax.schedules import predict
@@ -29,9 +29,8 @@ class Lanes(NamedTuple):
       stage: of the evaluation at `at`, 0 is the start of the step.
       history: S arrays (B, *D), the evaluations of this step.
       steps: `Steps`, the coefficients of this step.
-      leap, t_leap: the prediction of the end (data, or noise when inverting) at the last accepted state but one.
       low: the lower-order state of the last accepted step (controller="peers").
-      failures: steps in a row that were not finite.
+      failures: steps that were not finite.
       status: RUNNING, or as in `Solution`.
       nfe, accepted, rejected: counts.
       carry, start_carry: of the model now, and after the evaluation that a rejected step falls back to.
@@ -46,8 +45,6 @@ class Lanes(NamedTuple):
     stage: jax.Array
     history: tuple
     steps: Steps
-    leap: jax.Array | None
-    t_leap: jax.Array
     low: jax.Array | None
     failures: jax.Array
     status: jax.Array
@@ -101,18 +98,18 @@ def begin(rule, x, carry):
     return Lanes(
         at=x, t_at=t, x=x, t=t, h=h, t_next=t_next, stage=zero,
         history=(jnp.zeros_like(x),) * rule.pair.stages, steps=steps,
-        leap=jnp.zeros_like(x) if rule.leaps_in else None, t_leap=t, low=x if rule.peers else None,
+        low=x if rule.peers else None,
         failures=zero, status=zero + RUNNING, nfe=zero, accepted=zero, rejected=zero, carry=carry, start_carry=carry,
     )  # fmt: skip
 
 
-def judge(rule, lanes, history):
+def judge(rule, lanes, history, leaping):
     """(higher-order result, lower-order one for the peers, error) of a step whose evaluations are all in `history`."""
     high, _ = place_after(lanes.steps, lanes.stage, lanes.x, history)
     difference = combine(jnp.zeros_like(lanes.t), lanes.steps.error, lanes.x, history)
     low = high - difference if rule.peers else None
     delta = rule.delta(lanes.low, low) if rule.peers else rule.delta(lanes.x, high)
-    error = norm(difference / delta)
+    error = norm(difference / delta) * jnp.where(leaping, STRICT, 1.0).astype(lanes.x.dtype)
     return high, low, rule.share(jnp.where(finite(high) & jnp.isfinite(error), error, jnp.inf))
 
 
@@ -131,7 +128,7 @@ def advance(rule, lanes, velocity, carry):
 
     # The result and its error, where this was the last stage of a step.
     closes = running & (stage == jnp.where(leaping, 1, pair.stages - 1))
-    high, low, error = judge(rule, lanes, history)
+    high, low, error = judge(rule, lanes, history, leaping)
     accept, reject = closes & (error <= 1), closes & ~(error <= 1)
     x, t = choose(accept, (high, lanes.t_next), (lanes.x, lanes.t))
     h = jnp.where(closes, resize(rule, lanes.h, error, leaping), lanes.h)
@@ -143,14 +140,12 @@ def advance(rule, lanes, velocity, carry):
     starts = running & ((stage == 0) | kept)
     history = (choose(kept, prediction, history[0]), *history[1:])
     broken = rule.share(jnp.where(starts & ~finite(prediction), 1.0, 0.0)) > 0
-    failures = jnp.where(reject & jnp.isinf(error), lanes.failures + 1, jnp.where(closes, 0, lanes.failures))
+    failures = lanes.failures + (reject & jnp.isinf(error))
     arrived = accept & arrives(rule, t)
-    leap, t_leap = lanes.leap, lanes.t_leap
     if rule.leaps_in:
-        end, error = leap_in(rule, x, t, nearest, leap, t_leap)
-        leaps = starts & ~broken & (lanes.accepted + accept > 0) & (rule.share(error) <= 1)
+        end, bound = leap_in(rule, x, t, nearest)
+        leaps = starts & ~broken & (rule.share(bound) <= 1)
         x, t = choose(leaps, (end, jnp.full_like(t, rule.end)), (x, t))
-        leap, t_leap = choose(starts, (nearest, t), (leap, t_leap))
         arrived, accept = arrived | leaps, accept | leaps
 
     nfe = lanes.nfe + 1
@@ -168,7 +163,7 @@ def advance(rule, lanes, velocity, carry):
     carry = choose(reject | (status > OK), start_carry, carry)
     new = Lanes(
         at=at, t_at=t_at, x=x, t=t, h=h, t_next=t_next, stage=stage.astype(jnp.int32), history=history, steps=steps,
-        leap=leap, t_leap=t_leap, low=choose(accept, low, lanes.low) if rule.peers else None,
+        low=choose(accept, low, lanes.low) if rule.peers else None,
         failures=failures, status=status, nfe=nfe, accepted=lanes.accepted + accept, rejected=lanes.rejected + reject,
         carry=carry, start_carry=start_carry,
     )  # fmt: skip

@@ -45,11 +45,11 @@ def sample_adaptive(
     either way and at most 2 in log-SNR. The first is half of (atol + rtol)^(1/order), in log-SNR (in t: "runge_kutta").
 
     Ends where log-SNR is infinite (t = 0; t = 1 on paths that reach pure noise) are reached exactly, by one step of order
-    1 whose error counts inside the tolerance: away from t = 1 it is halved or lengthened until half the change of the
-    data prediction over it, |alpha1 (m_1 - m_0)|/2, is within delta (m_1 is also where the next step starts); into t = 0
-    it is taken as soon as the change that the data prediction still has to make is within delta: see
-    `control.leap_in` for this estimate. `plans.dpm_solver_pp(schedule, grid, order, method="singlestep")` on the saved grid
-    of a sample gives its result again.
+    1 whose error counts inside the tolerance. Away from t = 1 its length is tried until the change of the data prediction
+    over it says that its error, |alpha1 (m_1 - m_0)|/2, is within delta/5 (m_1 is also where the next step starts; a
+    fifth, because the lower order is what is kept). Into t = 0 it is taken as soon as all that it can change,
+    max(|leap|, sigma), is within delta: see `control.leap_in`. The plan `plans.dpm_solver_pp(schedule, grid, order,
+    method="singlestep")` on the saved grid of a sample gives its result again.
 
     Under `jax.jit` over sharded arrays the loop asks all devices at every turn whether one still runs. Inside
     `jax.shard_map` it holds no collective, and each device stops when its own samples are done.
@@ -68,16 +68,16 @@ def sample_adaptive(
       lockstep: the error is the maximum over the batch, and all samples take the same steps.
       axis_name: with lockstep inside shard_map, the mesh axis (or axes) over which the maximum is taken too: one scalar
         for each evaluation, because the devices must agree on every step.
-      controller: "default", or "peers": the one of the public DPM-Solver codes, bit for bit in float64. Its first step is
+      controller: "default", or "peers": the one of the public DPM-Solver codes, step for step in float64. Its first step is
         0.05, growth has no limit, delta uses the lower-order states, a rejected step is evaluated again from its start,
         it is within 1e-5 of the end when it stops, and it is in lockstep. The span must have finite log-SNR.
       carry: state of the model, a pytree with leading axis B: a rejected step is not committed, sample by sample.
       save_grid: keep the accepted times in `stats.grid`.
 
     Returns:
-      `Solution` with `AdaptiveStats`. Status 2: the network's answer was not finite at an accepted state, or 10 times in
-      a row inside a step that shrank each time; x is the last accepted state. `carry` is that of the last evaluation, of
-      the last one at the start of a step where a sample did not arrive.
+      `Solution` with `AdaptiveStats`. Status 2: the network's answer was not finite at an accepted state, or inside ten
+      steps, each of which was tried again at a fifth of its length; x is the last accepted state. `carry` is that of the
+      last evaluation, or of the last one at the start of a step where a sample did not arrive.
 
     Raises:
       ValueError: an option, a tolerance, a span or shapes that do not fit.
