@@ -1,10 +1,12 @@
 """Settings of every test, made before jax starts: float64, strict shapes, eight CPU devices, programs kept on disk."""
 
+import dataclasses
 import os
 import pathlib
 
 import jax
 import matplotlib
+import pytest
 
 matplotlib.use("Agg")
 
@@ -24,3 +26,18 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     jax.config.update("jax_compilation_cache_dir", str(cache))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.fixture(scope="session")
+def small_order_run(tmp_path_factory):
+    """Work directory of the order experiment, run through on sizes that only show that it runs."""
+    from configs.order import get_config
+    from experiments import order
+
+    config = dataclasses.replace(
+        get_config("quick"), seeds=2, samples=4, fields=("ring", "mixture-2"), nfe=(5, 10, 20), claim_steps=(16, 32),
+        stds=(0.15, 0.5), dial_nfe=(6, 10), crossover_nfe=(4, 8, 16), reference_steps=40, repeats=2,
+    )  # fmt: skip
+    workdir = tmp_path_factory.mktemp("order")
+    order.run(config, workdir)
+    return workdir

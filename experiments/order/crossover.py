@@ -329,14 +329,16 @@ def section(rows, command):
         expected="The next order wins for good from N* = (2k/pi) (r + 2 + 1/r) on, r = shift/std: a log-log slope of 1, a factor "
         "within 2, and N* of order 3 above that of order 2. A pilot had found the opposite ranking once. The second reading, "
         "with the end solved, was added after the first results were seen.",
-        answer=f"The run as it is, median error: {said('own', 'median')}. With the end solved accurately: {said('solved', 'median')}. "
-        f"Order 2 is ahead from the start in {early['own']} cells as the run is and in {early['solved']} with the end solved"
-        f"{': much of what it loses to Euler it loses at the end' if early['solved'] > early['own'] else ''}. "
-        f"That order 3 needs more evaluations than order 2, as the law says, holds in {holds} comparisons of the first kind, fails in "
-        f"{fails} and is undecided in {unknown}; of the second kind {solved[0]}, {solved[1]} and {solved[2]}.",
+        answer=f"By median error order 2 is ahead of Euler from the fewest evaluations on in {early['own']} of {judged} cells (width x shift) as the run "
+        f"is, and in **{early['solved']}** with the end solved accurately"
+        f"{': much of what order 2 loses to Euler it loses at the end' if early['solved'] > early['own'] else ''}. Order 3 is below order 2 for good "
+        f"by {reach[1]} evaluations in {third['own']} of {judged3} cells as the run is and in **{third['solved']}** with the end solved. "
+        f"The law for order 3: as the run is, {_slope(found['own', 'median', second]) or 'too few crossovers for a slope'}; with the end solved, "
+        f"{_slope(found['solved', 'median', second]) or 'too few crossovers for a slope'}. That order 3 needs more evaluations than order 2 holds "
+        f"in {holds + solved[0]} comparisons, fails in {fails + solved[1]}, and is open in {unknown + solved[2]}.",
         figures=(_draw_law(table, reach), _draw_collapse(rows)),
         table=wide(table),
-        caveat=f"By RMS error, the run as it is: {said('own', 'rms')}; with the end solved: {said('solved', 'rms')}. "
+        caveat=f"In full, by median error, the run as it is: {said('own', 'median')}; with the end solved: {said('solved', 'median')}. By RMS error, the run as it is: {said('own', 'rms')}; with the end solved: {said('solved', 'rms')}. "
         f"The end is solved from the last node at most {ENDS['solved']:g} past the event in log-SNR; moving that changes what order 3 (median) "
         f"says of the law: {moved}. An N* is the last time the ratio comes down through {1 + BAND:g}, so one late bump moves it far. Slopes count crossovers outside "
         f"the range as bounds, and leave out the cells whose law lies outside it ({sum(not r['judged'] for r in table)} of {len(table)} "
