@@ -317,10 +317,11 @@ def section(rows, command):
     def said(end, statistic, some=PAIRS[:2]):
         return "; ".join(_says(found[end, statistic, f"{a} below {b}"], reach) for a, b, _ in some)
 
-    first = f"{PAIRS[0][0]} below {PAIRS[0][1]}"
-    early = {end: found[end, "median", first]["below"] for end in DRAWN}
-    moved = [(end, found[end, "median", f"{PAIRS[1][0]} below {PAIRS[1][1]}"]) for end in ENDS if end not in DRAWN]
-    moved = "; ".join(f"{end} (at {ENDS[end]:g}): {_slope(fit) or 'too few crossovers'}" for end, fit in moved)
+    first, second = (f"{a} below {b}" for a, b, _ in PAIRS[:2])
+    early = {end: found[end, "median", first]["below"] for end in ENDS}
+    third = {end: found[end, "median", second]["seen"] + found[end, "median", second]["below"] for end in ENDS}
+    sides = ("seen", "below", "above")
+    judged, judged3 = (sum(found["own", "median", pair][side] for side in sides) for pair in (first, second))
 
     holds, fails, unknown = ranks([r for r in table if r["end"] == "own"])
     solved = ranks([r for r in table if r["end"] == "solved"])
