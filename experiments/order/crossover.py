@@ -318,9 +318,11 @@ def section(rows, command):
         return "; ".join(_says(found[end, statistic, f"{a} below {b}"], reach) for a, b, _ in some)
 
     first, second = (f"{a} below {b}" for a, b, _ in PAIRS[:2])
-    early = {end: found[end, "median", first]["below"] for end in ENDS}
-    third = {end: found[end, "median", second]["seen"] + found[end, "median", second]["below"] for end in ENDS}
+    early = {end: found[end, "median", first]["below"] for end in DRAWN}
+    third = {end: found[end, "median", second]["seen"] + found[end, "median", second]["below"] for end in DRAWN}
     sides = ("seen", "below", "above")
+    moved = [(end, found[end, "median", second]) for end in ENDS if end not in DRAWN]
+    moved = "; ".join(f"{end} (at {ENDS[end]:g}): {_slope(fit) or 'too few crossovers'}" for end, fit in moved)
     judged, judged3 = (sum(found["own", "median", pair][side] for side in sides) for pair in (first, second))
 
     holds, fails, unknown = ranks([r for r in table if r["end"] == "own"])
