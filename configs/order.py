@@ -28,6 +28,7 @@ class Config:
       dial_nfe: evaluations at which the dials are read.
       crossover_nfe: evaluations among which crossovers are sought.
       tolerances: atol and rtol of the adaptive maps, each with each.
+      batches: sizes at which lockstep is counted.
       scales: of guidance.
       reference_steps: RK4 steps of the reference.
       repeats: timed calls of the cost table.
@@ -49,6 +50,7 @@ class Config:
     dial_nfe: tuple[int, ...] = (6, 10, 20, 40, 15, 30)
     crossover_nfe: tuple[int, ...] = (4, 6, 8, 11, 15, 20, 28, 40, 56, 80, 112, 160)
     tolerances: tuple[float, ...] = (0.2, 0.05, 0.02, 0.0078, 2e-3, 5e-4, 1e-4)
+    batches: tuple[int, ...] = (1, 8, 64, 512)
     scales: tuple[float, ...] = (1.0, 1.5, 4.0, 7.0)
     reference_steps: int = 400
     repeats: int = 9
@@ -64,7 +66,7 @@ def get_config(arg=""):
             "cause_fields": ("ring", "mixture-16"),
             "nfe": (5, 10, 20, 40), "claim_steps": (16, 32, 64, 128), "stds": (0.05, 0.15, 0.5),
             "couplings": (0.0, 0.9), "dial_nfe": (6, 10, 20, 40), "crossover_nfe": (4, 6, 8, 11, 15, 20, 28, 40, 56, 80),
-            "tolerances": (0.2, 0.05, 0.0078, 1e-3), "reference_steps": 200, "repeats": 5,
+            "tolerances": (0.2, 0.05, 0.0078, 1e-3), "batches": (1, 64), "reference_steps": 200, "repeats": 5,
             "solvers": (
                 "Euler", "DPM++ 2M", "DPM++ 3M published", "DPM++ 3M exact", "AB2", "AB3", "UniPC2", "DPM++ 2S",
                 "DPM++ 3S", "Heun",

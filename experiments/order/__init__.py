@@ -9,14 +9,16 @@ from experiments.order import (
     defects,
     distribution,
     grid_choice,
+    guided,
     ledger,
     nfe,
+    tolerance,
     verdict,
 )
 from experiments.run import progress
 from flowjax import records
 
-QUESTIONS = (claims, nfe, curvature, crossover, distribution, ledger, grid_choice, defects, cost)
+QUESTIONS = (claims, nfe, curvature, crossover, distribution, ledger, grid_choice, guided, tolerance, defects, cost)
 
 
 def run(config, workdir):
