@@ -35,7 +35,7 @@ class Config:
     """
 
     seeds: int = 10
-    samples: int = 64
+    samples: int = 24
     fields: tuple[str, ...] = ("digits", "ring", "mixture-16", "mixture-2", "mixture-64", "two points", "power law")
     shifts: tuple[float, ...] = (1.0, 3.0, 6.0, 12.0)
     nfe: tuple[int, ...] = (5, 10, 20, 40, 4, 6, 8, 12, 15, 25, 30, 50, 60, 80, 100)

@@ -30,11 +30,15 @@ def test_all_cases_have_the_original_numbers(family):
 
 @pytest.fixture(scope="module")
 def variant(tmp_path_factory):
-    """Another folder of the same layout: a part of the cases, one field under a new name, five samples of each."""
+    """Another folder of the same layout: a part of the cases, one field under a new name, five samples of each.
+
+    The adaptive family is left out: there the peers' steps depend on the whole batch, so a part of it ends elsewhere.
+    """
     path = tmp_path_factory.mktemp("variant")
     manifest = json.loads((golden.HERE / "manifest.json").read_text(encoding="utf-8"))
     source = golden.Folder(golden.HERE)
-    cases = [case for case in manifest["cases"] if case.get("field") == "gmm16" and case["family"] in golden.FAMILIES]
+    known = set(golden.FAMILIES) - {"adaptive"}
+    cases = [case for case in manifest["cases"] if case.get("field") == "gmm16" and case["family"] in known]
     cases = cases[::11] + [case for case in cases if case["family"] == "sde_multistep_vp"][:2]
     fields, outputs = {}, {}
     for name, array in source.file("fields").items():
