@@ -22,6 +22,7 @@ class Config:
       plans: plans of the ablation.
       repeats: timed calls of each contender, interleaved; the median counts.
       rtol: relative and absolute tolerance of the adaptive peers.
+      adaptive_fields, adaptive_batches: where error control is timed at equal error.
     """
 
     batch: int = 256
@@ -29,8 +30,15 @@ class Config:
     plans: int = 40
     repeats: int = 15
     rtol: float = 1e-3
+    adaptive_fields: tuple[str, ...] = ("ring", "digits")
+    adaptive_batches: tuple[int, ...] = (1, 64, 4096)
 
 
 def get_config(arg=""):
     """`arg` "quick" times little, for a test that the command works."""
-    return shrink(Config(), arg, quick={"batch": 16, "steps": 6, "plans": 4, "repeats": 2})
+    return shrink(
+        Config(), arg,
+        quick={
+            "batch": 16, "steps": 6, "plans": 4, "repeats": 2, "adaptive_fields": ("ring",), "adaptive_batches": (4,),
+        },
+    )  # fmt: skip

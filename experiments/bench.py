@@ -10,25 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import flowjax
+from experiments.bench_adaptive import adaptive
 from experiments.run import main
+from experiments.timing import interleaved
 from flowjax import Linear, fields, grids, plans, records
-
-
-def clock(call):
-    """Seconds of one call, waited for."""
-    start = time.perf_counter()
-    jax.block_until_ready(call())
-    return time.perf_counter() - start
-
-
-def interleaved(calls, repeats):
-    """{name: (first call, median of `repeats` later calls)}; the contenders take turns."""
-    first = {name: clock(call) for name, call in calls.items()}
-    times = {name: [] for name in calls}
-    for _ in range(repeats):
-        for name, call in calls.items():
-            times[name].append(clock(call))
-    return {name: (first[name], statistics.median(times[name])) for name in calls}
 
 
 def setup(config, dtype=jnp.float32):
@@ -231,7 +216,7 @@ def _torch(config, noise, exact):
     return result
 
 
-PARTS = {"overhead": overhead, "ablation": ablation, "peers": peers}
+PARTS = {"overhead": overhead, "ablation": ablation, "peers": peers, "adaptive": adaptive}
 
 
 def run(config, workdir):

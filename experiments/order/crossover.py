@@ -13,7 +13,7 @@ begins is a choice, so it is also moved.
 import functools
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize, special
 
 from experiments import report
 from experiments.order import lab
@@ -149,7 +149,7 @@ def censored_line(x, y, side):
     def loss(height, slope, log_scatter):
         log_scatter = max(log_scatter, -5.0)  # points exactly on a line have no scatter, and an infinite likelihood
         z = (y - height - slope * x) / np.exp(log_scatter)
-        parts = stats.norm.logpdf(z) - log_scatter, stats.norm.logsf(z), stats.norm.logcdf(z)
+        parts = -(z**2) / 2 - 0.5 * np.log(2 * np.pi) - log_scatter, special.log_ndtr(-z), special.log_ndtr(z)
         return -np.sum(np.select([side == "", side == "above", side == "below"], parts))
 
     def profile(slope):

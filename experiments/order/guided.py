@@ -372,7 +372,7 @@ def section(rows, command):
     steps = "; ".join(
         f"{field}: " + ", ".join(
             f"{report.sig(f['DPM++ 2M'])} and {report.sig(f['DPM++ 3M exact'])} at {f['scale']:g}"
-            for f in few if f["field"] == field
+            for f in few if f["field"] == field and f["scale"] in (least["scale"], most["scale"])
         )
         for field in dict.fromkeys(f["field"] for f in few)
     )  # fmt: skip
