@@ -9,6 +9,7 @@ import pytest
 
 import flowjax
 from configs import order
+from experiments import bench_adaptive
 from experiments.order import guided, lab, tolerance
 from flowjax import guidance
 
@@ -82,6 +83,23 @@ def test_scale_one_is_the_conditional_field():
     x = np.random.default_rng(0).standard_normal((5, 2))
     alone = guidance.combine(field.conditional.velocity, field.field.velocity, 1.0)(x, 0.3)
     np.testing.assert_array_equal(field.velocity(x, 0.3), alone)
+
+
+def test_evaluations_of_an_explicit_solver_are_six_a_step_and_one():
+    pytest.importorskip("diffrax")
+    solve, field = bench_adaptive._theirs("Tsit5"), lab.make_field("ring")
+    noise = flowjax.draw_noise(tolerance.jax.random.key(0), np.arange(2), (2,))
+    _, counts = solve(field, noise, jnp.asarray(1e-2))
+    assert bench_adaptive.evaluations(solve, field, noise, jnp.asarray(1e-2)) == np.mean(counts)
+
+
+def test_the_loosest_tolerance_that_is_good_enough_is_taken():
+    noise = jnp.ones((3, 2))
+    found = bench_adaptive.calibrate(
+        lambda field, x, tol: (x * (1 + 1.5 * tol), jnp.ones(3)), None, noise, np.ones((3, 2))
+    )
+    good = [t for t in bench_adaptive.LADDER if 1.5 * t < bench_adaptive.GOAL]
+    assert found[0] == good[0] and found[1] == pytest.approx(1.5 * good[0])
 
 
 def _found(scale, number, side="", grid="shift 1"):

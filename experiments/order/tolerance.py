@@ -30,11 +30,10 @@ LINES = ("atol < rtol", "atol = rtol", "atol > rtol")
 def cells(config):
     """One cell a field and method, one a field for the fixed plans, one a batch size."""
     names = config.cause_fields[: (len(config.cause_fields) + 1) // 2]  # an adaptive program is dear to compile
-    filled = [b for b in config.batches if b <= config.seeds * config.samples]
     return [
         *({"question": QUESTION, "part": "map", "field": f, "method": m} for f in names for m in METHODS),
         *({"question": QUESTION, "part": "fixed", "field": f} for f in names),
-        *({"question": QUESTION, "part": "batch", "field": names[0], "batch": b} for b in filled),
+        *({"question": QUESTION, "part": "batch", "field": names[0], "batch": b} for b in config.batches),
     ]
 
 
@@ -124,7 +123,10 @@ def _fixed(cell, jobs):
 
 def _batches_of(config, field, sizes):
     """{size: evaluations that a sample needs and that its batch computes, at the public defaults}, alone and in lockstep."""
-    cell = lab.make_cell(field, config.seeds, config.samples, steps=config.reference_steps)
+    each = max(
+        min(config.samples, STARTS), -(-max(sizes) // config.seeds)
+    )  # starts a seed, enough for the largest batch
+    cell = lab.make_cell(field, config.seeds, each, steps=config.reference_steps)
     run = adaptive(field, cell.noise[None], tolerance_of(*PUBLIC), "order 2")
     x, _, stats = jax.tree.map(lambda a: np.asarray(a)[0], run)
     found = {}
