@@ -66,7 +66,8 @@ def get_config(arg=""):
             "cause_fields": ("ring", "mixture-16"),
             "nfe": (5, 10, 20, 40), "claim_steps": (16, 32, 64, 128), "stds": (0.05, 0.15, 0.5),
             "couplings": (0.0, 0.9), "dial_nfe": (6, 10, 20, 40), "crossover_nfe": (4, 6, 8, 11, 15, 20, 28, 40, 56, 80),
-            "tolerances": (0.2, 0.05, 0.0078, 1e-3), "batches": (1, 64), "scales": (1.0, 4.0, 7.0), "reference_steps": 200, "repeats": 5,
+            "tolerances": (0.2, 0.05, 0.0078, 1e-3), "batches": (1, 64), "scales": (1.0, 4.0, 7.0),
+            "reference_steps": 200, "repeats": 5,
             "solvers": (
                 "Euler", "DPM++ 2M", "DPM++ 3M published", "DPM++ 3M exact", "AB2", "AB3", "UniPC2", "DPM++ 2S",
                 "DPM++ 3S", "Heun",
