@@ -1,11 +1,13 @@
 """The order experiment runs from configuration to page, and its page says what its rows say."""
 
 import html
+import pathlib
 import re
 
 import numpy as np
 import pytest
 
+from configs.order import Config
 from experiments import order
 from experiments.order import claims, lab
 from flowjax import Linear, plans, records
@@ -15,7 +17,7 @@ pytestmark = pytest.mark.slow  # all questions, on small sizes: half a minute of
 
 @pytest.fixture(scope="session")
 def page(small_order_run):
-    return open(order.make_report(small_order_run), encoding="utf-8").read()
+    return pathlib.Path(order.make_report(small_order_run)[0]).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("module", order.QUESTIONS, ids=lambda module: module.QUESTION)
@@ -29,12 +31,8 @@ def test_every_question_has_its_rows_and_its_section(module, small_order_run, pa
 
 def test_a_second_run_measures_nothing(small_order_run):
     before = (small_order_run / "rows.jsonl").read_bytes()
-    order.run(_config(small_order_run), small_order_run)
+    order.run(Config(**records.read_config(small_order_run)), small_order_run)
     assert (small_order_run / "rows.jsonl").read_bytes() == before
-
-
-def _config(workdir):
-    return records.read_config(workdir)
 
 
 def test_the_slopes_on_the_page_are_those_of_the_rows(small_order_run, page):
@@ -52,6 +50,9 @@ def test_the_slopes_on_the_page_are_those_of_the_rows(small_order_run, page):
 def test_plan_of_takes_all_the_evaluations_it_may(name, nfe):
     solver = lab.SOLVERS[name]
     plan = lab.plan_of(name, Linear(), lab.shifted(3.0), nfe)
+    if plan is None:  # too few for the order in its name
+        assert solver.rows(solver.order) > nfe
+        return
     assert plan.nfe == solver.rows(plan.steps) <= nfe < solver.rows(plan.steps + 1)
 
 
