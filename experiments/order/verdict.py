@@ -3,7 +3,7 @@
 import numpy as np
 
 from experiments import report
-from experiments.order import claims, distribution, grid_choice, ledger, nfe
+from experiments.order import claims, distribution, grid_choice, guided, ledger, nfe, tolerance
 
 SHOWN = ("Euler", "DPM++ 2M", "DPM++ 3M published", "AB3")
 
@@ -15,7 +15,10 @@ def of(rows, module):
 
 def lead(rows):
     """Paragraphs; a question without rows is left out."""
-    found = [(nfe, _when), (ledger, _why), (claims, _code), (distribution, _detail), (grid_choice, _advice)]
+    found = [
+        (nfe, _when), (ledger, _why), (claims, _code), (distribution, _detail), (guided, _guided), (tolerance, _tolerance),
+        (grid_choice, _advice),
+    ]  # fmt: skip
     return [say(of(rows, module), rows) for module, say in found if of(rows, module)]
 
 
@@ -62,6 +65,30 @@ def _detail(own, rows):
         f"**What it looks like**: on the ring with shift 3 and {distribution.NFE} evaluations 2M makes modes {width['shift 3', 'DPM++ 2M']} times as wide as "
         f"they are and Euler {width['shift 3', 'Euler']}: the jump from the last time to 0 averages detail away, and Euler's own error happens to put "
         "some back."
+    )
+
+
+def _guided(own, rows):
+    table = guided.by_scale(own)
+
+    def worse(scale):
+        cells = [p for r in own if r["part"] == "error" and r["scale"] == scale for p in r["pairs"]]
+        verdicts = [p["rms_verdict"] for p in cells if (p["a"], p["b"]) == ("DPM++ 2M", "Euler")]
+        return f"{verdicts.count('worse')} of {len(verdicts)}"
+
+    least, most = table[0], table[-1]
+    return (
+        f"**Guidance bends paths**: from scale {least['scale']:g} to {most['scale']:g} their acceleration goes from {report.sig(least['acceleration'])} to "
+        f"{report.sig(most['acceleration'])}, and the cells where 2M is worse than Euler from {worse(least['scale'])} to {worse(most['scale'])}."
+    )
+
+
+def _tolerance(own, rows):
+    public = tolerance.at_public(own)
+    worse = sum(t["adaptive is"] == "worse" for t in public)
+    return (
+        f"**atol and rtol act in adaptive sampling only**, and at the public defaults {tolerance.PUBLIC} it is worse than the best fixed plan of equal "
+        f"NFE in {worse} of {len(public)} cases."
     )
 
 
