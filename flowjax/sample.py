@@ -26,8 +26,9 @@ class Solution(NamedTuple):
       x: (B, *D) the state at the end.
       status: (B,) int32: 0 ok, 1 out of evaluations, 2 not finite.
       stats: `Stats`.
-      path: (steps+1, B, *D) the accepted states with the start first (of UniPC the predicted ones), or None. Where the plan is traced (an argument of
-        jit) its number of steps is unknown and the path has rows+1 entries; those after the last step repeat the end.
+      path: (steps+1, B, *D) the accepted states with the start first (of UniPC the predicted ones), or None. Where the
+        plan is traced (an argument of jit) its number of steps is unknown and the path has rows+1 entries; those after
+        the last step repeat the end.
       carry: the model's state after the last evaluation.
     """
 
