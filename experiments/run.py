@@ -175,11 +175,13 @@ def _run(run, report, argv, config, workdir, overwrite):
     else:
         if records.rows:
             print(f"{workdir} holds {len(records.rows)} rows of this configuration; the run goes on from there.")
+        resumed = bool(records.rows)
         run(config, workdir)
         records = Records(workdir, config)
         if not records.rows:
             raise ValueError(f"the run left no rows in {workdir}; run(config, workdir) adds them to Records.")
-        records.finish({"seconds": time.monotonic() - start, "command": _command(argv)})
+        seconds = {} if resumed else {"seconds": time.monotonic() - start}  # of a part they would mislead
+        records.finish(seconds | {"command": _command(argv)})
     made = report(workdir) if report else []
     made = [made] if isinstance(made, (str, os.PathLike)) else list(made or [])
     print(f"{len(records.rows)} rows in {os.path.join(workdir, 'rows.jsonl')}")
