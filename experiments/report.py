@@ -191,7 +191,8 @@ def _share_legend(fig):
         earlier.remove()
     lines = {label: line for ax in fig.axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     names = sorted(lines, key=_rank)
-    fig.legend([lines[name] for name in names], names, loc="outside lower center", ncols=3)
+    columns = 2 if max(map(len, names)) > 18 and fig.get_figwidth() < 7 else 3  # what the figure's width holds
+    fig.legend([lines[name] for name in names], names, loc="outside lower center", ncols=columns)
 
 
 def _rank(name):

@@ -269,11 +269,9 @@ def section(rows, command):
         "but little at these steps, where it damps; labels cost nothing below 50 steps. Mended, order 3 beats order 2 from about 20 steps on.",
         answer=f"Mending all {len(FACTORS)} causes divides the error of DPM++ 3M by **{report.sig(math.exp(sum(b['gain'] for b in ranked)))}** (geometric mean over "
         f"{len(plain)} cells). Shares of that gap, in log error: **{shares}**. "
-        f"The two largest by shift: {by_shift}. "
-        f"In {sum(t['3M mended'] > t['3M shipped'] for t in table)} of {len(table)} cells 3M is worse when all is mended. "
         + (f"Mending {' and '.join(harmful)} raises the error on average. " if harmful else "")
         + (f"Not told from nothing: {', '.join(unclear)}. " if unclear else "")
-        + f"Error of 3M over that of 2M in the same state, {by_nfe}. {_curvature(rows)}",
+        + f"Error of 3M over that of 2M in the same state, {by_nfe}.",
         figures=(
             report.picture(
                 fig,
@@ -284,7 +282,8 @@ def section(rows, command):
             ),
         ),
         table=by_cell(rows),
-        caveat=_caveat(plain, table),
+        caveat=f"The two largest by shift: {by_shift}. In {sum(t['3M mended'] > t['3M shipped'] for t in table)} of {len(table)} cells 3M is "
+        f"worse when all is mended. {_curvature(rows)} {_caveat(plain, table)}",
         command=command,
     )
 
