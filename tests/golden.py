@@ -272,32 +272,36 @@ def of(function, *args, **kwargs):
     return lambda folder, case: function(folder, case, *args, **kwargs)
 
 
-FAMILIES = {
-    "multistep": multistep,
-    "multistep_float32": of(multistep, dtype=np.float32),
-    "multistep_trajectory": of(multistep, save_path=True),
-    "multistep_thresholding": multistep_thresholding,
-    "multistep_correcting_xt": multistep_correcting_xt,
-    "multistep_third_consistent": multistep,
-    "multistep_third_diffusers_rule": third_diffusers_rule,
-    "singlestep": of(multistep, "singlestep"),
-    "singlestep_fixed": of(multistep, "singlestep_fixed"),
-    "singlestep_plan": singlestep_plan,
-    "inverse": inverse,
-    "add_noise": add_noise,
-    "euler_float64": euler_float64,
-    "time_grid": time_grid,
-    "vp_schedule": vp_schedule,
-    "euler": of(run_diffusers, "FlowMatchEulerDiscreteScheduler"),
-    "heun": of(run_diffusers, "FlowMatchHeunDiscreteScheduler"),
-    "dpm_multistep_flow": of(diffusers_flow, "DPMSolverMultistepScheduler"),
-    "dpm_singlestep_flow": of(diffusers_flow, "DPMSolverSinglestepScheduler"),
-    "unipc_flow": of(diffusers_flow, "UniPCMultistepScheduler"),
-    "ddim": of(diffusers_vp, "DDIMScheduler"),
-    "dpm_multistep_vp": of(diffusers_vp, "DPMSolverMultistepScheduler"),
-    "sde_multistep_vp": of(diffusers_vp, "DPMSolverMultistepScheduler"),
-    "diffusers_sigmas": diffusers_sigmas,
-} | golden_adaptive.FAMILIES | golden_guidance.FAMILIES
+FAMILIES = (
+    {
+        "multistep": multistep,
+        "multistep_float32": of(multistep, dtype=np.float32),
+        "multistep_trajectory": of(multistep, save_path=True),
+        "multistep_thresholding": multistep_thresholding,
+        "multistep_correcting_xt": multistep_correcting_xt,
+        "multistep_third_consistent": multistep,
+        "multistep_third_diffusers_rule": third_diffusers_rule,
+        "singlestep": of(multistep, "singlestep"),
+        "singlestep_fixed": of(multistep, "singlestep_fixed"),
+        "singlestep_plan": singlestep_plan,
+        "inverse": inverse,
+        "add_noise": add_noise,
+        "euler_float64": euler_float64,
+        "time_grid": time_grid,
+        "vp_schedule": vp_schedule,
+        "euler": of(run_diffusers, "FlowMatchEulerDiscreteScheduler"),
+        "heun": of(run_diffusers, "FlowMatchHeunDiscreteScheduler"),
+        "dpm_multistep_flow": of(diffusers_flow, "DPMSolverMultistepScheduler"),
+        "dpm_singlestep_flow": of(diffusers_flow, "DPMSolverSinglestepScheduler"),
+        "unipc_flow": of(diffusers_flow, "UniPCMultistepScheduler"),
+        "ddim": of(diffusers_vp, "DDIMScheduler"),
+        "dpm_multistep_vp": of(diffusers_vp, "DPMSolverMultistepScheduler"),
+        "sde_multistep_vp": of(diffusers_vp, "DPMSolverMultistepScheduler"),
+        "diffusers_sigmas": diffusers_sigmas,
+    }
+    | golden_adaptive.FAMILIES
+    | golden_guidance.FAMILIES
+)
 
 
 def check(folder, case):

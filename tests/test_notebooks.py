@@ -2,14 +2,10 @@
 
 import os
 import pathlib
-import sys
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
-
-from experiments import order
-from flowjax import records
 
 ROOT = pathlib.Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -26,6 +22,8 @@ def test_notebook_runs_from_the_top(path, rows, monkeypatch):
     monkeypatch.setenv("FLOWJAX_ROWS", str(rows))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": path.parent}}).execute()
+    NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": path.parent}}
+    ).execute()
     counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
     assert counts == list(range(1, len(counts) + 1))
