@@ -3,9 +3,11 @@
 #   make PYTHON=/path/to/python3     build .venv with this Python, 3.11 to 3.13
 #   make EXTRAS="test cuda13"        and with these extras of setup.cfg
 #   make test ARGS="-k order"        pass arguments on to pytest
+#   make test WORKERS=8              share the tests among so many processes (2)
 PYTHON ?=
 EXTRAS ?= test
 ARGS ?=
+WORKERS ?= 2
 
 export PYTHON EXTRAS
 # The clone's own files come first, whatever else the environment holds.
@@ -26,11 +28,11 @@ demo: env  ## measure the order of the solvers, in small (runs/order-quick)
 	@echo "demo: made" runs/order-quick/*
 
 test: lint  ## lint, then the tests that take less than ten seconds each
-	$(RUN) -m pytest -m "not slow" $(ARGS)
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile -m "not slow" $(ARGS)
 	@echo "test: lint and quick tests passed; 'make test-all' runs the slow ones too"
 
 test-all: lint  ## lint, then every test
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 	@echo "test-all: lint and all tests passed"
 
 lint: env  ## look for mistakes in the code
