@@ -162,7 +162,10 @@ def softmax_attention(q, k, v, layer=None, carry=None):
     return jnp.einsum("bhqk,bkhd->bqhd", weights, v, preferred_element_type=exact).astype(v.dtype), carry
 
 
-def _linear(inputs, outputs, config, rngs, kernel=nnx.initializers.xavier_uniform()):
+XAVIER, ZEROS = nnx.initializers.xavier_uniform(), nnx.initializers.zeros
+
+
+def _linear(inputs, outputs, config, rngs, kernel=XAVIER):
     """A layer that multiplies in the compute dtype and adds up in float32: bfloat16 sums lose speed and digits on a CPU."""
     options = {"dtype": jnp.dtype(config.dtype), "preferred_element_type": jnp.float32} if config.dtype else {}
     return nnx.Linear(inputs, outputs, kernel_init=kernel, rngs=rngs, **options)
@@ -170,7 +173,7 @@ def _linear(inputs, outputs, config, rngs, kernel=nnx.initializers.xavier_unifor
 
 def _modulation(config, parts, rngs):
     """Linear map from the condition to shifts, scales and gates: zero at the start, in the state's dtype always."""
-    return nnx.Linear(config.width, parts * config.width, kernel_init=nnx.initializers.zeros, rngs=rngs)
+    return nnx.Linear(config.width, parts * config.width, kernel_init=ZEROS, rngs=rngs)
 
 
 def _norm(width, epsilon, rngs):
@@ -221,7 +224,7 @@ class DiT(nnx.Module):
         self.norm = _norm(width, 1e-6, rngs)
         self.modulation = _modulation(config, 2, rngs)
         outputs = config.patch**2 * config.outputs
-        self.outputs = _linear(width, outputs, config, rngs, kernel=nnx.initializers.zeros)
+        self.outputs = _linear(width, outputs, config, rngs, kernel=ZEROS)
 
     def embed(self, patches, clock, label, positions):
         """patches (B, L, P), clock and label (B,), positions (L, E) -> tokens (B, L, E), condition (B, E)."""
@@ -277,7 +280,7 @@ class Network(NamedTuple):
     part: callable
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def network(config):
     """The `Network` of these sizes."""
     graph, abstract = nnx.split(nnx.eval_shape(lambda: DiT(config, nnx.Rngs(0))))
