@@ -2,5 +2,17 @@
 
 from flowjax.models.dit import DiTConfig, network, overview, preset, softmax_attention
 from flowjax.models.model import Card, Model, init, model
+from flowjax.models.vae import Autoencoder
 
-__all__ = ["Card", "DiTConfig", "Model", "init", "model", "network", "overview", "preset", "softmax_attention"]
+__all__ = [
+    "Autoencoder",
+    "Card",
+    "DiTConfig",
+    "Model",
+    "init",
+    "model",
+    "network",
+    "overview",
+    "preset",
+    "softmax_attention",
+]
