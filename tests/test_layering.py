@@ -26,6 +26,7 @@ ALLOWED = {
     "fields": {"schedules", "grids"},
     "geometry": {"schedules", "grids", "plans"},  # it compares the updates of successive orders
     "distances": {"schedules", "grids"},
+    "parallel": {"schedules", "grids", "plans", "sample", "guidance", "fields", "models"},
 }
 SAMPLERS = {"sample", "adaptive", "parallel", "plans"}
 NEVER = {"configs", "experiments", "tests", "absl", "matplotlib"}

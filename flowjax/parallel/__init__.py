@@ -1,0 +1,1 @@
+"""Sampling one image on many devices."""

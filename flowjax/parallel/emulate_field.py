@@ -1,0 +1,63 @@
+"""Staleness on a field whose truth is known: the exact field of a finite data set, computed by n devices.
+
+The softmax over the data needs one inner product a datum, and that is a sum over the parts of the state:
+
+    logit_k = alpha (sum_j <x_j, y_kj> - alpha <centre, y_k> - alpha |y_k|^2/2) / V,     x_j: what lies on device j
+
+A device that knows its own part of x and, of the others, only their inner products of the row before, has a softmax of
+its own. With it it answers for its part. All else is as in `emulate`: the same `Exchange`, with F numbers in the place
+of L tokens. There is no network, so no network's error, and float64 shows orders.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from flowjax.fields.base import HIGHEST, check_state, gains, path_at, variance
+from flowjax.parallel.emulate import exchanged, solve
+
+
+def emulate_field(field, noise, plan, told, *, devices, key=None):
+    """Sample from a `flowjax.fields.DataSet` as `devices` of them would.
+
+    Args:
+      field: the `DataSet`. Its `chunk` is not used: (devices, B, K) inner products are held at once.
+      noise: (B, *D).
+      plan, key: as in `flowjax.sample`.
+      told: an `Exchange` whose shards are (F,), F numbers in a sample, flattened; values below `devices`.
+      devices: at least n, known to the compiler: a program for 8 devices also serves 2, at the cost of 8.
+
+    Returns:
+      `flowjax.Solution` whose stats are `flowjax.parallel.emulate.Stats`.
+    """
+    noise = jnp.asarray(noise)
+    count, size = field.offsets.shape
+    if told.shards.shape != (size,) or told.synced.shape != (plan.rows,):
+        raise ValueError(
+            f"parallel.emulate_field: shards {told.shards.shape} and flags {told.synced.shape} for {size} numbers a sample "
+            f"and {plan.rows} rows; wanted one device a number, one flag a row."
+        )
+
+    def model(x, t, carry):
+        x = check_state("DataSet", x, t, field.centre.shape)
+        y, centre = (jnp.asarray(a, x.dtype).reshape(-1, size) for a in (field.offsets, field.centre))  # (K, F), (1, F)
+        path, flat = path_at(field.schedule, t, x.dtype, 2), x.reshape(-1, size)
+        values = jnp.asarray(field.bandwidth, x.dtype).reshape(1, 1) ** 2
+        mine = (jnp.asarray(told.shards)[None] == jnp.arange(devices)[:, None])[:, None]  # (devices, 1, F)
+        shift = path.alpha * (centre @ y.T + 0.5 * jnp.asarray(field.squares, x.dtype)[None])  # (1, K)
+
+        def evaluate(copy, synced):
+            new = jnp.matmul(jnp.where(mine, flat[None], 0), y.T, precision=HIGHEST)  # (devices, B, K)
+            fresh = (synced | jnp.eye(devices, dtype=bool)).astype(x.dtype)  # (devices that see, devices that are seen)
+            seen = jnp.einsum("ij,jbk->ibk", fresh, new) + jnp.einsum("ij,jbk->ibk", 1 - fresh, copy)
+            logits = path.alpha[None] * (seen - shift[None]) / variance(path, values)[None]
+            mean = jnp.matmul(jax.nn.softmax(logits, axis=-1), y, precision=HIGHEST)  # (devices, B, F)
+            mean = jnp.sum(jnp.where(mine, mean, 0), axis=0)  # each device answers for its part
+            offset, gain = gains("velocity", path, values)
+            velocity = offset * (mean + centre) + gain * (flat - path.alpha * (mean + centre))
+            return velocity.reshape(x.shape), new, jnp.sum((new - copy) ** 2) / jnp.sum(new**2)
+
+        return exchanged(told, carry, evaluate)
+
+    dtype = jnp.promote_types(noise.dtype, jnp.float32)
+    copies = jnp.zeros((told.stage.shape[1], devices, len(noise), count), dtype)
+    return solve(model, noise, plan, told, copies, key)
