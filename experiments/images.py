@@ -1,9 +1,13 @@
-"""Images on disk: a grid of them as one PNG that carries its own settings, and files that are whole or not there."""
+"""Images on disk: a grid of them as one PNG that carries its own settings, and files that are whole or not there.
+
+python -m experiments.images runs/sample_digits/samples.png        prints the settings
+"""
 
 import contextlib
 import json
 import os
 import pathlib
+import sys
 import tempfile
 
 import numpy as np
@@ -84,3 +88,11 @@ def read_settings(path):
     if text is None:
         raise ValueError(f"images.read_settings: {path} holds no settings of flowjax; only PNG files made here do.")
     return json.loads(text)
+
+
+if __name__ == "__main__":
+    for path in sys.argv[1:]:
+        try:
+            print(json.dumps(read_settings(path), indent=2))
+        except ValueError as error:
+            raise SystemExit(str(error)) from None

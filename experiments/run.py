@@ -137,8 +137,11 @@ def _load(path):
     return config
 
 
-def parse(argv):
-    """(config, flag values) of a command line, or ValueError with one sentence."""
+def parse(argv, workdir=None):
+    """(config, flag values) of a command line, or ValueError with one sentence.
+
+    `workdir` gives the directory where none is named: a function of the configuration's path.
+    """
     if any(word in ("--help", "-help", "-h") for word in argv):
         print(_define(argv).get_help())
         raise SystemExit(0)
@@ -153,6 +156,8 @@ def parse(argv):
         raise ValueError(" ".join(str(error).split())) from error
     if rest:
         raise ValueError(f"{rest[0]!r} is no flag; a value follows its flag, as --workdir=runs/order.")
+    if not values.workdir and workdir:
+        values.workdir = workdir(given[0])
     if not values.workdir:
         raise ValueError("--workdir is needed: the directory of the rows and the page, as --workdir=runs/order.")
     _check_items(values.config, values["config"].override_values)
@@ -167,7 +172,7 @@ def _command(argv):
     return f"{program} {shlex.join(word for word in argv[1:] if word not in ('--overwrite', '--traceback'))}"
 
 
-def _run(run, report, argv, config, workdir, overwrite):
+def _run(run, report, config, workdir, overwrite, command):
     start = time.monotonic()
     records = Records(workdir, config, overwrite=overwrite)
     if records.finished:
@@ -181,7 +186,7 @@ def _run(run, report, argv, config, workdir, overwrite):
         if not records.rows:
             raise ValueError(f"the run left no rows in {workdir}; run(config, workdir) adds them to Records.")
         seconds = {} if resumed else {"seconds": time.monotonic() - start}  # of a part they would mislead
-        records.finish(seconds | {"command": _command(argv)})
+        records.finish(seconds | {"command": command})
     made = report(workdir) if report else []
     made = [made] if isinstance(made, (str, os.PathLike)) else list(made or [])
     print(f"{len(records.rows)} rows in {os.path.join(workdir, 'rows.jsonl')}")
@@ -190,13 +195,14 @@ def _run(run, report, argv, config, workdir, overwrite):
     print(f"{_clock(time.monotonic() - start)} from start to end")
 
 
-def main(run, report=None, argv=None):
-    """Parse the command line, measure what is missing, draw the page, say what was made and how long it took.
+def act_on(act, argv=None, *, workdir=None, interrupted="nothing is kept."):
+    """Parse the command line and act on it; a caller's mistake ends with one sentence.
 
     Args:
-      run: run(config, workdir) -> rows, kept in Records(workdir, config).
-      report: report(workdir) -> a path or several, or None.
+      act: act(config, workdir, overwrite, command), the last as a reader would type it.
       argv: the command line with the program's name first; sys.argv by default.
+      workdir: as in `parse`.
+      interrupted: what to say after "interrupted;".
 
     Raises:
       SystemExit: with status 2 after one sentence on stderr, when a ValueError says what the caller got wrong (with
@@ -205,13 +211,25 @@ def main(run, report=None, argv=None):
     argv = sys.argv if argv is None else argv
     traceback = "--traceback" in argv
     try:
-        config, values = parse(argv)
-        _run(run, report, argv, config, values.workdir, values.overwrite)
+        config, values = parse(argv, workdir)
+        act(config, values.workdir, values.overwrite, _command(argv))
     except ValueError as error:
         if traceback:
             raise
         print(f"{os.path.basename(argv[0])}: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print("\ninterrupted; the rows so far are kept, and the same command goes on from them.", file=sys.stderr)
+        print(f"\ninterrupted; {interrupted}", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def main(run, report=None, argv=None):
+    """Parse the command line, measure what is missing, draw the page, say what was made and how long it took.
+
+    Args:
+      run: run(config, workdir) -> rows, kept in Records(workdir, config).
+      report: report(workdir) -> a path or several, or None.
+      argv: as in `act_on`, and so are the errors.
+    """
+    kept = "the rows so far are kept, and the same command goes on from them."
+    act_on(lambda *command: _run(run, report, *command), argv, interrupted=kept)

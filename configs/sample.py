@@ -1,0 +1,44 @@
+"""What `experiments.sample` is told: the options that configs/sample_*.py set, one file a model."""
+
+import dataclasses
+
+
+@dataclasses.dataclass
+class Config:
+    """Which images, and how they are drawn.
+
+    Attributes:
+      model: what `flowjax.models.load` takes: a folder, a file, a name on the hub, "digits" or "emoji".
+      labels: names or numbers separated by commas; "null" is the label of no class.
+      count: images of each label.
+      batch: images drawn together; it bounds the memory and changes no image.
+      steps: of the solver.
+      solver: a key of `experiments.sample.SOLVERS`, or "scheduler": what the pipeline's scheduler_config.json says.
+      order: of the solvers that have several.
+      grid: a key of `experiments.sample.GRIDS`.
+      shift: of the grid towards noise; 1 is none.
+      guidance: scale of classifier-free guidance; 1 is none.
+      guidance_channels: how many of the first channels are guided; None is all. (3 is what the original code of DiT does.)
+      guidance_interval: (low, high), the times in which it acts.
+      seed: image k of a label depends on the seed, the label and k only.
+      dtype: "float32" or "bfloat16", what matrices are multiplied in.
+      size: (height, width) of the images in pixels; () is the model's own.
+      tile: side in pixels of the tiles in which latents are decoded, for images too large for the device; None decodes whole.
+    """
+
+    model: str
+    labels: str
+    count: int = 8
+    batch: int = 64
+    steps: int = 20
+    solver: str = "dpm_solver_pp"
+    order: int = 2
+    grid: str = "uniform"
+    shift: float = 1.0
+    guidance: float = 1.5
+    guidance_channels: int | None = None
+    guidance_interval: tuple[float, ...] = (0.0, 1.0)
+    seed: int = 0
+    dtype: str = "float32"
+    size: tuple[int, ...] = ()
+    tile: int | None = None
