@@ -1,0 +1,342 @@
+"""Train a transformer, from a configuration to a model that `flowjax.models.load` reads.
+
+    python -m experiments.train --config=configs/train_digits.py --workdir=runs/digits
+
+The work directory holds
+
+    rows.jsonl       loss, norm of the gradient, images a second: one row each `log_every` steps
+    checkpoints/     the newest few, see `flowjax.checkpoint`
+    samples.png      samples of the running mean of the parameters, one class a column, always from the same noise
+    pairs.npz        what the teacher made (coupling "reflow" only)
+    model/           the running mean of the parameters at the end
+
+Nothing is lost: Ctrl-C and SIGTERM save and leave; after a SIGKILL the same command goes on from the newest checkpoint. Both
+end with the parameters of a run that was not stopped, on a CPU to the last bit.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import functools
+import math
+import os
+import pathlib
+import shlex
+import signal
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import flowjax
+from experiments.run import main
+from flowjax import checkpoint, data, grids, guidance, models, plans, train
+from flowjax.errors import check_choice
+from flowjax.records import Records, environment, plain
+
+SCHEDULES = {"linear": flowjax.Linear(), "cosine": flowjax.Cosine()}
+STREAMS = {"parameters": 0, "training": 1, "samples": 2, "pairs": 3}  # of the seed
+
+
+def key_of(config, stream):
+    """The key of one purpose."""
+    return jax.random.fold_in(jax.random.key(config.seed), STREAMS[stream])
+
+
+def make_card(config, held):
+    """The `Card` of the network that `config` trains on the data `held`."""
+    check_choice("train", "schedule", config.schedule, SCHEDULES)
+    sizes = models.DiTConfig(
+        held.images.shape[1:3], held.images.shape[3], config.patch, config.width, config.depth, config.heads,
+        len(held.classes), dtype=None if config.dtype == "float32" else config.dtype,
+    )  # fmt: skip
+    name = pathlib.Path(held.name).stem
+    return models.Card(name, sizes, schedule=SCHEDULES[config.schedule], prediction=config.prediction)
+
+
+def make_optimizer(config):
+    """The optax chain of a run: `config.optimizer()` where a configuration defines one, else `flowjax.train.adamw`."""
+    if hasattr(config, "optimizer"):
+        return config.optimizer()
+    names = ("learning_rate", "warmup", "weight_decay", "clip")
+    return train.adamw(config.steps, **{name: getattr(config, name) for name in names})
+
+
+@contextlib.contextmanager
+def signals():
+    """A list to which SIGTERM and SIGINT are added when they arrive; a second one acts as ever."""
+    seen, before = [], {}
+
+    def note(number, frame):
+        seen.append(number)
+        for which, handler in before.items():
+            signal.signal(which, handler)
+
+    for which in (signal.SIGTERM, signal.SIGINT):
+        before[which] = signal.signal(which, note)
+    try:
+        yield seen
+    finally:
+        for which, handler in before.items():
+            signal.signal(which, handler)
+
+
+class Run:
+    """One run in its work directory: what `run` reads, writes and resumes."""
+
+    def __init__(self, config, workdir):
+        self.config, self.workdir = config, pathlib.Path(workdir)
+        self.records = Records(workdir, config)
+        self.folder = self.workdir / "checkpoints"
+        self.mesh = train.data_mesh(_devices(config.devices))
+        train.check_split(config.batch, self.mesh.size, config.microbatches)
+        teacher = models.load(config.teacher) if config.coupling == "reflow" else None
+        self.data = data.load(config.data, size=config.size or None) if teacher is None else self._pairs(teacher)
+        self.batches = data.Batches(self.data, config.batch, config.seed, config.coupling, config.pool, config.flip)
+        self.card = make_card(config, self.data)
+        self.state, self.seconds = self._begin(teacher)
+        self.step = int(self.state.step)
+
+    def _begin(self, teacher):
+        """(state, seconds spent so far): of the newest checkpoint, or of the start."""
+        params = self._first_params(teacher)
+        state, seconds = train.start(params, make_optimizer(self.config)), 0.0
+        found = checkpoint.steps(self.folder)
+        if found and not self.records.rows:  # --overwrite forgets rows; it must not lose hours of training
+            aside = _unused(self.workdir, "checkpoints-before")
+            self.folder.rename(aside)
+            print(f"{self.workdir} has checkpoints and no rows; they were moved to {aside}, and the run begins anew.")
+        elif found:
+            state, details = checkpoint.restore(self.folder, found[-1], state)
+            self._check(details)
+            seconds = details["seconds"]
+            print(f"{self.folder} holds step {found[-1]} of {self.config.steps}; the run goes on from there.")
+        return train.replicate(state, self.mesh), seconds
+
+    def _first_params(self, teacher):
+        if teacher is None:
+            return models.init(self.card.config, key_of(self.config, "parameters")).params
+        if dataclasses.replace(teacher.card.config, dtype=self.card.config.dtype) != self.card.config:
+            raise ValueError(
+                f"train: the teacher {self.config.teacher} has sizes {teacher.card.config}, and this run has "
+                f"{self.card.config}; reflow goes on from the teacher's parameters, so they must agree."
+            )
+        return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), teacher.params)
+
+    def _check(self, details):
+        """Refuse a checkpoint that another configuration or other data made."""
+        for what, now in (("config", plain(self.config)), ("data", plain(self.data.describe()))):
+            differ = [
+                f"{k}: {details[what].get(k)} there, {v} now" for k, v in now.items() if details[what].get(k) != v
+            ]
+            if differ:
+                raise ValueError(
+                    f"train: the checkpoints of {self.folder} belong to another {what} ({'; '.join(differ)}); give another "
+                    "--workdir, or the settings that made them."
+                )
+
+    def details(self, **metrics):
+        """What a checkpoint and the finished model say of themselves."""
+        return {
+            "config": plain(self.config),
+            "data": self.data.describe(),
+            "environment": environment(),
+            "command": shlex.join(["python", "-m", "experiments.train", *sys.argv[1:]]),
+            "steps": self.step,
+            "images_seen": self.step * self.config.batch,
+            "seconds": self.seconds,
+            **metrics,
+        }
+
+    def save(self, row):
+        """A checkpoint of this step."""
+        checkpoint.save(self.folder, self.step, self.state, self.details(**row), keep=self.config.keep)
+
+    def _pairs(self, teacher):
+        """The data set of the teacher's pairs, made at the first call."""
+        path = self.workdir / "pairs.npz"
+        if not path.exists():
+            make_pairs(self.config, teacher, path)
+        return dataclasses.replace(data.load(path), classes=tuple(range(teacher.card.config.classes)))
+
+
+def _devices(count):
+    there = jax.devices()
+    if count > len(there):
+        raise ValueError(f"train: devices={count}, and there are {len(there)}; 0 takes all of them.")
+    return there[: count or len(there)]
+
+
+def _unused(folder, name):
+    """A path in `folder` that is not there yet."""
+    return next(p for p in (folder / f"{name}-{n}" for n in range(1, 10**6)) if not p.exists())
+
+
+def sampler(card, plan):
+    """The compiled function (params, noise, label, scale) -> images, guided."""
+
+    @jax.jit
+    def images(params, noise, label, scale):
+        network = lambda x, t, label: card.velocity(params, x, t, label)
+        model = guidance.classifier_free(network, label, jnp.full_like(label, card.null_label), scale)
+        return flowjax.sample(model, noise, plan).x
+
+    return images
+
+
+def noise_for(key, ids, card):
+    """Normal noise (B, H, W, C) float32 of samples `ids`."""
+    shape = (*card.config.size, card.config.channels)
+    return jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), shape, jnp.float32))(jnp.asarray(ids))
+
+
+def make_pairs(config, teacher, path, chunk=256):
+    """Write the pairs (noise, what the teacher makes of it) of reflow (arXiv:2209.03003, algorithm 1) to an .npz file.
+
+    Solved by the classical Runge-Kutta method; how far halving its step moves the first images is printed.
+    """
+    card, key = teacher.card, key_of(config, "pairs")
+    run = sampler(card, plans.rk4(grids.uniform(config.pair_steps)))
+    label = np.arange(config.pairs, dtype=np.int32) % card.config.classes
+    made = []
+    for first in range(0, config.pairs, chunk):
+        ids = np.arange(first, min(first + chunk, config.pairs))
+        noise = noise_for(key, ids, card)
+        made.append((np.asarray(noise), np.asarray(run(teacher.params, noise, label[ids], config.pair_guidance))))
+        print(f"pairs: {ids[-1] + 1}/{config.pairs}", file=sys.stderr)
+    first = slice(0, min(32, chunk, config.pairs))
+    fine = sampler(card, plans.rk4(grids.uniform(2 * config.pair_steps)))
+    change = fine(teacher.params, made[0][0][first], label[first], config.pair_guidance) - made[0][1][first]
+    print(
+        f"pairs: {config.pairs} in {config.pair_steps} steps; half the step moves them by {jnp.sqrt(jnp.mean(change**2)):.1e}"
+    )
+    noise, images = (np.concatenate(part) for part in zip(*made))
+    from experiments.images import whole_file
+
+    with whole_file(path) as file:
+        np.savez(file, noise=noise, images=images, labels=label)
+
+
+def draw_samples(run, images):
+    """samples.png: one class a column."""
+    from experiments.images import grid, save_png
+
+    config, card = run.config, run.card
+    columns = min(card.config.classes, 16)
+    label = jnp.tile(jnp.arange(columns, dtype=jnp.int32), config.sample_rows)
+    noise = noise_for(key_of(config, "samples"), np.arange(len(label)), card)
+    made = np.asarray(images(jax.device_get(run.state.ema), noise, label, config.guidance))
+    if card.config.channels in (1, 3):  # latents are no picture
+        settings = {"steps": run.step, "guidance": config.guidance, "nfe": config.sample_steps, "data": config.data}
+        save_png(run.workdir / "samples.png", grid(made, columns), settings)
+
+
+def run(config, workdir):
+    """Train to the end, from the newest checkpoint if there is one, and write the model. Returns the rows."""
+    work = Run(config, workdir)
+    times = functools.partial(
+        train.draw_times, kind=config.times, mean=config.time_mean, std=config.time_std, shift=config.time_shift
+    )
+    step = train.make_step(
+        work.card, make_optimizer(config), work.mesh,
+        times=times, label_dropout=config.label_dropout, decay=config.ema, microbatches=config.microbatches,
+    )  # fmt: skip
+    images = sampler(work.card, plans.dpm_solver_pp(work.card.schedule, grids.uniform(config.sample_steps), 2))
+    with signals() as stop:
+        _loop(work, step, images, stop)
+    _export(work)
+    return work.records.rows
+
+
+def _loop(work, step, images, stop):
+    """Steps, rows, checkpoints and pictures, until the last step or a signal."""
+    config, key = work.config, train.replicate(key_of(work.config, "training"), work.mesh)
+    pending, clock = [], time.monotonic()
+    while work.step < config.steps:
+        work.state, metrics = step(work.state, train.shard(work.batches(work.step), work.mesh), key)
+        work.step += 1
+        pending.append(metrics)  # stays on the device: reading it now would wait for the step
+        leave = bool(stop)  # asked once a step: a signal that comes later is seen after the next
+        last = leave or work.step == config.steps
+        save, draw = (last or work.step % every == 0 for every in (config.save_every, config.sample_every))
+        if save or draw or work.step % config.log_every == 0:
+            row = _row(work, pending)  # waits for the steps
+            now = time.monotonic()
+            work.seconds, rate = work.seconds + now - clock, len(pending) * config.batch / (now - clock)
+            _add_row(work, {**row, "images_per_second": rate, "seconds": work.seconds})
+            if save:
+                work.save(row)
+            _say(work, row, rate)
+            if leave:
+                _leave(work, stop[0])
+            if draw:
+                draw_samples(work, images)
+            pending, clock = [], time.monotonic()
+
+
+def _row(work, pending):
+    """Mean loss and gradient of the pending steps; a number that is not finite stops the run."""
+    values = {name: np.array([float(m[name]) for m in pending]) for name in ("loss", "gradient")}
+    bad = np.flatnonzero(~(np.isfinite(values["loss"]) & np.isfinite(values["gradient"])))
+    if len(bad):
+        held, which = checkpoint.steps(work.folder), bad[0]
+        kept = f"the checkpoint of step {held[-1]} is kept" if held else "there is no checkpoint yet"
+        raise ValueError(
+            f"train: at step {work.step - len(pending) + which + 1} the loss is {values['loss'][which]} and the norm of its "
+            f"gradient {values['gradient'][which]}; {kept} in {work.folder}. Lower the learning rate, clip harder, or look at "
+            "the data."
+        )
+    return {name: float(value.mean()) for name, value in values.items()}
+
+
+def _add_row(work, values):
+    key = {"step": work.step}
+    if work.records.done(key):  # measured before a kill, and the checkpoint was older
+        return
+    try:
+        work.records.add(key, **values)
+    except OSError as error:
+        raise ValueError(
+            f"train: the row of step {work.step} cannot be written to {work.workdir} ({error})."
+        ) from error
+
+
+def _say(work, row, rate):
+    left = (work.config.steps - work.step) * work.config.batch / rate
+    print(
+        f"step {work.step}/{work.config.steps}, loss {row['loss']:.4f}, {rate:.0f} images/s, "
+        f"{datetime.timedelta(seconds=math.ceil(left))} left",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def _leave(work, number):
+    """End as the signal asks, after a sentence."""
+    name = signal.Signals(number).name
+    print(
+        f"{name}: step {work.step} of {work.config.steps} is saved in {work.folder}; the same command goes on from there."
+    )
+    sys.stdout.flush()
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SystemExit(128 + number)
+
+
+def _export(work):
+    """The model of the running mean."""
+    rows = work.records.rows
+    details = work.details(loss=rows[-1]["loss"])
+    card = dataclasses.replace(work.card, details=plain(details))
+    models.save(work.workdir / "model", models.model(card, jax.device_get(work.state.ema)), dtype="float16")
+
+
+def report(workdir):
+    """What a run has made."""
+    return [path for name in ("samples.png", "model") if os.path.exists(path := os.path.join(workdir, name))]
+
+
+if __name__ == "__main__":
+    main(run, report)

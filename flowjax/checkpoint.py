@@ -1,0 +1,173 @@
+"""Checkpoints: arrays by Orbax, a card in JSON beside them, and a name that appears only when both are on disk.
+
+    folder/00001200/arrays/        Orbax, one flat dictionary {"params.blocks.query.kernel": array, ...}
+    folder/00001200/card.json      {"step", "details", "arrays": {name: [shape, dtype]}, "files": {path: [bytes, sha256]}}
+
+A checkpoint is written under a name that begins with a dot, flushed to disk, and renamed: a process killed at any moment
+leaves the older checkpoints and perhaps a folder with a dot, which the next save removes. The sizes and sums of all
+files stand in the card, so a truncated one is found before Orbax opens it. One process writes at a time.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+
+from flowjax.records import plain
+
+UNFINISHED = ".saving-"
+
+
+def steps(folder):
+    """The steps of which `folder` holds a checkpoint, in increasing order."""
+    folder = pathlib.Path(folder)
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit() and p.is_dir()) if folder.is_dir() else []
+
+
+def save(folder, step, tree, details, *, keep=3):
+    """Write a checkpoint, then remove all but the newest `keep`.
+
+    Args:
+      folder: of the checkpoints; made when it does not exist.
+      step: a number from 0; a step that is there already is left as it is.
+      tree: any tree of arrays, on this machine whole.
+      details: a dictionary for JSON: configuration, data, versions, metrics.
+      keep: how many to keep, at least 1.
+
+    Raises:
+      ValueError: it cannot be written (a full disk, most often); the older checkpoints are as they were.
+    """
+    folder = pathlib.Path(folder).absolute()  # Orbax refuses relative paths
+    final = folder / f"{step:08d}"
+    temporary = folder / f"{UNFINISHED}{final.name}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(f"{UNFINISHED}*"):
+            shutil.rmtree(left)
+        if not final.exists():
+            _write(temporary, step, flatten(tree), details)
+            os.rename(temporary, final)
+            _flush(folder)
+    except Exception as error:  # Orbax's and tensorstore's errors are of many kinds, KeyboardInterrupt is none of them
+        shutil.rmtree(temporary, ignore_errors=True)
+        held = steps(folder)
+        kept = f"the checkpoint of step {held[-1]} is kept" if held else "there is no older checkpoint"
+        raise ValueError(
+            f"checkpoint.save: step {step} cannot be written to {folder} ({_reason(error)}); {kept}. Make room there, and "
+            "give the same command again."
+        ) from error
+    for old in steps(folder)[: -max(keep, 1)]:
+        shutil.rmtree(folder / f"{old:08d}")
+
+
+def restore(folder, step, like):
+    """(tree, details) of a checkpoint.
+
+    Args:
+      folder, step: as given to `save`.
+      like: a tree of arrays, or of anything with shape and dtype, that the checkpoint must match.
+
+    Returns:
+      The tree in the structure of `like`, with numpy arrays; the dictionary given to `save`.
+
+    Raises:
+      ValueError: it is damaged, no checkpoint of this program, or of another model or optimizer.
+    """
+    path = pathlib.Path(folder).absolute() / f"{step:08d}"
+    card = read_card(folder, step)
+    wanted = {name: [list(a.shape), str(a.dtype)] for name, a in flatten(like, lambda leaf: leaf).items()}
+    _check_arrays(path, card["arrays"], wanted)
+    damaged = [name for name, known in card["files"].items() if _sum(path / "arrays" / name) != known]
+    if damaged:
+        raise ValueError(
+            f"checkpoint.restore: {path} is damaged: {damaged[0]} has other contents than were written. Remove that folder "
+            "to go on from the checkpoint before it."
+        )
+    try:
+        arrays = _read_arrays(path / "arrays", wanted)
+    except Exception as error:
+        raise ValueError(f"checkpoint.restore: Orbax cannot read {path} ({_reason(error)}).") from error
+    return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in wanted]), card["details"]
+
+
+def read_card(folder, step):
+    """The card of a checkpoint; what is none is refused."""
+    path = pathlib.Path(folder) / f"{step:08d}" / "card.json"
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+        card["details"], card["arrays"], card["files"], card["step"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"checkpoint: {path.parent} is no checkpoint of flowjax, or a damaged one: its card.json cannot be read "
+            f"({_reason(error)}). Remove that folder, or give another one."
+        ) from None
+    return card
+
+
+def flatten(tree, convert=np.asarray):
+    """{"params.blocks.query.kernel": array, ...} of a tree, in its own order."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): convert(leaf) for path, leaf in leaves}
+
+
+def _write(path, step, arrays, details):
+    """The whole checkpoint at `path`, flushed to disk."""
+    import orbax.checkpoint as ocp
+
+    path.mkdir()
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        checkpointer.save(path / "arrays", args=ocp.args.PyTreeSave(arrays))
+    files = sorted(p for p in (path / "arrays").rglob("*") if p.is_file())
+    card = {
+        "step": step,
+        "details": plain(details),
+        "arrays": {name: [list(a.shape), str(a.dtype)] for name, a in arrays.items()},
+        "files": {str(p.relative_to(path / "arrays")): _sum(p) for p in files},
+    }
+    (path / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    for each in [*path.rglob("*"), path]:
+        _flush(each)
+
+
+def _read_arrays(path, wanted):
+    import orbax.checkpoint as ocp
+
+    as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in wanted}
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        return checkpointer.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+
+
+def _check_arrays(path, found, wanted):
+    names = [n for n in [*wanted, *found] if found.get(n) != wanted.get(n)]
+    if names:
+        name = names[0]
+        raise ValueError(
+            f"checkpoint.restore: {path} is of another model or optimizer: {len(names)} arrays differ, the first is {name}: "
+            f"{found.get(name, 'none')} there, {wanted.get(name, 'none')} now. Give another folder."
+        )
+
+
+def _sum(path):
+    """[bytes, SHA-256] of a file; [0, ""] when it is missing."""
+    if not path.is_file():
+        return [0, ""]
+    content = path.read_bytes()
+    return [len(content), hashlib.sha256(content).hexdigest()]
+
+
+def _flush(path):
+    """Have the system write a file or a folder to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _reason(error):
+    """The first line of an error, short."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

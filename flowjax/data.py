@@ -1,0 +1,289 @@
+"""Images to train on, and the batch of every step as a function of (seed, step).
+
+A run that is stopped and goes on sees what it would have seen: no iterator has a state. Step s takes the positions
+s B .. (s+1) B - 1 of the permutations of epoch 0, 1, 2, ... laid end to end, so each epoch holds every image once, and a
+batch may straddle two. What is drawn on the host comes from numpy's `default_rng((stream, seed, n))`, the same on every
+machine with one version of numpy; the noise of independent couplings is drawn in the training step instead.
+
+How noise is coupled to data bends the paths, and with them what a solver's order is worth:
+
+    independent   noise and data know nothing of each other (arXiv:2210.02747)
+    ot            minibatch optimal transport: noise and data are paired at the least cost (arXiv:2302.00482)
+    reflow        pairs that a trained model has made: its noise, and what it turned it into (arXiv:2209.03003)
+"""
+
+import dataclasses
+import functools
+import hashlib
+import pathlib
+import zipfile
+from importlib import resources
+
+import numpy as np
+
+from flowjax.errors import check_choice
+
+COUPLINGS = ("independent", "ot", "reflow")
+ORDER, FLIPS, NOISE = range(3)  # streams of random numbers on the host
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """A data set in memory.
+
+    Attributes:
+      name: where it came from.
+      images: (N, H, W, C) uint8, or float32 in the units of the network: pixels in [-1, 1], or latents.
+      labels: (N,) int32, 0 .. classes-1.
+      classes: names or numbers of the classes.
+      noise: (N, H, W, C) float32, the noise that belongs to each image (reflow), or None.
+    """
+
+    name: str
+    images: np.ndarray
+    labels: np.ndarray
+    classes: tuple
+    noise: np.ndarray | None = None
+
+    def __len__(self):
+        """N."""
+        return len(self.images)
+
+    @functools.cached_property
+    def hash(self):
+        """16 hexadecimal digits that tell this data set from another."""
+        arrays = [self.images, self.labels] + ([] if self.noise is None else [self.noise])
+        digest = hashlib.sha256(repr([(a.shape, str(a.dtype)) for a in arrays]).encode())
+        for array in arrays:
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()[:16]
+
+    def describe(self):
+        """What a checkpoint keeps of it: a dictionary for JSON."""
+        return {"name": self.name, "shape": list(self.images.shape), "classes": list(self.classes), "hash": self.hash}
+
+
+def load(name, *, size=None):
+    """The data set `name`.
+
+    Args:
+      name: "digits" (1797, 8 x 8 x 1, 10 classes), "emoji" (1906, 32 x 32 x 3, 9 classes), an .npz file, or a folder of
+        images. The file holds `images` (N, H, W, C), uint8 or floats in [-1, 1], or `latents` (N, H, W, C), floats in the
+        network's units; `labels` (N,) if there are classes; `noise` like the images if they are pairs for reflow. In a
+        folder each subfolder is a class; without subfolders there is one class.
+      size: pixels to which the images of a folder are cropped (to the square in the middle) and resized.
+
+    Raises:
+      ValueError: nothing is there, or it cannot be read; for a folder with the first files that cannot.
+    """
+    if name == "digits":
+        return _digits()
+    if name == "emoji":
+        with resources.files("flowjax").joinpath("assets", "emoji32.npz").open("rb") as file:
+            archive = np.load(file)
+            return _data(name, archive["images"], archive["labels"])
+    path = pathlib.Path(name)
+    if path.is_dir():
+        return _folder(path, size)
+    if path.suffix == ".npz" and path.is_file():
+        return _archive(path)
+    raise ValueError(f"data.load: {name!r} is neither 'digits' nor 'emoji', nor an .npz file or a folder that exists.")
+
+
+def _data(name, images, labels, noise=None, classes=None):
+    """A `Data`, after checks of shapes and values."""
+    images, labels = np.asarray(images), np.asarray(labels)
+    if images.dtype != np.uint8:
+        images = images.astype(np.float32)
+        if not np.all(np.isfinite(images)):
+            raise ValueError(f"data.load: the images of {name} hold values that are not finite.")
+    if images.ndim != 4 or not len(images):
+        raise ValueError(
+            f"data.load: the images of {name} have shape {images.shape}; wanted (N, H, W, C), N at least 1."
+        )
+    if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
+        raise ValueError(
+            f"data.load: the labels of {name} have shape {labels.shape} and dtype {labels.dtype}; wanted ({len(images)},) "
+            "whole numbers from 0."
+        )
+    if noise is not None and noise.shape != images.shape:
+        raise ValueError(
+            f"data.load: {name} has noise of shape {noise.shape}; wanted that of its images, {images.shape}."
+        )
+    classes = tuple(range(int(labels.max()) + 1)) if classes is None else tuple(classes)
+    return Data(name, images, labels.astype(np.int32), classes, noise)
+
+
+def _digits():
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    return _data("digits", bunch.images[..., None] / 8 - 1, bunch.target)
+
+
+def _archive(path):
+    try:
+        with np.load(path) as file:
+            arrays = {key: file[key] for key in ("images", "latents", "labels", "noise") if key in file.files}
+            found = file.files
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"data.load: {path} cannot be read as .npz ({error}).") from None
+    images = arrays.get("images", arrays.get("latents"))
+    if images is None:
+        raise ValueError(f"data.load: {path} holds {found}; wanted 'images' or 'latents', and 'labels'.")
+    if (
+        "images" in arrays
+        and images.dtype != np.uint8
+        and np.abs(images).max(initial=0) > 1.01
+        and "noise" not in arrays
+    ):
+        raise ValueError(
+            f"data.load: the images of {path} reach {np.abs(images).max():.3g}; wanted uint8, or floats in [-1, 1] (what is "
+            "no image may stand under 'latents')."
+        )
+    return _data(str(path), images, arrays.get("labels", np.zeros(len(images), np.int32)), arrays.get("noise"))
+
+
+def _folder(path, size):
+    from PIL import Image
+
+    if not size:
+        raise ValueError(f"data.load: {path} is a folder of images; say to which size they are resized (size=32).")
+    known = Image.registered_extensions()
+    folders = sorted(p for p in path.iterdir() if p.is_dir()) or [path]
+    files = [
+        (file, label)
+        for label, folder in enumerate(folders)
+        for file in sorted(folder.rglob("*"))
+        if file.suffix.lower() in known and file.is_file()
+    ]
+    if not files:
+        raise ValueError(f"data.load: there are no images in {path} (.png, .jpg, ...), nor in its subfolders.")
+    images, bad = [], []
+    for file, _ in files:
+        try:
+            images.append(_read_image(file, size))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # all of which Pillow raises
+            bad.append(f"{file} ({error})")
+    if bad:
+        raise ValueError(
+            f"data.load: {len(bad)} of {len(files)} images cannot be read; remove or mend them: "
+            + "; ".join(bad[:5])
+            + ("; ..." if len(bad) > 5 else ".")
+        )
+    return _data(str(path), np.stack(images), [label for _, label in files], classes=[f.name for f in folders])
+
+
+def _read_image(file, size):
+    """(size, size, 3) uint8: transparent parts on white, the square in the middle, resized."""
+    from PIL import Image, ImageOps
+
+    with Image.open(file) as image:
+        image = ImageOps.exif_transpose(image).convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    image = Image.alpha_composite(white, image).convert("RGB")
+    return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Batches:
+    """The batches of a run: `batches(step)` depends on nothing else.
+
+    Minibatch optimal transport pairs the noise and the data of `pool` successive batches, the images of each label among
+    themselves: then the noise of a label is normal, as a conditional sampler draws it. Paired over all labels it would tell
+    the label, and sampling a label from normal noise would start where training never was. The pool is there because a
+    batch has few images of a label, and few pairs to choose from straighten little.
+
+    Attributes:
+      data: the `Data`.
+      size: B.
+      seed: a whole number.
+      coupling: one of `COUPLINGS`.
+      pool: batches that are paired together by "ot".
+      flip: mirror each image with probability 1/2.
+    """
+
+    data: Data
+    size: int
+    seed: int
+    coupling: str = "independent"
+    pool: int = 16
+    flip: bool = False
+
+    def __post_init__(self):
+        """Refuse what does not fit together."""
+        check_choice("data.Batches", "coupling", self.coupling, COUPLINGS)
+        if self.size < 1 or self.pool < 1:
+            raise ValueError(f"data.Batches: size={self.size}, pool={self.pool}; wanted 1 or more.")
+        if (self.coupling == "reflow") != (self.data.noise is not None):
+            raise ValueError(
+                f"data.Batches: coupling={self.coupling!r}, and {self.data.name} has "
+                f"{'no ' if self.data.noise is None else ''}noise of its own: 'reflow' goes with pairs, and pairs with it."
+            )
+        if self.flip and self.data.noise is not None:
+            raise ValueError("data.Batches: flip=True would part the pairs of noise and image; leave it False.")
+
+    def __call__(self, step):
+        """{"images": (B, H, W, C) float32, "labels": (B,) int32}, and "noise" like the images unless independent."""
+        if self.coupling != "ot":
+            return self._plain(step)
+        batch = _paired_pool(self, step // self.pool)
+        here = slice(step % self.pool * self.size, (step % self.pool + 1) * self.size)
+        return {name: array[here] for name, array in batch.items()}
+
+    def _plain(self, step):
+        index = self._index(step)
+        images = to_float(self.data.images[index])
+        if self.flip:
+            mirrored = np.random.default_rng((FLIPS, self.seed, step)).random(self.size) < 0.5
+            images = np.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
+        batch = {"images": images, "labels": self.data.labels[index]}
+        return batch if self.data.noise is None else {**batch, "noise": self.data.noise[index]}
+
+    def _index(self, step):
+        """(B,) indices into the data."""
+        epoch, place = np.divmod(step * self.size + np.arange(self.size), len(self.data))
+        return np.concatenate([_permutation(self.seed, e, len(self.data))[place[epoch == e]] for e in np.unique(epoch)])
+
+
+@functools.lru_cache(maxsize=4)
+def _permutation(seed, epoch, size):
+    return np.random.default_rng((ORDER, seed, int(epoch))).permutation(size)
+
+
+@functools.lru_cache(maxsize=1)  # the pool in work, so that its batches do not pair it anew
+def _paired_pool(batches, number):
+    parts = [batches._plain(step) for step in range(number * batches.pool, (number + 1) * batches.pool)]
+    pool = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    rng = np.random.default_rng((NOISE, batches.seed, number))
+    noise = rng.standard_normal(pool["images"].shape, np.float32)
+    return {**pool, "noise": noise[pair(pool["images"], noise, pool["labels"])]}
+
+
+def pair(images, noise, labels):
+    """The permutation of the noise that brings it nearest to the images, the images of each label among themselves.
+
+    Minimises the sum over i of |images[i] - noise[order[i]]|^2 (Tong et al. 2023, arXiv:2302.00482, section 3.2, whose plan
+    between two equal numbers of equal weights is a permutation) over the orders that keep the labels.
+
+    Args:
+      images, noise: (B, *D).
+      labels: (B,); all equal for one assignment over the whole batch.
+
+    Returns:
+      (B,) indices.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    order = np.arange(len(images))
+    images, noise = (a.reshape(len(a), -1).astype(np.float64) for a in (images, noise))
+    for label in np.unique(labels):
+        here = np.flatnonzero(labels == label)
+        # |a - b|^2 = |a|^2 + |b|^2 - 2 a.b, and the squares are the same in every pairing
+        order[here] = here[linear_sum_assignment(-images[here] @ noise[here].T)[1]]
+    return order
+
+
+def to_float(images):
+    """Bytes as float32 in [-1, 1]; floats as they are."""
+    return images.astype(np.float32) / np.float32(127.5) - 1 if images.dtype == np.uint8 else images
