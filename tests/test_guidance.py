@@ -442,3 +442,38 @@ MISTAKES = [
 def test_mistakes_are_refused_with_the_way_out(mistake, sentence):
     with pytest.raises(ValueError, match=rf"guidance\..*{sentence}"):
         mistake(normal(0, 4, 3))
+
+
+@pytest.mark.parametrize("rule", rules(Linear()))
+def test_leading_channels_are_guided_as_if_alone_and_the_others_are_conditional(rule):
+    x, t, options = normal(0, 4, 3, 3, 4), 0.4, rules(Linear())[rule]
+    found = guided_affine(2.5, channels=3, **options)[0](x, t)
+    alone, labels = guided_affine(2.5, **options)  # `affine` acts on each number by itself
+    np.testing.assert_allclose(found[..., :3], alone(x[..., :3], t), rtol=1e-13)
+    np.testing.assert_array_equal(found[..., 3:], affine(x, t, labels)[..., 3:])
+    np.testing.assert_array_equal(guided_affine(2.5, channels=4, **options)[0](x, t), alone(x, t))
+
+
+def test_two_models_are_guided_on_leading_channels_as_in_the_published_code():
+    x, t = normal(0, 4, 3, 3, 4), 0.4
+    strong, weak = (lambda x, t: affine(x, t, jnp.arange(4))), (lambda x, t: affine(x, t, jnp.full(4, 9)))
+    a, b = strong(x, t), weak(x, t)
+    published = np.concatenate([(b + 4.0 * (a - b))[..., :3], a[..., 3:]], axis=-1)  # DiT.forward_with_cfg, models.py
+    np.testing.assert_allclose(guidance.combine(strong, weak, 4.0, channels=3)(x, t), published, rtol=1e-12)
+
+
+def test_momentum_rests_in_channels_that_are_not_guided():
+    x, projection = normal(0, 4, 3, 3, 4), guidance.Projection(Linear(), momentum=-0.5, eta=0.3)
+    model, _ = guided_affine(2.5, channels=3, projection=projection)
+    _, carry = model(x, 0.4, projection.start(x))
+    _, carry = model(x, 0.3, carry)
+    alone, start = guided_affine(2.5, projection=projection)[0], projection.start(x[..., :3])
+    _, wanted = alone(x[..., :3], 0.3, alone(x[..., :3], 0.4, start)[1])
+    np.testing.assert_allclose(carry.difference[..., :3], wanted.difference, rtol=1e-12)
+    np.testing.assert_array_equal(carry.difference[..., 3:], 0)
+
+
+@pytest.mark.parametrize("channels", [0, 6])
+def test_channels_that_are_not_there_are_refused(channels):
+    with pytest.raises(ValueError, match=f"channels={channels}; wanted 1 to 5"):
+        guided_affine(2.0, channels=channels)[0](normal(0, 4, 5), 0.5)
