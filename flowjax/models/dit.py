@@ -92,7 +92,7 @@ SIZES = {
     "XL": dict(width=1152, depth=28, heads=16),
 }
 SMALL = {
-    "digits": DiTConfig((8, 8), channels=1, patch=1, width=128, depth=6, heads=8, classes=10),
+    "digits": DiTConfig((8, 8), channels=1, patch=1, width=96, depth=6, heads=8, classes=10),
     "emoji": DiTConfig((32, 32), channels=3, patch=4, width=192, depth=6, heads=8, classes=9),
 }
 
