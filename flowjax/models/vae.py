@@ -4,11 +4,10 @@ Plain functions on a tree of parameters, the checkpoint's own names cut at the d
 Images are (B, H, W, 3) in about [-1, 1]; latents (B, h, w, c) with h = H/f, w = W/f and f = 2^(blocks - 1), 8 in the
 public ones.
 
-A decoder of a large image needs memory for its last layers: 128 to 256 numbers a pixel, several times. `tile` bounds
-what the device holds. What a layer knows of far pixels is only the mean and variance of its GroupNorm and, at the
-latent's own resolution, one attention. So the layers run one after another over the whole image, each in windows one
-pixel larger than their share, with the whole image's statistics: tiles that agree with the whole decode everywhere, to
-rounding, and no seams to blend. The price is that the activations between layers lie in the host's memory.
+The last layers of a decoder hold 128 to 256 numbers a pixel, several times: 3.8 GB for 1024 x 1024 pixels, 15 GB for 2048 x
+2048 (the public sizes, XLA's account on a CPU). With `tile` the part at the latent's own resolution, where the only
+attention is, runs whole, and the other layers in windows (models/tiles.py): 0.6 GB for tile=256, and 1.3 GB for that first
+part at 2048 x 2048. What lies between layers is then the host's, 2 GB and 9 GB.
 """
 
 import dataclasses
@@ -19,14 +18,39 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flowjax.models import tiles
+
 EPSILON = 1e-6  # added to the variance in every GroupNorm
 QUERIES = 1024  # pixels that attend at once: the scores of all of a 256 x 256 latent's would be 17 GB
 OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 
+# config.json: what it must say where it says it, and its names of the sizes.
+KNOWN = {
+    "_class_name": "AutoencoderKL",
+    "act_fn": "silu",
+    "down_block_types": "DownEncoderBlock2D",
+    "up_block_types": "UpDecoderBlock2D",
+    "latents_mean": None,
+    "latents_std": None,
+}
+NAMES = {
+    "block_out_channels": "widths",
+    "layers_per_block": "layers",
+    "norm_num_groups": "groups",
+    "latent_channels": "latent_channels",
+    "in_channels": "channels",
+    "out_channels": "out_channels",
+    "mid_block_add_attention": "attention",
+    "use_quant_conv": "quant",
+    "use_post_quant_conv": "post_quant",
+    "scaling_factor": "scale",
+    "shift_factor": "shift",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class AutoencoderConfig:
-    """Sizes of an autoencoder.
+    """Sizes of an autoencoder; the defaults are diffusers'.
 
     Attributes:
       widths: channels of each block, from the image's resolution down.
@@ -41,14 +65,14 @@ class AutoencoderConfig:
 
     widths: tuple[int, ...]
     layers: int
-    groups: int
-    latent_channels: int
+    groups: int = 32
+    latent_channels: int = 4
     channels: int = 3
     out_channels: int = 3
     attention: bool = True
     quant: bool = True
     post_quant: bool = True
-    scale: float = 1.0
+    scale: float = 0.18215
     shift: float = 0.0
 
     @property
@@ -85,8 +109,8 @@ class Autoencoder:
 
         Args:
           z: (B, h, w, c).
-          tile: None; or the side in pixels of the tiles in which the layers run, for images too large for the device.
-            Equal to the whole decode to rounding. Then not to be called inside jit, and the result is a numpy array.
+          tile: None; or the side in pixels of the tiles in which layers run, for images too large for the device. Equal to
+            the whole decode to rounding. Then not to be called inside jit, and the result is a numpy array.
 
         Returns:
           (B, f h, f w, 3).
@@ -100,7 +124,7 @@ class Autoencoder:
                 "host. Inside jit leave tile=None."
             )
         x = np.asarray(_middle_jit(self.params, self.config, z))
-        return _up(self.params, self.config, x, functools.partial(_run_in_windows, tile), _host_moments)
+        return _up(self.params, self.config, x, functools.partial(tiles.run, tile), tiles.moments)
 
     def encode(self, images):
         """Mean and log-variance (B, H/f, W/f, c) of the posterior, latents that are not scaled; log-variance in [-30, 20].
@@ -111,8 +135,8 @@ class Autoencoder:
         _check("encode", images, self.config.channels, self.config.factor)
         params, groups, x = self.params["encoder"], self.config.groups, images.astype(_dtype(self.params))
         x = _conv(params["conv_in"], x)
-        for _, block in _ordered(params["down_blocks"]):
-            for _, resnet in _ordered(block["resnets"]):
+        for block in _list(params["down_blocks"]):
+            for resnet in _list(block["resnets"]):
                 x = _resnet(resnet, x, groups)
             if "downsamplers" in block:  # the original pads below and to the right only
                 x = _conv(block["downsamplers"]["0"]["conv"], x, stride=2, padding=((0, 1), (0, 1)))
@@ -134,12 +158,12 @@ def _dtype(params):
     return jax.tree.leaves(params)[0].dtype
 
 
-def _ordered(blocks):
-    """The blocks of a dictionary with keys "0", "1", ...: by number, since jax sorts keys as words."""
-    return sorted(blocks.items(), key=lambda item: int(item[0]))
+def _list(blocks):
+    """The values of a dictionary with keys "0", "1", ..., by number: jax sorts keys as words."""
+    return [blocks[str(i)] for i in range(len(blocks))]
 
 
-# The layers. Those that the decoder may run in windows take (p, *arrays): p is not cut, the arrays are.
+# The layers. Those that may run in windows (models/tiles.py) take (p, *arrays): p is not cut, the arrays are.
 
 
 def _conv(p, x, stride=1, padding="SAME"):
@@ -222,49 +246,13 @@ _middle_jit = jax.jit(_middle, static_argnums=1)
 def _up(params, config, x, run, moments):
     """The rest of the decoder: (B, h, w, C) -> (B, f h, f w, 3). `run` applies a layer, `moments` gives its statistics."""
     params = params["decoder"]
-    for _, block in _ordered(params["up_blocks"]):
-        for _, resnet in _ordered(block["resnets"]):
+    for block in _list(params["up_blocks"]):
+        for resnet in _list(block["resnets"]):
             x = _resnet(resnet, x, config.groups, run, moments)
         if "upsamplers" in block:
             x = run(_upsample, block["upsamplers"]["0"]["conv"], x)
     last = dict(norm=params["conv_norm_out"], conv=params["conv_out"], moments=moments(x, config.groups))
     return run(_norm_conv, last, x)
-
-
-# Layers in windows. The arrays lie on the host, and the device holds one window of them.
-
-
-def _run_in_windows(tile, layer, p, *arrays):
-    """A layer on arrays (B, h, w, C), in equal windows that reach one pixel past their tile, as far as a layer looks.
-
-    At a side of the image the window ends with it, so that the layer's own zero padding is right there; what a window
-    gets wrong at its other sides is the pixel outside the tile.
-    """
-    size, out = arrays[0].shape[1:3], None
-    for (row, top), (column, left) in itertools.product(*(_windows(n, tile) for n in size)):
-        window = np.s_[:, top : top + tile + 2, left : left + tile + 2]
-        found = np.asarray(layer(p, *(a[window] for a in arrays)))
-        if out is None:
-            times = found.shape[1] // min(tile + 2, size[0])  # 2 where the layer upsamples
-            out = np.empty((found.shape[0], size[0] * times, size[1] * times, found.shape[-1]), found.dtype)
-        place = np.s_[:, row * times : (row + tile) * times, column * times : (column + tile) * times]
-        inside = found[:, (row - top) * times :, (column - left) * times :][:, : tile * times, : tile * times]
-        out[place] = inside
-    return out
-
-
-def _windows(size, tile):
-    """(start of the tile, start of its window of tile + 2) along an axis."""
-    return [(start, max(0, min(start - 1, size - tile - 2))) for start in range(0, size, tile)]
-
-
-def _host_moments(x, groups):
-    """`_moments` of a numpy array, in float64 and without a copy of it: row by row."""
-    rows = x.reshape(*x.shape[:3], groups, -1).swapaxes(0, 1)  # (h, B, w, groups, C/groups)
-    count = x[0].size // groups
-    mean = sum(row.sum(axis=(1, 3), dtype=np.float64) for row in rows) / count
-    variance = sum(np.square(row - mean[:, None, :, None]).sum(axis=(1, 3)) for row in rows) / count
-    return mean.astype(x.dtype), variance.astype(x.dtype)
 
 
 # Published files.
@@ -291,64 +279,43 @@ def shapes(config):
             **(conv(f"{name}.conv_shortcut", inputs, outputs, 1) if inputs != outputs else {}),
         }
 
-    def half(name, kind, change, layers, widths, inputs, outputs, ends):
-        """Encoder or decoder: `widths` in the order of its blocks, `ends` the widths beside conv_in and conv_out."""
-        attention = f"{name}.mid_block.attentions.0"
-        parts = [conv(f"{name}.conv_in", inputs, ends[0]), conv(f"{name}.conv_out", ends[1], outputs)]
-        parts += [norm(f"{name}.conv_norm_out", ends[1])]
-        parts += [resnet(f"{name}.mid_block.resnets.{j}", config.widths[-1], config.widths[-1]) for j in range(2)]
+    def half(name, direction, layers, widths, inputs, outputs):
+        """Encoder or decoder, `widths` in the order of its blocks."""
+        middle, attention = config.widths[-1], f"{name}.mid_block.attentions.0"
+        parts = [conv(f"{name}.conv_in", inputs, widths[0]), conv(f"{name}.conv_out", widths[-1], outputs)]
+        parts += [norm(f"{name}.conv_norm_out", widths[-1])]
+        parts += [resnet(f"{name}.mid_block.resnets.{j}", middle, middle) for j in range(2)]
         if config.attention:
-            parts += [norm(f"{attention}.group_norm", config.widths[-1])]
-            parts += [linear(f"{attention}.{part}", config.widths[-1]) for part in ("to_q", "to_k", "to_v", "to_out.0")]
-        for i, (before, width) in enumerate(itertools.pairwise((ends[0], *widths))):
-            block = f"{name}.{kind}.{i}"
+            parts += [norm(f"{attention}.group_norm", middle)]
+            parts += [linear(f"{attention}.{part}", middle) for part in ("to_q", "to_k", "to_v", "to_out.0")]
+        for i, (before, width) in enumerate(itertools.pairwise((widths[0], *widths))):
+            block = f"{name}.{direction}_blocks.{i}"
             parts += [resnet(f"{block}.resnets.{j}", width if j else before, width) for j in range(layers)]
             if i < len(widths) - 1:
-                parts += [conv(f"{block}.{change}.0.conv", width, width)]
+                parts += [conv(f"{block}.{direction}samplers.0.conv", width, width)]
         return functools.reduce(dict.__or__, parts)
 
-    c, (first, *_, last) = config.latent_channels, (*config.widths, config.widths[-1])
-    down, up = config.widths, config.widths[::-1]
+    c = config.latent_channels
     return {
-        **half("encoder", "down_blocks", "downsamplers", config.layers, down, config.channels, 2 * c, (first, last)),
-        **half("decoder", "up_blocks", "upsamplers", config.layers + 1, up, c, config.out_channels, (last, first)),
+        **half("encoder", "down", config.layers, config.widths, config.channels, 2 * c),
+        **half("decoder", "up", config.layers + 1, config.widths[::-1], c, config.out_channels),
         **(conv("quant_conv", 2 * c, 2 * c, 1) if config.quant else {}),
         **(conv("post_quant_conv", c, c, 1) if config.post_quant else {}),
     }
 
 
 def config_from_diffusers(config):
-    """The `AutoencoderConfig` of a diffusers config.json, a dictionary; what it asks for and is not here is refused."""
-    wanted = {
-        "_class_name": ("AutoencoderKL", lambda v: v == "AutoencoderKL"),
-        "act_fn": ("silu", lambda v: v in ("silu", "swish")),
-        "down_block_types": ("DownEncoderBlock2D", lambda v: set(v) == {"DownEncoderBlock2D"}),
-        "up_block_types": ("UpDecoderBlock2D", lambda v: set(v) == {"UpDecoderBlock2D"}),
-        "latents_mean": (None, lambda v: v is None),
-        "latents_std": (None, lambda v: v is None),
-    }
-    for name, (value, good) in wanted.items():
-        if name in config and not good(config[name]):
-            raise ValueError(
-                f"models.vae: {name}={config[name]!r} in config.json is not known; wanted {value!r} throughout."
-            )
-    try:
-        widths, layers = tuple(config["block_out_channels"]), config["layers_per_block"]
-    except KeyError as missing:
-        raise ValueError(f"models.vae: config.json has no {missing}, so it is not that of an AutoencoderKL.") from None
-    return AutoencoderConfig(
-        widths,
-        layers,
-        groups=config.get("norm_num_groups", 32),
-        latent_channels=config.get("latent_channels", 4),
-        channels=config.get("in_channels", 3),
-        out_channels=config.get("out_channels", 3),
-        attention=config.get("mid_block_add_attention", True),
-        quant=config.get("use_quant_conv", True),
-        post_quant=config.get("use_post_quant_conv", True),
-        scale=config.get("scaling_factor", 0.18215),
-        shift=config.get("shift_factor") or 0.0,
-    )
+    """The `AutoencoderConfig` of a diffusers config.json, a dictionary; what is not the network of this file is refused."""
+    for name, wanted in KNOWN.items():
+        values = config.get(name, wanted)
+        if any(value != wanted for value in (values if isinstance(values, list) else [values])):
+            raise ValueError(f"models.vae: config.json has {name}={values!r}, which is not known; wanted {wanted!r}.")
+    if not {"block_out_channels", "layers_per_block"} <= config.keys():
+        raise ValueError(
+            "models.vae: config.json lacks block_out_channels or layers_per_block; wanted that of an AutoencoderKL."
+        )
+    ours = {NAMES[name]: value for name, value in config.items() if name in NAMES and value is not None}
+    return AutoencoderConfig(**ours | {"widths": tuple(ours["widths"])})
 
 
 def from_diffusers(tensors, config):
