@@ -48,7 +48,7 @@ class Config:
     size: int = 0
     flip: bool = False
     patch: int = 1
-    width: int = 128
+    width: int = 96
     depth: int = 6
     heads: int = 8
     dtype: str = "float32"

@@ -29,6 +29,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+import safetensors
 
 import flowjax
 from experiments.run import main
@@ -37,6 +38,8 @@ from flowjax.errors import check_choice
 from flowjax.records import Records, environment, plain
 
 SCHEDULES = {"linear": flowjax.Linear(), "cosine": flowjax.Cosine()}
+# Where pictures begin: at t = 1 these predictions say nothing of the data, since alpha is 0 there.
+FIRST_TIME = {"noise": 0.999, "score": 0.999}
 STREAMS = {"parameters": 0, "training": 1, "samples": 2, "pairs": 3}  # of the seed
 
 
@@ -127,15 +130,19 @@ class Run:
 
     def _check(self, details):
         """Refuse a checkpoint that another configuration or other data made."""
-        for what, now in (("config", plain(self.config)), ("data", plain(self.data.describe()))):
-            differ = [
-                f"{k}: {details[what].get(k)} there, {v} now" for k, v in now.items() if details[what].get(k) != v
-            ]
-            if differ:
-                raise ValueError(
-                    f"train: the checkpoints of {self.folder} belong to another {what} ({'; '.join(differ)}); give another "
-                    "--workdir, or the settings that made them."
-                )
+        config, hash = plain(self.config), self.data.hash
+        differ = [
+            f"{k}: {details['config'].get(k)} there, {v} now"
+            for k, v in config.items()
+            if details["config"].get(k) != v
+        ]
+        if details["data"]["hash"] != hash:
+            differ.append(f"the images of {self.config.data}: hash {details['data']['hash']} there, {hash} now")
+        if differ:
+            raise ValueError(
+                f"train: the checkpoints of {self.folder} belong to another run ({'; '.join(differ)}); give another --workdir, "
+                "or the settings and data that made them."
+            )
 
     def details(self, **metrics):
         """What a checkpoint and the finished model say of themselves."""
@@ -159,7 +166,9 @@ class Run:
         path = self.workdir / "pairs.npz"
         if not path.exists():
             make_pairs(self.config, teacher, path)
-        return dataclasses.replace(data.load(path), classes=tuple(range(teacher.card.config.classes)))
+        return dataclasses.replace(
+            data.load(path), name=self.config.data, classes=tuple(range(teacher.card.config.classes))
+        )
 
 
 def _devices(count):
@@ -243,7 +252,8 @@ def run(config, workdir):
         work.card, make_optimizer(config), work.mesh,
         times=times, label_dropout=config.label_dropout, decay=config.ema, microbatches=config.microbatches,
     )  # fmt: skip
-    images = sampler(work.card, plans.dpm_solver_pp(work.card.schedule, grids.uniform(config.sample_steps), 2))
+    grid = grids.uniform(config.sample_steps, start=FIRST_TIME.get(config.prediction, 1.0))
+    images = sampler(work.card, plans.dpm_solver_pp(work.card.schedule, grid, 2))
     with signals() as stop:
         _loop(work, step, images, stop)
     _export(work)
@@ -330,7 +340,14 @@ def _export(work):
     rows = work.records.rows
     details = work.details(loss=rows[-1]["loss"])
     card = dataclasses.replace(work.card, details=plain(details))
-    models.save(work.workdir / "model", models.model(card, jax.device_get(work.state.ema)), dtype="float16")
+    folder = work.workdir / "model"
+    try:
+        models.save(folder, models.model(card, jax.device_get(work.state.ema)), dtype="float16")
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ValueError(
+            f"train: the model cannot be written to {folder} ({error}); the last checkpoint is kept. Make room, and give the same "
+            "command again."
+        ) from error
 
 
 def report(workdir):

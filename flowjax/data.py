@@ -60,7 +60,7 @@ class Data:
 
     def describe(self):
         """What a checkpoint keeps of it: a dictionary for JSON."""
-        return {"name": self.name, "shape": list(self.images.shape), "classes": list(self.classes), "hash": self.hash}
+        return {"name": self.name, "shape": self.images.shape, "classes": self.classes, "hash": self.hash}
 
 
 def load(name, *, size=None):
