@@ -23,7 +23,7 @@ class Config(Digits):
     data: str = "emoji"
     patch: int = 4
     width: int = 192
-    steps: int = 4000
+    steps: int = 3000
     warmup: int = 200
     log_every: int = 25
     save_every: int = 250
