@@ -3,8 +3,8 @@
     python -m experiments.sample --config=configs/sample_emoji.py
     python -m experiments.sample --config=configs/sample_emoji.py --config.labels=flags --config.guidance=3
 
-Labels: the groups of Unicode by number. 0 activities, 1 animals & nature, 2 flags, 3 food & drink, 4 objects, 5 people & body,
-6 smileys & emotion, 7 symbols, 8 travel & places.
+Labels: the groups of Unicode, by name or number. 0 activities, 1 animals & nature, 2 flags, 3 food & drink, 4 objects,
+5 people & body, 6 smileys & emotion, 7 symbols, 8 travel & places.
 Expect: runs/sample_emoji/samples.png, a row of eight a group. The model is small: it knows colours and shapes better than
 details.
 """

@@ -7,19 +7,27 @@ import flowjax
 
 IMAGENET = pathlib.Path(flowjax.__file__).parent / "assets" / "imagenet_classes.txt"
 NULL = "null"  # the label that training put in the place of a dropped one
+EMOJI = (  # the groups of Unicode that flowjax/assets/emoji32.npz numbers
+    "activities", "animals & nature, animals, nature", "flags", "food & drink, food", "objects", "people & body, people",
+    "smileys & emotion, smileys", "symbols", "travel & places, travel, places",
+)  # fmt: skip
 
 
 def names_of(card):
     """The names of a model's classes in the order of their numbers, synonyms separated by ", "; None where nobody knows them.
 
-    A card says them in its details under "labels"; a model of 1000 classes without is one of ImageNet.
+    A card says them in its details: a pipeline's under "labels", one trained here under "data". A model of 1000 classes that
+    says nothing is one of ImageNet.
     """
-    names = card.details.get("labels")
-    if names is None and card.config.classes == 1000:
+    classes, data = card.config.classes, card.details.get("data", {})
+    names = card.details.get("labels") or (EMOJI if data.get("name") == "emoji" else data.get("classes"))
+    if names is None and classes == 1000:
         names = IMAGENET.read_text(encoding="utf-8").splitlines()
-    if names is not None and len(names) != card.config.classes:
-        raise ValueError(f"{card.name}: {len(names)} names for {card.config.classes} classes; wanted one each.")
-    return None if names is None else list(names)
+    if isinstance(names, dict):  # id2label of a model_index.json
+        names = [names.get(str(i), str(i)) for i in range(classes)]
+    if names is not None and len(names) != classes:
+        raise ValueError(f"{card.name}: {len(names)} names for {classes} classes; wanted one each.")
+    return None if names is None else [str(name) for name in names]
 
 
 def number(text, card, names):

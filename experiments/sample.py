@@ -12,7 +12,6 @@ Image k of label c starts from `flowjax.draw_noise(jax.random.fold_in(jax.random
 on the other labels, on the batch or on its place there.
 """
 
-import dataclasses
 import importlib.metadata
 import json
 import pathlib
@@ -106,10 +105,9 @@ def draw(model, noise, label, plan, config, *, keys=None):
       config: the configuration; guidance is taken from it.
       keys: (B,) keys if the plan draws noise.
     """
-    channels = {} if config.guidance_channels is None else {"channels": config.guidance_channels}
     guided = guidance.classifier_free(
         lambda x, t, label: model.apply(model.params, x, t, label), label, model.card.null_label, config.guidance,
-        interval=config.guidance_interval, **channels,
+        interval=config.guidance_interval, channels=config.guidance_channels,
     )  # fmt: skip
     return flowjax.sample(guided, noise, plan, key=keys)
 
@@ -180,12 +178,17 @@ def pictures(card, states, tile=None):
 
 
 def load(config):
-    """The model, with its matrices in the dtype asked for."""
+    """The model, computing in the dtype asked for."""
     check_choice("sample", "dtype", config.dtype, ("float32", "bfloat16"))
-    model = models.load(config.model)
-    dtype = None if config.dtype == "float32" else config.dtype
-    sizes = dataclasses.replace(model.card.config, dtype=dtype)
-    return models.model(dataclasses.replace(model.card, config=sizes), model.params)
+    try:
+        model = models.load(config.model, dtype=config.dtype)
+    except FileNotFoundError as error:  # nothing there, or no internet
+        raise ValueError(" ".join(str(error).split())) from error
+    if not isinstance(model, models.Model):
+        raise ValueError(
+            f"model={config.model!r} is an autoencoder by itself; give the folder of a network or a pipeline."
+        )
+    return model
 
 
 def check(config):

@@ -1,7 +1,10 @@
 """Images by label from the command line: what an image depends on, what is refused, what lies in the work directory."""
 
+import contextlib
+import io
 import json
 import pathlib
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -16,38 +19,46 @@ from flowjax import models
 from flowjax.models import DiTConfig
 
 ROOT = pathlib.Path(__file__).parents[1]
+GOLDEN = ROOT / "tests" / "golden" / "models"
 SIZES = DiTConfig((4, 4), channels=1, patch=2, width=8, depth=1, heads=2, classes=3)
+IMAGENET = models.Card("toy", DiTConfig((4, 4), channels=4, patch=2, width=8, depth=1, heads=2, classes=1000))
 
 
-def random_model(sizes=SIZES, **card):
-    """A network whose every parameter is random: at its own start it returns zeros."""
-    model = models.init(sizes, jax.random.key(0), **{"name": "toy", **card})
+@pytest.fixture(scope="module", autouse=True)
+def toy():
+    """A network whose every parameter is random, in the place of the shipped "digits": at its own start it returns zeros."""
+    model = models.init(SIZES, jax.random.key(0), name="toy", details={"labels": ["circle, disc", "square", "star"]})
     leaves, tree = jax.tree.flatten(model.params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     drawn = [0.3 * jax.random.normal(k, leaf.shape, jnp.float32) for k, leaf in zip(keys, leaves, strict=True)]
-    return model._replace(params=jax.tree.unflatten(tree, drawn))
+    model, load = model._replace(params=jax.tree.unflatten(tree, drawn)), models.load
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "load", lambda path, **options: model if path == "digits" else load(path, **options))
+        yield model
 
 
-@pytest.fixture
-def command(tmp_path, monkeypatch):
-    """Run the command on the toy model; returns the work directory."""
-    model = random_model(details={"labels": ["circle, disc", "square", "star"]})
-    monkeypatch.setattr(models, "load", lambda path: model, raising=False)
-    monkeypatch.chdir(ROOT)
-    workdir = tmp_path / "out"
-
-    def run(*words, config="configs/sample_digits.py", workdir=workdir):
-        quick = ["--config.steps=3", "--config.count=2", "--config.labels=0,1,2"]
-        sample.main(["sample", f"--config={config}", f"--workdir={workdir}", *quick, *words])
-        return workdir
-
-    return run
+def command(workdir, *words, config="sample_digits"):
+    """Run the command line in small."""
+    quick = ["--config.steps=3", "--config.count=2"] + ["--config.labels=0,1,2"] * (config == "sample_digits")
+    sample.main(["sample", f"--config={ROOT}/configs/{config}.py", f"--workdir={workdir}", *quick, *words])
 
 
-def refused(run, capsys, *words, **options):
+SDE = "--config.solver=dpm_solver_sde"  # noise at the start and in its steps
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """(work directory, stdout, stderr) of one run."""
+    workdir = tmp_path_factory.mktemp("drawn") / "new" / "folder"
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        command(workdir, SDE)
+    return workdir, out.getvalue(), err.getvalue()
+
+
+def refused(capsys, *words, **options):
     """The one sentence with which a command is refused."""
     with pytest.raises(SystemExit) as stopped:
-        run(*words, **options)
+        command(*words, **options)
     said = capsys.readouterr().err.strip()
     assert stopped.value.code == 2 and "Traceback" not in said
     return said.splitlines()[-1]
@@ -64,8 +75,8 @@ def by_name(workdir):
     return dict(zip(names, found["images"], strict=True))
 
 
-def test_command_writes_png_numbers_and_settings(command, capsys):
-    workdir = command()
+def test_command_writes_png_numbers_and_settings(drawn):
+    workdir, out, err = drawn
     found = contents(workdir)
     assert found["images"].shape == (6, 4, 4, 1) and found["images"].dtype == np.float32 and np.all(found["finite"])
     assert found["labels"].tolist() == [0, 0, 1, 1, 2, 2] and found["index"].tolist() == [0, 1] * 3
@@ -75,27 +86,25 @@ def test_command_writes_png_numbers_and_settings(command, capsys):
     assert settings["config"]["steps"] == settings["nfe"] == 3 and "--config.steps=3" in settings["command"]
     assert settings["labels"] == [[0, "circle, disc"], [1, "square"], [2, "star"]]
     assert settings["environment"]["jax"] == jax.__version__
-    said = capsys.readouterr()
-    assert said.out.count("\n") == 1 and "6 images, 3 evaluations each" in said.out and "samples.png" in said.out
-    assert "3/3 done" in said.err
+    assert out.count("\n") == 1 and "6 images, 3 evaluations each" in out and f"{workdir}/samples.png" in out
+    assert "3/3 done" in err
     assert sorted(path.name for path in workdir.iterdir()) == ["samples.npz", "samples.png"]
 
 
-def test_png_shows_the_images_a_row_a_label(command):
-    workdir = command()
-    shown = np.asarray(Image.open(workdir / "samples.png"))
-    expected = np.rint(127.5 * (contents(workdir)["images"] + 1))
+def test_png_shows_the_images_a_row_a_label(drawn):
+    with Image.open(drawn[0] / "samples.png") as image:
+        shown = np.asarray(image)
+    expected = np.rint(127.5 * (contents(drawn[0])["images"] + 1))
     for i, image in enumerate(expected):  # 4 x 4 pixels are magnified to 64 x 64, and 2 pixels lie between
         top, left = 66 * (i // 2), 66 * (i % 2)
         assert np.array_equal(shown[top : top + 64 : 16, left : left + 64 : 16], image.repeat(3, axis=-1))
 
 
-def test_image_depends_on_seed_label_and_index_only(command, tmp_path):
-    draws_noise = "--config.solver=dpm_solver_sde"  # at the start and in its steps
-    whole = by_name(command(draws_noise, workdir=tmp_path / "whole"))
-    alone = by_name(command(draws_noise, "--config.batch=1", workdir=tmp_path / "alone"))
-    words = ["--config.labels=star,1", "--config.count=3", "--config.batch=4"]  # the last batch is padded
-    order = by_name(command(draws_noise, *words, workdir=tmp_path / "order"))
+def test_image_depends_on_seed_label_and_index_only(drawn, tmp_path):
+    whole = by_name(drawn[0])
+    command(tmp_path / "alone", SDE, "--config.batch=1")
+    command(tmp_path / "order", SDE, "--config.labels=star,1", "--config.count=3", "--config.batch=4")  # and 2 padded
+    alone, order = by_name(tmp_path / "alone"), by_name(tmp_path / "order")
     assert alone.keys() == whole.keys() and len(order.keys() & whole.keys()) == 4
     for again in (alone, order):
         for key in again.keys() & whole.keys():
@@ -104,38 +113,85 @@ def test_image_depends_on_seed_label_and_index_only(command, tmp_path):
 
 def test_noise_depends_on_seed_label_and_index():
     wanted = np.array([[0, 0], [0, 1], [1, 0]])
-    drawn = [sample.noise_of(seed, wanted, (2, 2, 1)) for seed in (0, 1)]
-    for part in (
-        np.concatenate([noise for noise, _ in drawn]),
-        np.concatenate([jax.random.key_data(k) for _, k in drawn]),
-    ):
-        assert len(np.unique(part.reshape(6, -1), axis=0)) == 6
+    noise, keys = zip(*(sample.noise_of(seed, wanted, (2, 2, 1)) for seed in (0, 1)), strict=True)
+    for part in (noise, [jax.random.key_data(k) for k in keys]):
+        assert len(np.unique(np.concatenate(part).reshape(6, -1), axis=0)) == 6
 
 
-def test_images_are_those_of_the_library(command):
-    found = by_name(command("--config.guidance=2.0"))
-    model, label, index = models.load("toy"), 2, 1
-    noise = flowjax.draw_noise(jax.random.fold_in(jax.random.key(0), label), [index], (4, 4, 1)).astype(jnp.float32)
-    grid = flowjax.grids.uniform(3)
-    velocity = lambda x, t, c: model.apply(model.params, x, t, jnp.array([c]))
-    guided = lambda x, t: 2 * velocity(x, t, label) - velocity(x, t, 3)
-    plan = flowjax.plans.dpm_solver_pp(flowjax.Linear(), grid, 2)
-    expected = np.clip(flowjax.sample(guided, noise, plan).x[0], -1, 1)
-    np.testing.assert_allclose(found[label, index], expected, atol=1e-5, rtol=0)
+def test_images_are_those_of_the_library(drawn, toy):
+    label, index = 2, 1
+    of_label = jax.random.fold_in(jax.random.key(0), label)
+    noise = flowjax.draw_noise(of_label, [index], (4, 4, 1)).astype(jnp.float32)
+    velocity = lambda x, t, c: toy.apply(toy.params, x, t, jnp.array([c]))
+    guided = lambda x, t: 1.5 * velocity(x, t, label) - 0.5 * velocity(x, t, 3)
+    plan = flowjax.plans.dpm_solver_sde(flowjax.Linear(), flowjax.grids.uniform(3), 2)
+    found = flowjax.sample(guided, noise, plan, key=jax.random.fold_in(of_label, index)[None]).x[0]
+    np.testing.assert_allclose(by_name(drawn[0])[label, index], np.clip(found, -1, 1), atol=1e-5, rtol=0)
+
+
+# The scheduler_config.json of facebook/DiT-XL-2-256.
+DDIM = {
+    "_class_name": "DDIMScheduler", "_diffusers_version": "0.12.0.dev0", "beta_end": 0.02, "beta_schedule": "linear",
+    "beta_start": 0.0001, "clip_sample": False, "num_train_timesteps": 1000, "prediction_type": "epsilon",
+    "set_alpha_to_one": True, "steps_offset": 0, "trained_betas": None,
+}  # fmt: skip
+
+
+@pytest.fixture
+def pipeline(tmp_path):
+    """A folder in the layout of facebook/DiT-XL-2-256, of small networks with random weights."""
+    folder = tmp_path / "pipeline"
+    for part, golden in (("transformer", "dit_diffusers_a"), ("vae", "vae_kl")):
+        (folder / part).mkdir(parents=True)
+        for name in ("config.json", "diffusion_pytorch_model.safetensors"):
+            shutil.copy(GOLDEN / golden / name, folder / part)
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(DDIM))
+    index = {"_class_name": "DiTPipeline", "id2label": {str(i): f"class {i}, synonym {i}" for i in range(10)}}
+    parts = {"transformer": "DiTTransformer2DModel", "vae": "AutoencoderKL", "scheduler": "DDIMScheduler"}
+    index |= {part: ["diffusers", name] for part, name in parts.items()}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
+def test_pipeline_folder_becomes_the_latents_of_diffusers_and_a_png(pipeline, tmp_path, monkeypatch):
+    with np.load(GOLDEN / "dit_diffusers_a" / "sample_ddim_10_4.0.npz") as golden:
+        noise, expected = (golden[name].transpose(0, 2, 3, 1) for name in ("noise", "latents"))
+        asked = f"class {golden['labels'][0]}, {golden['labels'][1]}"
+    given = lambda seed, wanted, shape: (jnp.asarray(noise), jax.random.split(jax.random.key(0)))
+    monkeypatch.setattr(sample, "noise_of", given)
+    words = ["--config.solver=scheduler", "--config.steps=10", "--config.count=1", f"--config.labels={asked}"]
+    command(tmp_path / "out", f"--config.model={pipeline}", *words, config="sample_dit_xl_2_256")
+    found = contents(tmp_path / "out")
+    np.testing.assert_allclose(found["latents"], expected, atol=1e-4 * np.abs(expected).max(), rtol=0)
+    with Image.open(tmp_path / "out" / "samples.png") as shown:
+        assert shown.size == (64, 2 * 64 + 2)  # 32 x 32 magnified twice, a row a label
+    vae = models.load(pipeline / "vae")
+    decoded = np.clip(jax.jit(type(vae).decode)(vae, jnp.asarray(expected) / 0.18215), -1, 1)
+    np.testing.assert_allclose(found["images"], decoded, atol=1e-3, rtol=0)
+
+
+def test_latents_without_autoencoder_are_kept_without_png(tmp_path):
+    states, settings = np.ones((2, 4, 4, 4), np.float32), {"config": {}}
+    latents = sample.Drawn(states, np.array([True, True]), {})
+    assert sample.pictures(IMAGENET, states) is None
+    paths = sample.save(tmp_path, Config("toy", "0"), np.array([[0, 0], [0, 1]]), latents, None, settings)
+    assert paths == [tmp_path / "samples.npz"] and list(tmp_path.iterdir()) == paths
+    assert np.array_equal(contents(tmp_path)["latents"], states)
 
 
 def config_of(**changes):
     return Config(**{"model": "toy", "labels": "0", "steps": 3, **changes})
 
 
-def test_bar_changes_no_number():
-    model, config, seen = random_model(), config_of(guidance_interval=(0.5, 0.9)), []
+def test_bar_changes_no_number(toy):
+    config, seen = config_of(guidance_interval=(0.5, 0.9)), []
     noise, label = jax.random.normal(jax.random.key(2), (2, 4, 4, 1), jnp.float32), jnp.array([0, 2])
-    plan = sample.plan_of(config, model.card)
+    plan = sample.plan_of(config, toy.card)
     run = lambda model: jax.jit(lambda plan: sample.draw(model, noise, label, plan, config).x)(plan)
-    told = run(sample.ticking(model, lambda: seen.append(1)))
+    told = run(sample.ticking(toy, lambda: seen.append(1)))
     jax.effects_barrier()
-    assert np.array_equal(told, run(model)) and len(seen) == plan.rows
+    assert np.array_equal(told, run(toy)) and len(seen) == plan.rows
 
 
 @pytest.mark.parametrize("name", sample.SOLVERS)
@@ -147,12 +203,11 @@ def test_every_solver_makes_its_plan_on_both_kinds_of_path(name):
 
 
 def test_imagenet_has_a_thousand_names():
-    card = models.Card("toy", DiTConfig((4, 4), channels=4, patch=2, width=8, depth=1, heads=2, classes=1000))
-    names = labels.names_of(card)
+    names = labels.names_of(IMAGENET)
     assert len(names) == 1000 and (names[0], names[999].split(",")[0]) == ("tench, Tinca tinca", "toilet tissue")
     asked = "388, tench,Golden  Retriever, red panda, maillot, cardigan, null"
-    assert [n for n, _ in labels.numbers(asked, card)] == [388, 0, 207, 387, 638, 474, 1000]
-    assert labels.numbers("giant panda", card) == [(388, names[388])]
+    assert [n for n, _ in labels.numbers(asked, IMAGENET)] == [388, 0, 207, 387, 638, 474, 1000]
+    assert labels.numbers("giant panda", IMAGENET) == [(388, names[388])]
 
 
 @pytest.mark.parametrize(
@@ -168,9 +223,8 @@ def test_imagenet_has_a_thousand_names():
     ],
 )
 def test_wrong_label_is_named_with_the_nearest(text, said):
-    card = models.Card("toy", DiTConfig((4, 4), channels=4, patch=2, width=8, depth=1, heads=2, classes=1000))
     with pytest.raises(ValueError) as error:
-        labels.numbers(text, card)
+        labels.numbers(text, IMAGENET)
     assert said in str(error.value)
 
 
@@ -189,30 +243,32 @@ def test_wrong_label_is_named_with_the_nearest(text, said):
         (["--config.count=0"], "count=0; wanted at least 1"),
         (["--config.batch=0"], "batch=0; wanted at least 1"),
         (["--config.guidance_interval=0.5,"], "wanted (low, high)"),
+        (["--config.model=/nowhere/at/all"], "there is no /nowhere/at/all"),
+        ([f"--config.model={GOLDEN}/vae_kl"], "is an autoencoder by itself"),
         (["--config.gudance=2"], "did you mean 'guidance'?"),
     ],
 )
-def test_wrong_command_writes_nothing(command, capsys, tmp_path, words, said):
-    assert said in refused(command, capsys, *words)
+def test_wrong_command_writes_nothing(capsys, tmp_path, words, said):
+    assert said in refused(capsys, tmp_path / "out", *words)
     assert not list(tmp_path.iterdir())
 
 
-def test_other_images_are_kept_unless_told(command, capsys):
-    workdir = command()
+def test_other_images_are_kept_unless_told(drawn, capsys, tmp_path):
+    workdir = shutil.copytree(drawn[0], tmp_path / "out")
     before = {path.name: path.read_bytes() for path in workdir.iterdir()}
-    command()
+    command(workdir, SDE)
     assert "--overwrite draws them again" in capsys.readouterr().out
-    assert "seed: 0 there, 5 now" in refused(command, capsys, "--config.seed=5")
+    assert "seed: 0 there, 5 now" in refused(capsys, workdir, SDE, "--config.seed=5")
     assert before == {path.name: path.read_bytes() for path in workdir.iterdir()}
-    command("--config.seed=5", "--overwrite")
+    command(workdir, "--config.seed=5", "--overwrite")
     assert images.read_settings(workdir / "samples.png")["config"]["seed"] == 5
     (workdir / "samples.npz").write_bytes(b"something else")
-    assert "was not written by this program" in refused(command, capsys)
+    assert "was not written by this program" in refused(capsys, workdir)
 
 
-def test_directory_that_cannot_be_written_to_is_named(command, capsys, tmp_path):
+def test_directory_that_cannot_be_written_to_is_named(capsys, tmp_path):
     (tmp_path / "file").write_text("")
-    assert "cannot be written to" in refused(command, capsys, workdir=tmp_path / "file" / "inside")
+    assert "cannot be written to" in refused(capsys, tmp_path / "file" / "inside")
 
 
 def test_full_disk_leaves_no_half_file(tmp_path, monkeypatch):
