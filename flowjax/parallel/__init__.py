@@ -1,1 +1,7 @@
-"""Sampling one image on many devices."""
+"""Sampling one image on many devices, exactly or with stale attention, and the same on one device to check it."""
+
+from flowjax.parallel.emulate import emulate
+from flowjax.parallel.mesh import make_mesh
+from flowjax.parallel.sample import place, program, sample
+
+__all__ = ["emulate", "make_mesh", "place", "program", "sample"]

@@ -1,0 +1,95 @@
+"""Refusals of `parallel.sample`: in words, and before anything compiles."""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+
+from flowjax.errors import check_choice
+from flowjax.parallel.mesh import CFG, DATA, PIPE, RING, SEQ, token_shards
+
+ATTENTIONS = ("gather", "ulysses", "ring", "ulysses_ring", "stale")
+
+
+def check(model, noise, label, plan, mesh, guidance, attention, warmup, refresh, gather):
+    """Raise a ValueError about the first argument of `parallel.sample` that does not fit; return the labels, (B,)."""
+    card = model.card
+    check_choice("parallel.sample", "attention", attention, ATTENTIONS)
+    if noise.ndim != 4 or not jnp.issubdtype(noise.dtype, jnp.floating):
+        raise ValueError(
+            f"parallel.sample: noise has shape {noise.shape} and dtype {noise.dtype}; wanted floating (B, H, W, C)."
+        )
+    if not isinstance(guidance, (int, float)) or not math.isfinite(guidance):
+        raise ValueError(f"parallel.sample: guidance={guidance!r}; wanted a number, 1 for none.")
+    label = np.asarray(card.null_label if label is None else label)
+    if label.shape not in ((), noise.shape[:1]) or not np.issubdtype(label.dtype, np.integer):
+        raise ValueError(f"parallel.sample: label is {label.dtype}{label.shape}; wanted {len(noise)} integers.")
+    if np.any((label < 0) | (label > card.null_label)):
+        raise ValueError(
+            f"parallel.sample: labels {label.ravel()[:8].tolist()}; wanted integers from 0 to {card.null_label - 1}, or "
+            f"{card.null_label}, the null label."
+        )
+    tokens = card.patchify(np.zeros(noise.shape, bool)).shape[1]
+    check_mesh(mesh, card.config, len(noise), tokens, attention)
+    if attention == "stale":
+        check_stale(plan, warmup, refresh, gather)
+    return np.broadcast_to(label, noise.shape[:1])
+
+
+def check_stale(plan, warmup, refresh, gather):
+    """Raise a ValueError if stale attention cannot run `plan` so."""
+    check_choice("parallel.sample", "gather", gather, ("late", "early"))
+    if not isinstance(warmup, (int, np.integer)) or not 1 <= warmup <= plan.steps:
+        raise ValueError(
+            f"parallel.sample: warmup={warmup!r} of {plan.steps} steps; wanted a whole number from 1, since the first step "
+            f"has nothing stale to attend to, to {plan.steps}, where every step is synchronous."
+        )
+    if refresh is not None and (not isinstance(refresh, (int, np.integer)) or refresh < 1):
+        raise ValueError(f"parallel.sample: refresh={refresh!r}; wanted a whole number from 1, or None: never again.")
+    if gather == "late" and refresh != 1:
+        raise ValueError(
+            f"parallel.sample: gather='late' keeps nobody else's keys and values, so every row must gather them; with "
+            f"refresh={refresh} take gather='early'."
+        )
+
+
+def check_mesh(mesh, config, batch, tokens, attention):
+    """Raise a ValueError in words if `mesh` does not fit the network, the batch, the tokens or the kind of attention.
+
+    Args:
+      mesh: of `make_mesh`.
+      config: the network's `DiTConfig`.
+      batch, tokens: B and L.
+      attention: as in `parallel.sample`.
+    """
+    missing = {DATA, CFG, SEQ, PIPE} - set(mesh.shape)
+    if missing:
+        raise ValueError(
+            f"parallel.sample: the mesh lacks the axes {sorted(missing)}; make it with parallel.make_mesh."
+        )
+    n = token_shards(mesh)
+    if n > tokens:
+        raise ValueError(
+            f"parallel.sample: {n} devices share {tokens} tokens; take seq at most {tokens}, and the rest for data."
+        )
+    if batch % mesh.shape[DATA]:
+        raise ValueError(
+            f"parallel.sample: a batch of {batch} does not divide into data={mesh.shape[DATA]} parts; take a batch of "
+            f"{batch + -batch % mesh.shape[DATA]}, or data={math.gcd(batch, mesh.shape[DATA])}."
+        )
+    if mesh.shape[PIPE] > 1:
+        raise ValueError(
+            f"parallel.sample: pipe={mesh.shape[PIPE]}, but attention={attention!r} does not split the layers; take pipe=1."
+        )
+    if attention == "ulysses_ring" and RING not in mesh.shape:
+        raise ValueError(
+            f"parallel.sample: attention='ulysses_ring' wants a mesh whose seq is a pair, as make_mesh(seq=(2, 2)); "
+            f"this one has seq={mesh.shape[SEQ]}."
+        )
+    share = {"ulysses": n, "ulysses_ring": mesh.shape[SEQ]}.get(attention, 1)
+    if config.heads % share:
+        fits = [k for k in range(1, share) if config.heads % k == 0]
+        raise ValueError(
+            f"parallel.sample: attention={attention!r} splits heads, and {config.heads} heads do not divide into {share} "
+            f"parts; take {' or '.join(map(str, fits))} devices there, or attention='ring', which splits no heads."
+        )
