@@ -102,7 +102,11 @@ class Card:
         out = out.reshape(patches.shape)
         if self.clock == "1 - t":
             out = -out
-        return to_velocity(self.schedule, self.prediction, out, patches, jnp.asarray(t, patches.dtype)), carry
+        t = jnp.asarray(t, patches.dtype)
+        if self.clock == "index":
+            # float32(n/N) N may fall just below n, into the segment before that node, which has another slope.
+            t = t * (1 + 4 * jnp.finfo(t.dtype).eps)
+        return to_velocity(self.schedule, self.prediction, out, patches, t), carry
 
     def velocity(self, params, x, t, label, *, attention=None, carry=None):
         """The velocity (B, H, W, C) at the state `x` and time `t`; with a carry, (velocity, carry)."""
