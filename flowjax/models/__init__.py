@@ -3,6 +3,7 @@
 from flowjax.models.dit import DiTConfig, network, overview, preset, softmax_attention
 from flowjax.models.model import Card, Model, init, model
 from flowjax.models.vae import Autoencoder
+from flowjax.models.weights import load, save
 
 __all__ = [
     "Autoencoder",
@@ -10,9 +11,11 @@ __all__ = [
     "DiTConfig",
     "Model",
     "init",
+    "load",
     "model",
     "network",
     "overview",
     "preset",
+    "save",
     "softmax_attention",
 ]
