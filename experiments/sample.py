@@ -202,8 +202,10 @@ def check(config):
 
 def held(workdir):
     """The settings of the images that a work directory holds, or None."""
-    path = workdir / "samples.npz"
+    path, picture = workdir / "samples.npz", workdir / "samples.png"
     if not path.exists():
+        if picture.exists():  # another program's, or of a run that was killed between the two files
+            raise ValueError(f"{picture} has no samples.npz beside it; give another --workdir, or --overwrite.")
         return None
     try:
         with np.load(path) as found:
@@ -249,17 +251,18 @@ def settings_of(config, command, plan, labels, seconds):
 
 def save(workdir, config, wanted, drawn, shown, settings):
     """Write samples.png, then samples.npz, whose presence means that all is there; returns their paths."""
-    paths = [workdir / "samples.npz"]
+    archive, picture = workdir / "samples.npz", workdir / "samples.png"
     arrays = dict(labels=wanted[:, 0], index=wanted[:, 1], finite=drawn.finite)
+    for old in (archive, picture):
+        old.unlink(missing_ok=True)
     if shown is None or shown.shape[1:] != drawn.states.shape[1:]:
         arrays["latents"] = drawn.states
     if shown is not None:
         arrays["images"] = shown
-        paths.insert(0, workdir / "samples.png")
-        images.save_png(paths[0], images.grid(shown, config.count), settings)
-    with images.whole_file(paths[-1]) as file:
+        images.save_png(picture, images.grid(shown, config.count), settings)
+    with images.whole_file(archive) as file:
         np.savez(file, settings=json.dumps(records.plain(settings), sort_keys=True), **arrays)
-    return paths
+    return [archive] if shown is None else [picture, archive]
 
 
 def sample(config, workdir, overwrite, command):

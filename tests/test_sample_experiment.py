@@ -21,6 +21,7 @@ from flowjax.models import DiTConfig
 ROOT = pathlib.Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden" / "models"
 SIZES = DiTConfig((4, 4), channels=1, patch=2, width=8, depth=1, heads=2, classes=3)
+NINE = dict(size=(4, 4), channels=1, patch=2, width=8, depth=1, heads=2, classes=9)
 IMAGENET = models.Card("toy", DiTConfig((4, 4), channels=4, patch=2, width=8, depth=1, heads=2, classes=1000))
 
 
@@ -175,6 +176,7 @@ def test_latents_without_autoencoder_are_kept_without_png(tmp_path):
     states, settings = np.ones((2, 4, 4, 4), np.float32), {"config": {}}
     latents = sample.Drawn(states, np.array([True, True]), {})
     assert sample.pictures(IMAGENET, states) is None
+    (tmp_path / "samples.png").write_text("what lay there before")
     paths = sample.save(tmp_path, Config("toy", "0"), np.array([[0, 0], [0, 1]]), latents, None, settings)
     assert paths == [tmp_path / "samples.npz"] and list(tmp_path.iterdir()) == paths
     assert np.array_equal(contents(tmp_path)["latents"], states)
@@ -200,6 +202,29 @@ def test_every_solver_makes_its_plan_on_both_kinds_of_path(name):
         card = models.Card("toy", SIZES, schedule=schedule)
         plan = sample.plan_of(config_of(solver=name, steps=6, shift=2.0), card)
         assert plan.steps == 6 and plan.grid[1] == pytest.approx(2 * (5 / 6) / (1 + 5 / 6))
+
+
+def test_directory_is_named_after_the_configuration(monkeypatch):
+    seen = []
+    monkeypatch.setattr(sample, "sample", lambda config, workdir, *_: seen.append(workdir))
+    sample.main(["sample", f"--config={ROOT}/configs/sample_emoji.py"])
+    assert seen == ["runs/sample_emoji"]
+
+
+def test_images_that_are_not_finite_are_said():
+    drawn = sample.Drawn(np.zeros((2, 4, 4, 1)), np.array([True, False]), {"compile": 1, "first": 1, "steady": None})
+    plan = flowjax.plans.euler(flowjax.grids.uniform(3))
+    assert "2 images, 1 OF THEM NOT FINITE" in sample.summary(drawn, drawn.seconds | {"decode": None}, plan, [])
+
+
+def test_trained_models_have_the_names_of_their_data():
+    named = lambda **data: models.Card("toy", DiTConfig(**NINE), details={"data": data})
+    emoji = named(name="emoji", classes=list(range(9)))
+    assert [n for n, _ in labels.numbers("Flags, smileys & emotion, 8", emoji)] == [2, 6, 8]
+    folder = named(name="/a/folder", classes=[f"kind {i}" for i in range(9)])
+    assert labels.numbers("kind 4", folder) == [(4, "kind 4")]
+    with pytest.raises(ValueError, match="2 names for 9 classes"):
+        labels.names_of(named(name="/a/folder", classes=["a", "b"]))
 
 
 def test_imagenet_has_a_thousand_names():
@@ -264,6 +289,8 @@ def test_other_images_are_kept_unless_told(drawn, capsys, tmp_path):
     assert images.read_settings(workdir / "samples.png")["config"]["seed"] == 5
     (workdir / "samples.npz").write_bytes(b"something else")
     assert "was not written by this program" in refused(capsys, workdir)
+    (workdir / "samples.npz").unlink()
+    assert "has no samples.npz beside it" in refused(capsys, workdir)
 
 
 def test_directory_that_cannot_be_written_to_is_named(capsys, tmp_path):
