@@ -234,7 +234,9 @@ class DiT(nnx.Module):
         angles = clock[:, None] * frequencies[None].astype(clock.dtype)
         features = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=1)
         time = self.time2(jax.nn.silu(self.time1(features)))
-        return tokens, jax.nn.silu(time + self.labels(label))
+        # Not self.labels(label), which rounds to float32; and index -1 would be the null label, where NaN is wanted.
+        label = jnp.where(label < 0, self.config.classes + 1, label)
+        return tokens, jax.nn.silu(time + jnp.take(self.labels.embedding[...], label, axis=0, mode="fill"))
 
     def layers(self, tokens, condition, attention, carry, first=0):
         """Run the stacked blocks, the first of which is layer `first`: (tokens, carry)."""

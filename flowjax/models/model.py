@@ -95,12 +95,13 @@ class Card:
         Returns:
           (velocity (B, L, P), carry).
         """
+        patches = patches.astype(jnp.promote_types(patches.dtype, jnp.float32))  # before t takes its dtype
         clock = CLOCKS[self.clock](self.schedule, jnp.asarray(t, patches.dtype))
         out, carry = self._call(params, patches, clock, label, positions, attention, carry)
         each = self.config.patch**2
         out = out.reshape(*out.shape[:2], each, self.config.outputs)[..., : self.config.channels]
         out = out.reshape(patches.shape)
-        if self.clock == "1 - t":
+        if self.clock == "1 - t" and self.prediction == "velocity":
             out = -out
         t = jnp.asarray(t, patches.dtype)
         if self.clock == "index":
