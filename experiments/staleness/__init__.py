@@ -1,0 +1,34 @@
+"""How much staleness can you bear? One module a question; `python -m experiments.staleness` runs them all."""
+
+from experiments import report
+from experiments.run import progress
+from experiments.staleness import error, law, orders, pictures, placement, verdict, warmup
+from flowjax import records
+
+QUESTIONS = (orders, error, law, warmup, placement, pictures)  # the law is read from the rows of the errors
+WORDS = ("NFE", "order", "staleness", "misrouted")
+
+
+def run(config, workdir):
+    """Measure what `workdir` does not hold yet, question by question, and return all rows."""
+    kept = records.Records(workdir, config)
+    for module in QUESTIONS:
+        todo = [key for key in module.cells(config) if not kept.done(key)]
+        if not todo:
+            continue
+        found = module.measure(config, todo)
+        for _ in progress(todo, lambda key: ", ".join(str(value) for value in key.values())):
+            key, values = next(found)
+            kept.add(key, **values)
+    return kept.rows
+
+
+def make_report(workdir):
+    """Draw the rows of `workdir` into report.html; a question without rows is left out."""
+    rows, origin = records.read(workdir), report.origin(workdir)
+    own = [(module, [row for row in rows if row["question"] == module.QUESTION]) for module in QUESTIONS]
+    sections = [module.section(found, origin["command"]) for module, found in own if found]
+    page = report.page(
+        "How much staleness can you bear?", verdict.lead(rows), sections, definitions=WORDS, **origin
+    )  # fmt: skip
+    return [report.write(f"{workdir}/report.html", page)]
