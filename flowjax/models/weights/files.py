@@ -118,7 +118,8 @@ def _torch(path):
 
     def read(name):
         tensor = state[name]
-        tensor = tensor.float() if tensor.dtype == torch.bfloat16 else tensor  # numpy has no bfloat16
+        if tensor.dtype == torch.bfloat16:  # torch gives numpy no bfloat16
+            return tensor.view(torch.int16).numpy().view(jnp.bfloat16)
         return _floating(path, name, tensor.numpy())
 
     return Tensors(path, {name: tuple(tensor.shape) for name, tensor in state.items()}, read)

@@ -206,7 +206,7 @@ def _check_copies(tensors, copies):
 def _check_positions(tensors, config, name):
     stored, ours = tensors.read(name)[0], dit.positions(config)
     off = np.max(np.abs(stored.astype(np.float64) - ours))
-    if not off <= max(2 * float(jnp.finfo(stored.dtype).eps), 1e-5):
+    if not off <= max(float(jnp.finfo(stored.dtype).eps), 1e-5):
         raise ValueError(
             f"models.load: {name} of {tensors.path} differs by up to {off:.3g} from the sines and cosines of a DiT "
             f"(column first) on {config.size[0] // config.patch} x {config.size[1] // config.patch} tokens."
