@@ -136,17 +136,42 @@ def test_output_is_zero_at_the_start():
     assert layers.shape == (2, 16, 16) and not np.allclose(layers[0], layers[1])
 
 
+TOKENS, CONDITION = drawn(0, 3, 6, 16), drawn(1, 3, 16)
+
+
+@functools.partial(jax.jit, static_argnames="remat")
+def layers(blocks, tokens, first=0, remat=False):
+    part = dit.network(dataclasses.replace(CONFIG, remat=remat)).part
+    start = dit.network(CONFIG).shapes()  # only the blocks are used
+    return part("layers", start | {"blocks": blocks}, tokens, CONDITION, decaying_attention, 0, first)[0]
+
+
+def decaying_attention(q, k, v, layer, carry):
+    """Attention that depends on the layer's number."""
+    out, carry = dit.softmax_attention(q, k, v, layer, carry)
+    return out / (1 + layer), carry
+
+
 def test_scanned_layers_are_the_layers_one_by_one(params):
-    part = dit.network(CONFIG).part
-    tokens, condition = drawn(0, 3, 6, 16), drawn(1, 3, 16)
-    counted = counting(dit.softmax_attention)
-    scanned, carry = jax.jit(lambda p: part("layers", p, tokens, condition, counted, start_of_count()))(params)
-    x, each = tokens, start_of_count()
+    x = TOKENS
     for i in range(2):
-        one = params | {"blocks": jax.tree.map(lambda leaf: leaf[i : i + 1], params["blocks"])}  # noqa: B023
-        x, each = part("layers", one, x, condition, counted, each, i)
-    np.testing.assert_allclose(scanned, x, rtol=1e-11)
-    assert jax.tree.all(jax.tree.map(np.array_equal, carry, each))
+        x = layers(jax.tree.map(lambda leaf: leaf[i : i + 1], params["blocks"]), x, first=i)  # noqa: B023
+    np.testing.assert_allclose(layers(params["blocks"], TOKENS), x, rtol=1e-11)
+
+
+def test_remat_changes_neither_values_nor_gradients(params):
+    """The gradient along a direction, against central differences without remat."""
+    blocks = params["blocks"]
+    leaves, tree = jax.tree.flatten(blocks)
+    direction = jax.tree.unflatten(tree, [drawn(i, *leaf.shape) for i, leaf in enumerate(leaves)])
+    value, gradient = jax.jit(jax.value_and_grad(lambda b: jnp.sum(layers(b, TOKENS, remat=True) ** 2)))(blocks)
+    along = sum(jax.tree.leaves(jax.tree.map(lambda g, d: np.sum(g * d), gradient, direction)))
+
+    def plain(step):
+        return np.sum(layers(jax.tree.map(lambda b, d: b + step * d, blocks, direction), TOKENS) ** 2)
+
+    np.testing.assert_allclose(value, plain(0.0), rtol=1e-11)
+    np.testing.assert_allclose(along, (plain(1e-5) - plain(-1e-5)) / 2e-5, rtol=1e-6)
 
 
 def start_of_count():
@@ -229,19 +254,6 @@ def test_state_is_in_its_own_dtype_and_at_least_float32(params, dtype):
     np.testing.assert_array_equal(found, velocity(params, x.astype(wide), t))
 
 
-def test_remat_changes_neither_values_nor_gradients(params):
-    tokens, condition = drawn(0, 3, 6, 16), drawn(1, 3, 16)
-
-    def loss(blocks, remat):
-        part = dit.network(dataclasses.replace(CONFIG, remat=remat)).part
-        out, _ = part("layers", params | {"blocks": blocks}, tokens, condition, dit.softmax_attention, None)
-        return jnp.sum(out**2)
-
-    run = jax.jit(jax.value_and_grad(loss), static_argnums=1)
-    plain, again = (run(params["blocks"], remat) for remat in (False, True))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), plain, again)
-
-
 def test_a_patch_is_cut_row_by_row():
     patches = dit.patchify(X, 2)
     for row, column, r, c, channel in np.ndindex(2, 3, 2, 2, 3):
@@ -271,7 +283,25 @@ def test_images_of_other_sizes_cover_the_same_places(params):
     assert velocity(params, drawn(1, 3, 8, 2, 3)).shape == (3, 8, 2, 3)
 
 
-# Predictions and clocks.
+# Predictions and clocks, of a network that answers what it is told to and keeps the clock that it saw.
+
+
+@pytest.fixture
+def answer(monkeypatch):
+    seen = []
+
+    def set_answer(out):
+        def call(self, params, patches, clock, *rest):
+            seen.append(clock)
+            return dit.patchify(out, 2), None
+
+        monkeypatch.setattr(Card, "_call", call)
+        return seen
+
+    return set_answer
+
+
+PLAIN = dataclasses.replace(CONFIG, out_channels=None)
 
 
 def rates(schedule, t, step=1e-6):
@@ -280,7 +310,7 @@ def rates(schedule, t, step=1e-6):
 
 @pytest.mark.parametrize("prediction", ["velocity", "data", "noise", "score", "v"])
 @pytest.mark.parametrize("schedule", [Linear(), Cosine()], ids=["linear", "cosine"])
-def test_any_prediction_becomes_the_velocity_of_the_same_data_and_noise(schedule, prediction, monkeypatch):
+def test_any_prediction_becomes_the_velocity_of_the_same_data_and_noise(schedule, prediction, answer):
     """A network that predicts what it is asked for of known data and noise: all have the velocity alpha' data + sigma' noise."""
     data, noise, t = X, drawn(1, *X.shape), TIME.reshape(3, 1, 1, 1)
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
@@ -293,35 +323,39 @@ def test_any_prediction_becomes_the_velocity_of_the_same_data_and_noise(schedule
         "score": -noise / sigma,
         "v": alpha * noise - sigma * data,
     }
-    of = card(schedule=schedule, prediction=prediction, config=dataclasses.replace(CONFIG, out_channels=None))
-    monkeypatch.setattr(Card, "_call", lambda self, *args: (dit.patchify(outputs[prediction], 2), None))
+    answer(outputs[prediction])
+    of = card(schedule=schedule, prediction=prediction, config=PLAIN)
     np.testing.assert_allclose(of.velocity(None, alpha * data + sigma * noise, TIME, LABEL), wanted, atol=1e-7)
 
 
 @pytest.mark.parametrize("clock, told, sign", [("1000 t", 1000 * TIME, 1), ("1 - t", 1 - TIME, -1)])
-def test_a_clock_is_what_the_network_is_told(params, clock, told, sign):
+def test_a_clock_is_what_the_network_is_told(clock, told, sign, answer):
     """Where the clock runs towards the data so does the velocity."""
-    out = raw(params, told, config=CONFIG)[..., :3]
-    np.testing.assert_allclose(velocity(params, clock=clock), sign * out, rtol=1e-10)
+    out = drawn(1, *X.shape)
+    seen = answer(out)
+    np.testing.assert_array_equal(card(clock=clock, config=PLAIN).velocity(None, X, TIME, LABEL), sign * out)
+    np.testing.assert_allclose(seen[0], told, rtol=1e-15)
 
 
-def test_a_clock_towards_the_data_does_not_turn_data_around(params):
+def test_a_clock_towards_the_data_does_not_turn_data_around(answer):
     """A prediction of the data is the same whichever way time is counted; only a velocity changes its sign."""
-    data = raw(params, 1 - TIME, config=CONFIG)[..., :3]
-    found = velocity(params, clock="1 - t", prediction="data")
-    np.testing.assert_allclose(X - TIME.reshape(3, 1, 1, 1) * found, data, rtol=1e-9, atol=1e-9)
+    data = drawn(1, *X.shape)
+    answer(data)
+    found = card(clock="1 - t", prediction="data", config=PLAIN).velocity(None, X, TIME, LABEL)
+    np.testing.assert_allclose(X - TIME.reshape(3, 1, 1, 1) * found, data, rtol=1e-11, atol=1e-12)
 
 
-def test_a_discrete_network_is_told_the_step_before_its_node(params):
+def test_a_discrete_network_is_told_the_step_before_its_node(answer):
     """Node n of 1000 is t = n/1000, and DiT calls it n - 1."""
     schedule, nodes = VPDiscrete.linear(), np.array([1, 400, 1000])
-    t = (nodes / 1000).reshape(3, 1, 1, 1)
-    found = velocity(params, t=nodes / 1000, schedule=schedule, prediction="noise", clock="index")
-    noise = np.asarray(raw(params, nodes - 1.0, config=CONFIG)[..., :3])
-    data = (X - schedule.sigma(t) * noise) / schedule.alpha(t)
-    rate = schedule.log_alpha_dot(t)  # alpha'/alpha; alpha alpha' + sigma sigma' = 0
+    noise, t = drawn(1, *X.shape), (nodes / 1000).reshape(3, 1, 1, 1)
+    seen = answer(noise)
+    of = card(schedule=schedule, prediction="noise", clock="index", config=PLAIN)
+    found = of.velocity(None, X, nodes / 1000, LABEL)
+    np.testing.assert_allclose(seen[0], nodes - 1, atol=1e-9)
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-    wanted = rate * alpha * data - rate * alpha**2 / sigma * noise
+    rate = schedule.log_alpha_dot(t)  # alpha'/alpha; and sigma sigma' = -alpha alpha'
+    wanted = rate * (X - sigma * noise) - rate * alpha**2 / sigma * noise
     np.testing.assert_allclose(found, wanted, rtol=1e-8, atol=1e-8)
 
 
