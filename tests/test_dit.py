@@ -241,7 +241,6 @@ def test_bfloat16_is_near_float32(params):
     half = velocity(*single(params), config=dataclasses.replace(CONFIG, dtype="bfloat16"))
     assert half.dtype == wanted.dtype == jnp.float32
     assert 1e-4 < relative(half, wanted) < 2e-2
-    assert relative(wanted, velocity(params)) < 1e-5
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, jnp.bfloat16])
