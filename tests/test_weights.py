@@ -182,10 +182,30 @@ def assert_is_reference(model, patch, clock, wanted):
     np.testing.assert_allclose(out, both, rtol=1e-9, atol=1e-9 * np.max(np.abs(both)))
 
 
-def test_golden_networks_give_what_the_originals_give():
+@pytest.mark.parametrize(
+    "name, cases",
+    [
+        ("dit_diffusers_a", 5), ("sit_original", 2), ("vae_kl", 4),
+        pytest.param("dit_diffusers_b", 5, marks=pytest.mark.slow),  # as the first, with another patch
+    ],
+)  # fmt: skip
+def test_golden_networks_give_what_the_originals_give(name, cases):
     lines = []
-    passed, failed = golden_models.run_folder(GOLDEN, show=lines.append)
-    assert (passed, failed) == (16, 0), "\n".join(lines)
+    passed, failed = golden_models.run_folder(GOLDEN / name, show=lines.append)
+    assert (passed, failed) == (cases, 0), "\n".join(lines)
+
+
+def test_golden_command_counts_what_cannot_be_loaded_or_differs(tmp_path, capsys):
+    shutil.copytree(GOLDEN / "vae_kl", tmp_path / "wrong")
+    with np.load(tmp_path / "wrong" / "expected.npz") as file:
+        given = dict(file)
+    np.savez(tmp_path / "wrong" / "expected.npz", **given | {"scaling_factor": 0.2})
+    (tmp_path / "empty").mkdir()
+    shutil.copy(GOLDEN / "vae_kl" / "expected.npz", tmp_path / "empty")
+    assert golden_models.main([str(tmp_path)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "3 passed, 2 failed"
+    assert [line.split()[0] for line in lines if line.endswith("FAILED")] == ["empty:", "wrong"]
 
 
 @pytest.mark.parametrize("patch", [1, 4])
