@@ -57,13 +57,17 @@ class Subject(NamedTuple):
         squares = np.asarray(found.stats.staleness)[~np.asarray(told.synced)]
         return np.asarray(found.x, np.float64), float(np.sqrt(squares.mean())) if len(squares) else 0.0
 
+    def errors(self, found, other):
+        """Relative errors (B,) between endpoints."""
+        return row_norms(found - other) / scale_of(self.exact)
+
     def compare(self, found, own):
         """A row's numbers: errors of `found` to the own synchronous run `own` and to the converged one."""
-        scale, values = scale_of(self.exact), {}
+        values = {}
         for name, other in (("sync", own), ("exact", self.exact)):
-            errors = row_norms(found - other) / scale
-            values |= {f"{name}_{key}": value for key, value in lab.summary(errors, self.seed).items()}
-        discretisation = row_norms(own - self.exact) / scale
+            summary = lab.summary(self.errors(found, other), self.seed)
+            values |= {f"{name}_{key}": value for key, value in summary.items()}
+        discretisation = self.errors(own, self.exact)
         return values | {
             "own_rms": float(np.sqrt(np.mean(discretisation**2))),
             "misrouted": float(np.mean(self.nearest(found) != self.nearest(own))),

@@ -107,8 +107,6 @@ def _draw(ax, own):
             law, (most, LAWS[law](most) / LAWS[law](least)), xytext=(4, 0), textcoords="offset points", fontsize=7
         )
     places = sorted({n for devices, _ in own.values() for n in devices})
-    ax.set(
-        xscale="log", yscale="log", xlabel="devices", ylabel=f"error over that of {least:g} devices", ylim=(0.4, most)
-    )
+    ax.set(xscale="log", xlabel="devices", ylabel=f"error over that of {least:g} devices", ylim=(0, most / least))
     ax.set_xticks(places, [f"{n:g}" for n in places], minor=False)
     ax.minorticks_off()

@@ -55,7 +55,9 @@ def _warmup(rows):
 def _placement(rows):
     most, said = max(r["count"] for r in rows), []
     for subject in dict.fromkeys(r["subject"] for r in rows):
-        own = {r["place"]: r["sync_rms"] for r in rows if (r["subject"], r["count"]) == (subject, most)}
-        best = min(own, key=own.get)
-        said.append(f"{best} ({report.sig(own[best])}, at the start {report.sig(own['start'])}) on the {subject}")
-    return f"**Where {most} synchronous steps do most**: {'; '.join(said)}."
+        own = [r for r in rows if (r["subject"], r["count"]) == (subject, most) and r["place"] != "start"]
+        best = min(own, key=lambda r: r["rms_ratio"])
+        said.append(
+            f"{best['place']} has {report.sig(best['rms_ratio'])} times the error ({best['rms_verdict']}) on the {subject}"
+        )
+    return f"**Where to put {most} synchronous steps**: compared with all at the start, {'; '.join(said)}."
