@@ -46,8 +46,9 @@ bench: env  ## time the samplers (runs/bench)
 	$(RUN) -m experiments.bench --config=configs/bench.py --workdir=runs/bench
 	@echo "bench: made" runs/bench/*
 
-golden: env  ## hold the solvers to the public codes' numbers (tests/golden)
+golden: env  ## hold solvers and networks to the public codes' numbers (tests/golden)
 	$(RUN) -m tests.golden $(ARGS)
+	$(RUN) -m tests.golden_models
 
 report-full: env  ## the full order experiment: measures what results/order lacks, then draws its page
 	$(RUN) -m experiments.order --config=configs/order.py --workdir=results/order $(ARGS)
