@@ -254,7 +254,7 @@ class VPDiscrete(VariancePreserving):
         public code (-5.1), so that the cosine schedule keeps away from alpha = 0. None keeps every node.
     """
 
-    betas: np.ndarray
+    betas: np.ndarray = field(repr=False)
     log_snr_min: float | None = -5.1
     _nodes: np.ndarray = field(init=False, repr=False)
 
@@ -301,9 +301,12 @@ class VPDiscrete(VariancePreserving):
 
     def _segment(self, t):
         xp = array_module(t)
-        nodes = xp.asarray(self._nodes, t.dtype)
-        left = xp.clip(xp.floor(t * self.steps).astype(int) - 1, 0, self.steps - 2)
-        return nodes[left], nodes[left + 1] - nodes[left], t * self.steps - (left + 1).astype(t.dtype)
+        nodes, rises = (xp.asarray(a, t.dtype) for a in (self._nodes, np.diff(self._nodes)))
+        place = t * self.steps
+        # In float32 n/N times N may fall just below n: that is still node n, since the next segment has another slope.
+        near = xp.floor(place * (1 + 4 * float(xp.finfo(t.dtype).eps)))
+        left = xp.clip(near.astype(int) - 1, 0, self.steps - 2)
+        return nodes[left], rises[left], place - (left + 1).astype(t.dtype)
 
     def log_alpha(self, t):
         """Piecewise linear between the nodes, at most 0, and exactly 0 at t = 0."""

@@ -19,14 +19,13 @@ ROWS = 6
 
 
 def perturbed(params, scale=0.15):
-    """Float64 parameters with no zero gates, in which every layer attends; labels are looked up in float32."""
+    """Float64 parameters with no zero gates, in which every layer attends."""
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     noisy = [
         leaf + scale * jax.random.normal(key, leaf.shape, np.float64) for leaf, key in zip(leaves, keys, strict=True)
     ]
-    params = jax.tree.unflatten(tree, noisy)
-    return params | {"labels": jax.tree.map(lambda table: table.astype(np.float32), params["labels"])}
+    return jax.tree.unflatten(tree, noisy)
 
 
 @functools.cache

@@ -321,3 +321,12 @@ def test_clip_that_leaves_no_segment_is_refused():
 def test_unknown_prediction_is_refused():
     with pytest.raises(ValueError, match=r"kind='epsilon' .* noise"):
         predict(Linear(), "epsilon", np.zeros((1, 2)), np.zeros((1, 2)), 0.5)
+
+
+def test_nodes_keep_their_segment_in_float32():
+    """At node n the slope is that of the segment after it; float32(n/N) N falls below n for some n, such as 251 of 1000."""
+    schedule = VPDiscrete.linear(log_snr_min=None)
+    t = np.arange(1, 1000) / 1000
+    exact = schedule.log_alpha_dot(t)
+    for module in (np, jnp):
+        np.testing.assert_allclose(schedule.log_alpha_dot(module.asarray(t, np.float32)), exact, rtol=1e-6)

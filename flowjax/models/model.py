@@ -103,11 +103,7 @@ class Card:
         out = out.reshape(patches.shape)
         if self.clock == "1 - t" and self.prediction == "velocity":
             out = -out
-        t = jnp.asarray(t, patches.dtype)
-        if self.clock == "index":
-            # float32(n/N) N may fall just below n, into the segment before that node, which has another slope.
-            t = t * (1 + 4 * jnp.finfo(t.dtype).eps)
-        return to_velocity(self.schedule, self.prediction, out, patches, t), carry
+        return to_velocity(self.schedule, self.prediction, out, patches, jnp.asarray(t, patches.dtype)), carry
 
     def velocity(self, params, x, t, label, *, attention=None, carry=None):
         """The velocity (B, H, W, C) at the state `x` and time `t`; with a carry, (velocity, carry)."""
