@@ -30,6 +30,9 @@ class Config:
       tolerances: atol and rtol of the adaptive maps, each with each.
       batches: sizes at which lockstep is counted.
       scales: of guidance.
+      networks: names of trained models, each with its own ODE as the truth.
+      network_nfe, network_scales, network_starts, network_steps: the same sizes for them, an evaluation of which is dear; the
+        shifts are 1 and 3, and the steps are those of the reference.
       reference_steps: RK4 steps of the reference.
       repeats: timed calls of the cost table.
     """
@@ -52,6 +55,11 @@ class Config:
     tolerances: tuple[float, ...] = (0.2, 0.05, 0.02, 0.0078, 2e-3, 5e-4, 1e-4)
     batches: tuple[int, ...] = (1, 8, 64, 512)
     scales: tuple[float, ...] = (1.0, 1.5, 4.0, 7.0)
+    networks: tuple[str, ...] = ("digits", "digits-ot", "digits-reflow", "emoji")
+    network_nfe: tuple[int, ...] = (5, 10, 20, 40)
+    network_scales: tuple[float, ...] = (1.0, 1.5, 4.0, 7.0)
+    network_starts: int = 12
+    network_steps: int = 512
     reference_steps: int = 400
     repeats: int = 9
 
@@ -67,7 +75,8 @@ def get_config(arg=""):
             "nfe": (5, 10, 20, 40), "claim_steps": (16, 32, 64, 128), "stds": (0.05, 0.15, 0.5),
             "couplings": (0.0, 0.9), "dial_nfe": (6, 10, 20, 40), "crossover_nfe": (4, 6, 8, 11, 15, 20, 28, 40, 56, 80),
             "tolerances": (0.2, 0.05, 0.0078, 1e-3), "batches": (1, 64), "scales": (1.0, 4.0, 7.0),
-            "reference_steps": 200, "repeats": 5,
+            "networks": ("digits",), "network_nfe": (5, 10, 20), "network_scales": (1.0,), "network_starts": 8,
+            "network_steps": 192, "reference_steps": 200, "repeats": 5,
             "solvers": (
                 "Euler", "DPM++ 2M", "DPM++ 3M published", "DPM++ 3M exact", "AB2", "AB3", "UniPC2", "DPM++ 2S",
                 "DPM++ 3S", "Heun",

@@ -10,6 +10,7 @@ from experiments.order import (
     distribution,
     grid_choice,
     guided,
+    learned,
     ledger,
     nfe,
     tolerance,
@@ -18,14 +19,18 @@ from experiments.order import (
 from experiments.run import progress
 from flowjax import records
 
-QUESTIONS = (claims, nfe, curvature, crossover, distribution, ledger, grid_choice, guided, tolerance, defects, cost)
+QUESTIONS = (
+    claims, nfe, curvature, crossover, distribution, ledger, grid_choice, guided, learned, tolerance, defects, cost,
+)  # fmt: skip
 
 
 def run(config, workdir):
     """Measure what `workdir` does not hold yet, question by question, and return all rows."""
+    # All questions first: they refuse what cannot be measured.
+    asked = [(module, module.cells(config)) for module in QUESTIONS]
     kept = records.Records(workdir, config)
-    for module in QUESTIONS:
-        todo = [key for key in module.cells(config) if not kept.done(key)]
+    for module, cells in asked:
+        todo = [key for key in cells if not kept.done(key)]
         if not todo:
             continue
         found = module.measure(config, todo)
@@ -42,7 +47,8 @@ def make_report(workdir):
     for module in QUESTIONS:
         own = verdict.of(rows, module)
         if own:
-            sections.append(module.section(own, origin["command"]))
+            # networks stand beside the exact fields of other questions
+            sections.append(module.section(rows if module is learned else own, origin["command"]))
     page = report.page("How much is a solver's order worth?", verdict.lead(rows), sections, **origin)
     made = [report.write(f"{workdir}/report.html", page)]
     if verdict.of(rows, nfe) and verdict.of(rows, ledger):

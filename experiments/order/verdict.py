@@ -3,7 +3,7 @@
 import numpy as np
 
 from experiments import report
-from experiments.order import claims, distribution, grid_choice, guided, ledger, nfe, tolerance
+from experiments.order import claims, distribution, grid_choice, guided, learned, ledger, nfe, tolerance
 
 SHOWN = ("Euler", "DPM++ 2M", "DPM++ 3M published", "AB3")
 
@@ -16,8 +16,8 @@ def of(rows, module):
 def lead(rows):
     """Paragraphs; a question without rows is left out."""
     found = [
-        (nfe, _when), (ledger, _why), (claims, _code), (distribution, _detail), (guided, _guided), (tolerance, _tolerance),
-        (grid_choice, _advice),
+        (nfe, _when), (ledger, _why), (claims, _code), (distribution, _detail), (guided, _guided), (learned, _networks),
+        (tolerance, _tolerance), (grid_choice, _advice),
     ]  # fmt: skip
     return [say(of(rows, module), rows) for module, say in found if of(rows, module)]
 
@@ -81,6 +81,10 @@ def _guided(own, rows):
         f"**Guidance bends paths**: from scale {least['scale']:g} to {most['scale']:g} their acceleration goes from {report.sig(least['acceleration'])} to "
         f"{report.sig(most['acceleration'])}, and the cells where 2M is worse than Euler from {worse(least['scale'])} to {worse(most['scale'])}."
     )
+
+
+def _networks(own, rows):
+    return f"**On networks** ({', '.join(dict.fromkeys(r['model'] for r in own))}): {learned.verdict(rows)}"
 
 
 def _tolerance(own, rows):
