@@ -1,29 +1,11 @@
-"""Rows drawn into one HTML page that needs nothing else: no script, no font, no address is fetched.
+"""Figures at phone size, in one style: solvers keep their colour and marker, medians their bands.
 
-An experiment's `report(workdir)` reads rows, draws figures with the helpers below and writes one page:
-
-    rows = records.read(workdir)
-    fig, ax = canvas()
-    points = log_log(ax, rows, x="nfe", y="error", guides=(1, 2, 3))
-    section = Section("How steep is each solver?", f"3M exact falls with order **{sig(slope)}**.",
-                      [picture(fig, "Error against NFE; 3M exact is lowest from 16 on.", "Median of 8 seeds.")], points)
-    return write(f"{workdir}/report.html", page("Order", "The verdict.", [section], **origin(workdir)))
-
-Texts are plain: they are escaped, then **bold** and `code` are marked up. A figure's text and axes take the colour of
-the page around it, light or dark. Importing this module sets matplotlib's style (rcParams), for notebooks too.
+Importing this module sets matplotlib's style (rcParams).
 """
 
-import base64
-import html
-import io
 import itertools
-import json
 import math
 import numbers
-import pathlib
-import re
-import zlib
-from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -53,17 +35,6 @@ SOLVERS = {
     "UniPC3": (SKY, "^", "-"),
     "DEIS2": (GREY, "s", "-."),
     "DEIS3": (GREY, "^", "-."),
-}
-
-DEFINITIONS = {
-    "NFE": "Network evaluations for one sample. A step of a multistep solver costs one, of Heun two, of RK4 four.",
-    "order": "The power p in error ~ h^p as the step h shrinks: minus the slope on these log-log axes.",
-    "shift": "Moves a grid's times to t' = s t / (1 + (s - 1) t): log-SNR falls by log(s), so more steps lie near noise.",
-    "log-SNR": "log(alpha / sigma) of the path x_t = alpha data + sigma noise; minus infinity at t = 1 (noise), plus "
-    "infinity at t = 0 (data).",
-    "misrouted": "A sample that ends in another component of the data than the exact path from the same noise.",
-    "staleness": "How far the keys and values in use are from those of the present step.",
-    "band": "95% interval of the median, by resampling the seeds (bootstrap).",
 }
 
 matplotlib.rcParams.update(
@@ -98,9 +69,6 @@ def sig(x, digits=2):
     if -4 < int(exponent) < 5:
         return f"{float(f'{mantissa}e{exponent}'):.{max(digits - 1 - int(exponent), 0)}f}"
     return f"{mantissa}e{int(exponent)}"
-
-
-# ---- drawing
 
 
 def canvas(rows=1, columns=1, *, width=4.6, height=3.4):
@@ -296,202 +264,3 @@ def bar_ledger(ax, rows, *, label, value, low=None, high=None, xlabel=None, text
     ax.axvline(0, color=INK, linewidth=0.8)
     ax.grid(False, axis="y")
     ax.invert_yaxis()
-
-
-# ---- the page
-
-
-class Picture(NamedTuple):
-    """A figure ready for the page: its markup and its caption."""
-
-    markup: str
-    caption: str = ""
-
-
-class Section(NamedTuple):
-    """One question and its answer, a sentence that holds the number in **bold**.
-
-    `figures` are Pictures, `table` the rows behind them (dicts with the same names), `expected` what was expected before
-    the run, `caveat` what the answer does not cover, `command` what makes it.
-    """
-
-    question: str
-    answer: str
-    figures: tuple = ()
-    table: list = None
-    caveat: str = ""
-    command: str = ""
-    expected: str = ""
-
-
-def picture(fig, alt, caption="", *, largest=300_000):
-    """A matplotlib figure as inline SVG, or as PNG on white where the SVG would be larger than `largest` characters.
-
-    Args:
-      alt: what a reader who does not see the figure must know; it may not be empty.
-    """
-    if not alt.strip():
-        raise ValueError("report.picture: alt is empty; say in a sentence what the figure shows.")
-    file = io.StringIO()
-    fig.savefig(file, format="svg", metadata={"Date": None})
-    svg = file.getvalue()
-    if len(svg) > largest:
-        file = io.BytesIO()
-        fig.savefig(file, format="png", dpi=200, facecolor="white")
-        data = base64.b64encode(file.getvalue()).decode()
-        return Picture(f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{data}">', caption)
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(
-        r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->| xmlns(:xlink)?=\"[^\"]*\"", "", svg, flags=re.S
-    )
-    # ids must be unique in the page: keep those something refers to, under a name of this figure's own
-    used = set(re.findall(r"(?:url\(|href=\")#([^\")]+)", svg))
-    mark = f"f{zlib.crc32((svg + alt).encode()):x}"
-    svg = re.sub(r' id="([^"]*)"', lambda m: f' id="{mark}-{m[1]}"' if m[1] in used else "", svg)
-    svg = re.sub(r"(url\(|href=\")#", rf"\1#{mark}-", svg).replace("xlink:href", "href")
-    svg = svg.replace(INK, "currentColor").replace(RULE, "var(--rule)")
-    svg = re.sub(r'<svg width="([\d.]+)pt" height="[\d.]+pt"', '<svg role="img"', svg, count=1)
-    return Picture(svg.replace("<svg ", f'<svg aria-label="{html.escape(alt)}" ', 1), caption)
-
-
-def _inline(text):
-    """Escaped text with **bold** and `code`."""
-    text = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", html.escape(str(text)))
-    return re.sub(r"`(.+?)`", r"<code>\1</code>", text)
-
-
-def _table(rows, digits=3):
-    names = list(dict.fromkeys(name for row in rows for name in row))
-
-    def cell(value):
-        number = isinstance(value, numbers.Number) and not isinstance(value, bool)
-        return f"<td{' class=n' if number else ''}>{html.escape(sig(value, digits))}</td>"
-
-    head = "".join(f"<th scope=col>{html.escape(name)}</th>" for name in names)
-    body = "".join(f"<tr>{''.join(cell(row.get(name)) for name in names)}</tr>\n" for row in rows)
-    return f"<div class=wide><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>"
-
-
-def _pre(command):
-    """A command, broken before its flags when it is long: a browser would break within `--`."""
-    lines = command.replace(" --", " \\\n    --") if len(command) > 60 else command
-    return f"<pre>{html.escape(lines)}</pre>"
-
-
-def _list(items, kind=""):
-    return (
-        f"<dl class='{kind}'>"
-        + "".join(f"<dt>{html.escape(k)}</dt><dd>{_inline(v)}</dd>\n" for k, v in items.items())
-        + "</dl>"
-    )
-
-
-def _section(number, section):
-    parts = [f"<section id=s{number}><h2>{_inline(section.question)}</h2>"]
-    if section.expected:
-        parts.append(f"<p class=aside>Expected: {_inline(section.expected)}</p>")
-    parts.append(f"<p class=answer>{_inline(section.answer)}</p>")
-    for shown in section.figures:
-        caption = f"<figcaption>{_inline(shown.caption)}</figcaption>" if shown.caption else ""
-        parts.append(f"<figure>{shown.markup}{caption}</figure>")
-    if section.table:
-        count = f"{len(section.table)} row{'s' * (len(section.table) != 1)}"
-        parts.append(f"<details><summary>The numbers ({count})</summary>{_table(section.table)}</details>")
-    if section.caveat:
-        parts.append(f"<p class=aside>But: {_inline(section.caveat)}</p>")
-    if section.command:
-        parts.append(_pre(section.command))
-    return "\n".join([*parts, "</section>"])
-
-
-CSS = """
-:root{color-scheme:light dark;--ink:#1b1f24;--soft:#57606a;--paper:#fff;--rule:#d3d8de;--tint:#f4f6f8;--link:#0b5cad}
-@media(prefers-color-scheme:dark){:root{--ink:#e4e7ea;--soft:#a0a8b1;--paper:#15181c;--rule:#363c44;--tint:#1e2329;
---link:#7db8f0}}
-*{box-sizing:border-box}
-body{margin:0 auto;padding:1.5rem 1rem 4rem;max-width:46rem;background:var(--paper);color:var(--ink);
-font:1rem/1.55 system-ui,sans-serif;overflow-wrap:break-word}
-h1{font-size:1.7rem;line-height:1.2;margin:.5rem 0 1rem}
-h2{font-size:1.2rem;line-height:1.3;margin:0 0 .6rem}
-h3{font-size:1rem;margin:1.4rem 0 .4rem}
-section{border-top:1px solid var(--rule);margin-top:2.2rem;padding-top:1.4rem}
-a{color:var(--link)}
-.lead{font-size:1.1rem}
-nav ol{padding-left:1.4rem}
-.answer{border-left:4px solid #0072b2;background:var(--tint);padding:.6rem .9rem;margin:.8rem 0;font-size:1.05rem}
-.aside,figcaption,summary,dt{color:var(--soft)}
-.aside,figcaption,summary,table,dl{font-size:.88rem}
-figure{margin:1.2rem 0}
-figure svg,figure img{display:block;width:100%;height:auto;max-width:38rem;margin:0 auto}
-figure svg *{stroke-linejoin:round;stroke-linecap:butt}
-figure svg text{font-family:system-ui,sans-serif!important}
-summary{cursor:pointer}
-.wide{overflow-x:auto}
-table{border-collapse:collapse;margin:.5rem 0;font-variant-numeric:tabular-nums}
-th,td{padding:.15rem .8rem .15rem 0;text-align:left;border-bottom:1px solid var(--rule);white-space:nowrap}
-td.n{text-align:right}
-pre,code{font:.9em/1.5 ui-monospace,monospace}
-pre{font-size:.85rem;background:var(--tint);padding:.6rem .8rem;white-space:pre-wrap;overflow-wrap:anywhere}
-dl{display:grid;grid-template-columns:fit-content(45%) 1fr;gap:.2rem 1rem}
-dt{overflow-wrap:anywhere}
-dd{margin:0;overflow-wrap:anywhere}
-@media(max-width:30rem){.words{grid-template-columns:1fr}.words dd{margin:0 0 .5rem}}
-@media print{:root{color-scheme:light;--ink:#000;--soft:#444;--paper:#fff;--rule:#ccc;--tint:#fff;--link:#000}
-body{max-width:none;padding:0;font-size:9.5pt}figure,.answer,pre,tr{break-inside:avoid}h2{break-after:avoid}
-figure svg,figure img{max-width:13cm}a{text-decoration:none}.answer{break-after:avoid}}
-"""
-
-
-def origin(workdir):
-    """What `page` says of where its numbers come from, read from a work directory."""
-    summary = records.read_summary(workdir) or {}
-    return {
-        "rows_path": str(pathlib.Path(workdir) / "rows.jsonl"),
-        "config": records.read_config(workdir),
-        "environments": records.read_environments(workdir),
-        "command": summary.get("command", ""),
-        "seconds": summary.get("seconds"),
-    }
-
-
-def page(
-    title, lead, sections, *, rows_path, config, environments, command="", seconds=None, definitions=tuple(DEFINITIONS)
-):
-    """The whole page as text.
-
-    Args:
-      lead: the verdict: a text, or a list of them, one a paragraph.
-      sections: Sections, in reading order.
-      rows_path, config, environments, command, seconds: as `origin(workdir)` gives them.
-      definitions: names in DEFINITIONS, or a dict {name: text}.
-    """
-    lead = [lead] if isinstance(lead, str) else lead
-    terms = definitions if isinstance(definitions, dict) else {name: DEFINITIONS[name] for name in definitions}
-    settings = {name: json.dumps(value) for name, value in records.flat(config).items()}
-    took = f" It took {sig(seconds, 3)} s." if seconds else ""
-    again = f"<p>Every number and figure here is drawn from {_inline(f'`{rows_path}`')}.{took} To make them again:</p>"
-    links = "\n".join(f"<li><a href=#s{i}>{_inline(s.question)}</a></li>" for i, s in enumerate(sections, 1))
-    where = "\n".join(
-        f"<h3>Environment {html.escape(name)}</h3>{_list({k: v for k, v in found.items() if v is not None})}"
-        for name, found in environments.items()
-    )
-    return f"""<!doctype html>
-<html lang=en><head><meta charset=utf-8><meta name=viewport content="width=device-width,initial-scale=1">
-<title>{html.escape(title)}</title><style>{CSS}</style></head><body>
-<header><h1>{_inline(title)}</h1>{"".join(f"<p class=lead>{_inline(text)}</p>" for text in lead)}</header>
-<nav aria-label=Contents><ol>{links}</ol></nav>
-<main>{"".join(_section(i, section) for i, section in enumerate(sections, 1))}</main>
-<section id=origin><h2>Where the numbers come from</h2>{again}{_pre(command) if command else ""}
-<h3>Words</h3>{_list(terms, "words")}
-<h3>Configuration</h3>{_list(settings)}
-{where}</section></body></html>
-"""
-
-
-def write(path, text, *, largest=2_000_000):
-    """Write the page in one move and return its path; a page that a phone would not open is refused."""
-    if len(text.encode()) > largest:
-        raise ValueError(f"report.write: {path} would hold {len(text.encode()) / 1e6:.1f} MB of at most "
-                         f"{largest / 1e6:g}; draw fewer points, or put fewer rows into tables.")  # fmt: skip
-    records.write_text(path, text)
-    return str(path)
