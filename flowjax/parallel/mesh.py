@@ -63,3 +63,8 @@ def token_axes(mesh):
 def token_shards(mesh):
     """n, the number of devices that share an image's tokens."""
     return math.prod(mesh.shape[name] for name in token_axes(mesh))
+
+
+def doubled(mesh, guidance):
+    """Whether a device computes both branches of guidance, in a batch of twice the size."""
+    return mesh.shape[CFG] == 1 and guidance != 1

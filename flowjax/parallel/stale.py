@@ -115,7 +115,7 @@ def model(network, rows, attentions, kinds):
       network: (x, t, label, attention, buffers) -> (velocity, buffers).
       rows: `Rows`.
       attentions: {kind: attention}.
-      kinds: those that occur, increasing.
+      kinds: those that occur, from `kinds_of`.
 
     Returns:
       (x, t, label, carry) -> (velocity, carry).
@@ -125,7 +125,7 @@ def model(network, rows, attentions, kinds):
         return lambda x, t, label, buffers: network(x, t, label, attentions[kind], buffers)
 
     def switched(x, t, label, carry):
-        index = jnp.searchsorted(jnp.array(kinds, jnp.int32), rows.kind[carry.row])
+        index = jnp.minimum(rows.kind[carry.row], len(kinds) - 1)  # the place of the row's kind in `kinds`
         stage = rows.stage[carry.row]
         buffers = jax.tree.map(lambda b: jax.lax.dynamic_index_in_dim(b, stage, keepdims=False), carry.buffers)
         velocity, buffers = jax.lax.switch(index, [branch(kind) for kind in kinds], x, t, label, buffers)

@@ -10,28 +10,21 @@ b bytes a number, n = devices that share an image. Per device and layer, receive
 """
 
 import jax.numpy as jnp
-import numpy as np
 
-from flowjax.parallel.mesh import DATA, RING, SEQ, token_shards
-
-
-def local_keys(config, batch, local, doubled):
-    """The shape (B, L/n, heads, d) of one device's keys; `batch` is its part of the batch."""
-    return (batch * (1 + doubled), local, config.heads, config.width // config.heads)
+from flowjax.parallel.mesh import DATA, RING, SEQ, doubled, token_shards
 
 
-def received(config, shape, mesh, attention, doubled, dtype):
+def received(config, shape, mesh, attention, guidance, dtype):
     """Bytes that one device receives in one layer of one row that exchanges.
 
     Args:
       config: the network's `DiTConfig`.
       shape: (B, H, W, C) of the noise.
-      mesh, attention: as in `parallel.sample`.
-      doubled: whether a device computes both branches of guidance.
+      mesh, attention, guidance: as in `parallel.sample`.
       dtype: of the state, which keys have too unless config.dtype says another.
     """
     n = token_shards(mesh)
-    own = _own_bytes(config, shape, mesh, doubled, dtype)
+    own = _own_bytes(config, shape, mesh, guidance, dtype)
     if attention == "ulysses":
         return 4 * own * (n - 1) // n
     if attention == "ulysses_ring":
@@ -40,18 +33,18 @@ def received(config, shape, mesh, attention, doubled, dtype):
     return 2 * own * (n - 1)
 
 
-def buffer(config, shape, mesh, gather, doubled, dtype):
+def buffer(config, shape, mesh, gather, guidance, dtype):
     """Bytes that stale attention keeps on one device between rows.
 
     late: 2 K L/n E B b for one's own, and one layer of everyone's, 2 L E B b. early: 2 K L E B b.
     """
-    n, own = token_shards(mesh), _own_bytes(config, shape, mesh, doubled, dtype)
+    n, own = token_shards(mesh), _own_bytes(config, shape, mesh, guidance, dtype)
     return 2 * own * (config.depth + n if gather == "late" else config.depth * n)
 
 
-def _own_bytes(config, shape, mesh, doubled, dtype):
+def _own_bytes(config, shape, mesh, guidance, dtype):
     """L/n E B b: one device's keys of one layer."""
     tokens = shape[1] * shape[2] // config.patch**2
     local = -(-tokens // token_shards(mesh))
-    keys = local_keys(config, shape[0] // mesh.shape[DATA], local, doubled)
-    return int(np.prod(keys)) * jnp.dtype(config.dtype or dtype).itemsize
+    batch = shape[0] // mesh.shape[DATA] * (2 if doubled(mesh, guidance) else 1)
+    return local * config.width * batch * jnp.dtype(config.dtype or dtype).itemsize
