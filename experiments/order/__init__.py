@@ -40,16 +40,22 @@ def run(config, workdir):
     return kept.rows
 
 
-def make_report(workdir):
-    """Draw the rows of `workdir` into report.html and order.png; a question without rows is left out."""
-    rows, origin = records.read(workdir), report.origin(workdir)
-    sections = []
+def chapter(workdir):
+    """The `report.Chapter` of the rows of `workdir`; a question without rows is left out."""
+    rows = records.read(workdir)
+    found, sections = report.origin(workdir), []
     for module in QUESTIONS:
         own = verdict.of(rows, module)
         if own:
             # networks stand beside the exact fields of other questions
-            sections.append(module.section(rows if module is learned else own, origin["command"]))
-    page = report.page("How much is a solver's order worth?", verdict.lead(rows), sections, **origin)
+            sections.append(module.section(rows if module is learned else own, found["command"]))
+    return report.Chapter("How much is a solver's order worth?", verdict.lead(rows), sections, found)
+
+
+def make_report(workdir):
+    """Draw the rows of `workdir` into report.html and order.png."""
+    rows, drawn = records.read(workdir), chapter(workdir)
+    page = report.page(drawn.title, drawn.lead, drawn.sections, **drawn.origin)
     made = [report.write(f"{workdir}/report.html", page)]
     if verdict.of(rows, nfe) and verdict.of(rows, ledger):
         made.append(f"{workdir}/order.png")

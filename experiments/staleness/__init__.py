@@ -23,12 +23,16 @@ def run(config, workdir):
     return kept.rows
 
 
-def make_report(workdir):
-    """Draw the rows of `workdir` into report.html; a question without rows is left out."""
+def chapter(workdir):
+    """The `report.Chapter` of the rows of `workdir`; a question without rows is left out."""
     rows, origin = records.read(workdir), report.origin(workdir)
     own = [(module, [row for row in rows if row["question"] == module.QUESTION]) for module in QUESTIONS]
     sections = [module.section(found, origin["command"]) for module, found in own if found]
-    page = report.page(
-        "How much staleness can you bear?", verdict.lead(rows), sections, definitions=WORDS, **origin
-    )  # fmt: skip
+    return report.Chapter("How much staleness can you bear?", verdict.lead(rows), sections, origin, WORDS)
+
+
+def make_report(workdir):
+    """Draw the rows of `workdir` into report.html."""
+    drawn = chapter(workdir)
+    page = report.page(drawn.title, drawn.lead, drawn.sections, definitions=drawn.definitions, **drawn.origin)
     return [report.write(f"{workdir}/report.html", page)]

@@ -1,0 +1,64 @@
+"""One page of several chapters: what the networks draw, what a solver's order is worth, how much staleness one can bear.
+
+    python -m experiments.book runs/demo/report.html --samples runs/demo/digits runs/demo/emoji \\
+        --chapters runs/demo/order runs/demo/staleness
+
+Chapters are work directories of `experiments.order` and `experiments.staleness`, samples those of `experiments.sample`.
+"""
+
+import argparse
+import pathlib
+import sys
+
+from experiments import images, order, report, staleness
+from flowjax import records
+
+TITLE = "flowjax: what order is worth, and how much staleness one can bear"
+LEAD = "Measured here, on this machine, by the commands that stand under each figure. Nothing is drawn from memory."
+CHAPTERS = {"experiments.order": order.chapter, "experiments.staleness": staleness.chapter}
+
+
+def chapter(workdir):
+    """The `report.Chapter` of a work directory, by the experiment that made it."""
+    command = (records.read_summary(workdir) or {}).get("command", "")
+    for name, make in CHAPTERS.items():
+        if f"-m {name} " in command:
+            return make(workdir)
+    raise ValueError(
+        f"experiments.book: {workdir} holds no finished run of {' or '.join(CHAPTERS)}; run one of them into it first."
+    )
+
+
+def sampled(workdir):
+    """The `report.Picture` of the images that `experiments.sample` drew into a work directory."""
+    path = pathlib.Path(workdir) / "samples.png"
+    if not path.is_file():
+        raise ValueError(f"experiments.book: there is no {path}; run experiments.sample into {workdir} first.")
+    settings = images.read_settings(path)
+    config, seconds = settings["config"], settings["seconds"]
+    labels = ", ".join(str(name) for _, name in settings["labels"])
+    how = f"{settings['nfe']} evaluations of {config['solver']}, guidance {report.sig(config['guidance'])}"
+    caption = f"**{config['model']}**: {how}, drawn in {report.sig(seconds['first'])} s. A row a label: {labels}. `{settings['command']}`"
+    return report.image(
+        path.read_bytes(), f"Samples of the network {config['model']}, a row a label: {labels}.", caption
+    )
+
+
+def main(argv=None):
+    """Command line: see the module."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.book", description=__doc__.splitlines()[0])
+    parser.add_argument("page", help="the HTML file to write")
+    parser.add_argument("--samples", nargs="*", default=[], help="work directories of experiments.sample")
+    parser.add_argument("--chapters", nargs="+", required=True, help="work directories of the experiments")
+    given = parser.parse_args(argv)
+    try:
+        figures = [sampled(workdir) for workdir in given.samples]
+        page = report.book(TITLE, LEAD, figures, [chapter(workdir) for workdir in given.chapters])
+        print(f"drawn: {report.write(given.page, page, largest=4_000_000)}")
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()
