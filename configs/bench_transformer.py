@@ -3,10 +3,11 @@
     pip install -e ".[parity]"                                     (torch and diffusers; without them their rows are absent)
     python -m experiments.benchmarks.transformer --config=configs/bench_transformer.py --workdir=runs/bench-transformer
 
-About ten minutes on 2 idle cores (an estimate: not yet run in full). All contenders have one network, one noise and one solver, and each row carries its
-distance to a float64 reference. Expect: agreement to 1e-4 in float32 and a few percent in bfloat16; the Python loop a
-little slower than the scan; flowjax ahead of torch.compile by as much as diffusers' network leaves unfused, and no more
-where matrix products take nearly all the time. Time only on a machine that does nothing else: every row keeps the load.
+About ten minutes on 2 idle cores (an estimate: not yet run in full). All contenders have one network, one noise and one
+solver, and each row carries its distance to a float64 reference. Expect: agreement to 1e-4 in float32 and a few percent
+in bfloat16; the Python loop a little slower than the scan; flowjax ahead of torch.compile by as much as diffusers'
+network leaves unfused, and no more where matrix products take nearly all the time. Time only on a machine that does
+nothing else: every row keeps the load.
 """
 
 import dataclasses
