@@ -3,12 +3,13 @@
 import html
 import pathlib
 import re
+import shutil
 
 import numpy as np
 import pytest
 
 from configs.order import Config
-from experiments import order
+from experiments import book, images, order
 from experiments.order import claims, lab
 from flowjax import Linear, plans, records
 
@@ -72,3 +73,26 @@ def test_the_reference_is_the_closed_form_of_one_gaussian():
     exact = np.asarray(field.flow(noise, 1.0, 0.0))
     assert lab.row_norms(found.x - exact).max() < 20 * max(found.doubling, 1e-12) * lab.scale_of(exact)
     assert found.doubling < 1e-4
+
+
+def test_book_holds_the_chapter_and_the_samples(small_order_run, tmp_path):
+    run = shutil.copytree(small_order_run, tmp_path / "run")
+    records.Records(run, records.read_config(run)).finish({"command": "python -m experiments.order --config=c"})
+    settings = {
+        "config": {"model": "digits", "solver": "dpm_solver_pp", "guidance": 1.5},
+        "labels": [[3, "three"]], "nfe": 20, "seconds": {"first": 1.25}, "command": "python -m experiments.sample",
+    }  # fmt: skip
+    images.save_png(tmp_path / "samples.png", images.grid([[[[0.0]]]]), settings)
+    path = tmp_path / "book.html"
+    book.main([str(path), "--samples", str(tmp_path), "--chapters", str(run)])
+    page = path.read_text(encoding="utf-8")
+    assert "How much is a solver&#x27;s order worth?" in page
+    assert "20 evaluations of dpm_solver_pp" in page and "A row a label: three" in page
+
+
+def test_what_is_no_run_has_no_book(tmp_path, capsys):
+    for given in (["--chapters", str(tmp_path)], ["--samples", str(tmp_path), "--chapters", str(tmp_path)]):
+        with pytest.raises(SystemExit) as ended:
+            book.main([str(tmp_path / "book.html"), *given])
+        assert ended.value.code == 2 and "first." in capsys.readouterr().err
+    assert not (tmp_path / "book.html").exists()

@@ -80,7 +80,7 @@ def rows():
 
 
 @pytest.fixture
-def page(rows, tmp_path):
+def chapter(rows, tmp_path):
     held = records.Records(tmp_path, {"steps": (4, 8), "inner": {"tolerance": math.inf}})
     for row in rows:
         held.add({k: row[k] for k in ("solver", "nfe", "seed")}, error=row["error"])
@@ -93,7 +93,12 @@ def page(rows, tmp_path):
         Section("First: is <3M> steeper?", "Order **2.9** & p < 0.05.", [picture(fig, "3M is <lowest>", "`x<y`")], points),
         Section("Second?", "No.", [picture(other, "heat"), picture(fig, "as \"png\"", largest=0)], cells, "Few.", "a < b"),
     ]  # fmt: skip
-    return report.page("A & B", ["One **1.5x**.", "Two."], sections, **report.origin(tmp_path))
+    return report.Chapter("A & B", ["One **1.5x**.", "Two."], sections, report.origin(tmp_path))
+
+
+@pytest.fixture
+def page(chapter):
+    return report.page(chapter.title, chapter.lead, chapter.sections, **chapter.origin)
 
 
 def test_page_fetches_nothing(page):
@@ -110,6 +115,18 @@ def test_every_reference_has_its_one_target(page):
     assert len(found.ids) == len(set(found.ids))
     named = [ref[1:] for ref in found.refs + found.links if ref.startswith("#")] + re.findall(r"url\(#([^)]+)\)", page)
     assert named and set(named) <= set(found.ids)
+
+
+def test_chapters_share_a_page(chapter):
+    fig, ax = canvas()
+    ax.plot([1, 2], [1, 2])
+    other = chapter._replace(title="C", sections=[Section("Third?", "Yes.", [picture(fig, "a line")])])
+    found = Page(report.book("Both", "Lead.", [report.image(b"png", "two digits")], [chapter, other]))
+    assert len(found.ids) == len(set(found.ids))
+    assert {link[1:] for link in found.links} <= set(found.ids) and len(found.links) == 2 + 2 + 1
+    own = "Where the numbers come from"
+    assert found.headings == ["First: is <3M> steeper?", "Second?", own, "Third?", own]
+    assert found.images[0] == "two digits" and found.images[-1] == "a line"
 
 
 def test_every_figure_says_what_it_shows(page):
