@@ -31,6 +31,13 @@ COPY = 1 / 3  # nearer to one image than a third of the way to the next: a copy 
 KEPT = 3 / 4  # share of the data that the classifiers learn from
 SHOWN = 8  # samples of a class in a grid
 
+WORDS = {
+    "Frechet distance": "Squared Wasserstein distance of two Gaussians fitted to features, here of a network with one hidden layer that learned these classes.",
+    "KID": "Squared maximum mean discrepancy of the same features with a cubic kernel; 0 in the mean for two draws of one distribution.",
+    "copy": "A sample whose distance to the nearest training image is less than a third of that to the next.",
+    "guidance": "Scale of classifier-free guidance: 1 is the conditional network alone.",
+}
+
 load = functools.cache(models.load)
 
 
@@ -118,7 +125,11 @@ def check(config):
     if min(config.seeds, config.samples) < 2:
         raise ValueError(f"quality: seeds={config.seeds}, samples={config.samples}; wanted two or more of each.")
     for name in config.networks:
-        size = len(data.load(name))
+        size, classes = len(data.load(name)), len(data.load(name).classes)
+        if config.samples < classes:
+            raise ValueError(
+                f"quality: samples={config.samples} is less than one for each of the {classes} classes of {name}."
+            )
         if config.samples + config.reference > size:
             raise ValueError(
                 f"quality: samples={config.samples} and reference={config.reference} are more than the {size} images of {name}, "
@@ -217,21 +228,16 @@ def of_samples(config, key):
             for s, x in enumerate(by_seed)
         ]
         values |= {name: float(np.mean(each)), f"{name}_sd": float(np.std(each, ddof=1))}
-    shown = _by_class(by_seed[0], labels, classes)
+    columns = min(SHOWN, config.samples // classes)
+    shown = np.concatenate([by_seed[0][labels == c][:columns] for c in range(classes)])
     pairs = np.concatenate([everything[:12], found.images[nearest[:12]]])
-    return {**values, "grid": _png(images.grid(shown, SHOWN)), "neighbours": _png(images.grid(pairs, 12))}
+    return {**values, "grid": _png(images.grid(shown, columns)), "neighbours": _png(images.grid(pairs, 12))}
 
 
 def _mean(name, values, seed):
     """The mean of 0 and 1 with its 95 % interval, over seeds, then samples."""
     low, high = distances.bootstrap(values, np.mean, seed=0, groups=seed)
     return {name: float(np.mean(values)), f"{name}_low": low, f"{name}_high": high}
-
-
-def _by_class(samples, labels, classes):
-    """SHOWN samples of each class, a row a class; fewer where there are not so many."""
-    rows = min(SHOWN, len(samples) // classes)
-    return np.concatenate([np.resize(samples[labels == c][:rows], (SHOWN, *samples.shape[1:])) for c in range(classes)])
 
 
 def _png(array):
@@ -246,12 +252,11 @@ def _png(array):
 
 def metrics(rows, name):
     """What a model's card says of its quality: numbers by guidance scale, each beside the data's own."""
-    own = [r for r in rows if r["model"] == name]
+    base, found = _split(rows, name)
     names = ("accuracy", "frechet", "kid", "nearest", "copies")
-    base = next(r for r in own if r["part"] == "data")
     return {
         "data": {n: base[n] for n in (*names, "accuracy_seen", "frechet_sd", "kid_sd")},
-        "samples": {f"{r['scale']:g}": {n: r[n] for n in (*names, "samples")} for r in own if r["part"] == "samples"},
+        "samples": {f"{r['scale']:g}": {n: r[n] for n in (*names, "samples")} for r in found},
         "meaning": "accuracy under an SVM (data: on images it has not seen), Frechet distance and KID on a small network's "
         "features (data: the floor), median distance to the nearest training image and share of copies (data: leaving "
         "each image out)",
@@ -274,18 +279,39 @@ def table(rows, name):
 
 
 def _says(rows, name):
-    own = [r for r in rows if r["model"] == name]
-    base, found = own[0], own[1:]
+    """The short answer: the best scale by Frechet distance, and what its samples are like."""
+    base, found = _split(rows, name)
     best = min(found, key=lambda r: r["frechet"])
-    accuracy = ", ".join(f"{r['accuracy']:.3f} at {r['scale']:g}" for r in found)
-    frechet = ", ".join(f"{report.sig(r['frechet'])} at {r['scale']:g}" for r in found)
-    plain = found[0]
+    scales = ", ".join(f"{r['scale']:g}" for r in found)
     return (
-        f"Samples have the class asked for in **{accuracy}** (guidance) by a classifier that is right on {base['accuracy']:.3f} of images it "
-        f"has not seen and {base['accuracy_seen']:.3f} of those it has. Frechet distance on a small network's features: {frechet}, where two draws of the data have "
-        f"{report.sig(base['frechet'])}: best is guidance **{best['scale']:g}**, {report.sig(best['frechet'] / base['frechet'])} times the floor. Without guidance the nearest training "
-        f"image lies {report.sig(plain['nearest'] / base['nearest'])} times as far as within the data, and {plain['copies']:.1%} of samples are copies (of the data itself "
-        f"{base['copies']:.1%})."
+        f"At guidance **{best['scale']:g}**, the best of {scales} by Frechet distance, samples have the class asked for in **{best['accuracy']:.1%}**, "
+        f"their Frechet distance on a small network's features is {report.sig(best['frechet'] / base['frechet'])} times that of two draws of the data, and "
+        f"**{best['copies']:.1%}** are copies of a training image."
+    )
+
+
+def _split(rows, name):
+    """(the row of the data, the rows of the scales) of one model."""
+    own = [r for r in rows if r["model"] == name]
+    return next(r for r in own if r["part"] == "data"), [r for r in own if r["part"] == "samples"]
+
+
+def _details(rows, name):
+    """Every scale beside what the data gives."""
+    base, found = _split(rows, name)
+
+    def each(text):
+        return ", ".join(f"{text(r)} at {r['scale']:g}" for r in found)
+
+    def frechet(r):
+        return f"{report.sig(r['frechet'])} ± {report.sig(r['frechet_sd'])}"
+
+    accuracy, copied = (each(lambda r, name=name: f"{r[name]:.1%}") for name in ("accuracy", "copies"))
+    return (
+        f"Class accuracy by guidance: {accuracy}; the classifier is right on {base['accuracy']:.1%} of images it has not seen and {base['accuracy_seen']:.1%} of "
+        f"those it has. Frechet distance on a small network's features: {each(frechet)}; two draws of the data {frechet(base)}. The nearest training image lies "
+        f"{each(lambda r: report.sig(r['nearest'] / base['nearest']))} times as far as the data's own nearest neighbours. Copies: {copied}, within the data "
+        f"{base['copies']:.1%}."
     )
 
 
@@ -299,7 +325,7 @@ def sections(rows, command):
     """A section a model."""
     made = []
     for name in dict.fromkeys(r["model"] for r in rows):
-        found = [r for r in rows if r["model"] == name and r["part"] == "samples"]
+        found = _split(rows, name)[1]
         pictures = [
             _picture(r["grid"], f"Samples of {name}, a row a class.", f"Guidance {r['scale']:g}: a row a class.")
             for r in found
@@ -316,7 +342,7 @@ def sections(rows, command):
             report.Section(
                 question=f"How good is the {name} model?",
                 expected="Guidance makes classes surer and the distribution narrower; samples are new.",
-                answer=_says(rows, name),
+                answer=_details(rows, name),
                 figures=tuple(pictures),
                 table=table(rows, name),
                 caveat="A classifier that learned from few images judges; the model has learned from all of them, those held out included. A copy is a sample nearer to "
@@ -336,7 +362,8 @@ def make_report(workdir):
         made.append(f"{workdir}/{name}.metrics.json")
         records.write_text(made[-1], json.dumps(metrics(rows, name), indent=2) + "\n")
     lead = [f"**{name}.** {_says(rows, name)}" for name in dict.fromkeys(r["model"] for r in rows)]
-    page = report.page("How good are the shipped models?", lead, sections(rows, origin["command"]), **origin)
+    made_of = sections(rows, origin["command"])
+    page = report.page("How good are the shipped models?", lead, made_of, definitions=WORDS, **origin)
     return [report.write(str(pathlib.Path(workdir) / "report.html"), page), *made]
 
 

@@ -102,6 +102,7 @@ def test_bad_input_is_refused_by_name(tmp_path):
     for change, text in (
         ({"solver": "Eulr"}, "solver='Eulr'"),
         ({"samples": 1}, "samples=1"),
+        ({"samples": 9}, "10 classes of digits"),
         ({"reference": 1790}, "1797 images of digits"),
         ({"networks": ("digit",)}, "digit"),
     ):
