@@ -61,8 +61,8 @@ class Config:
     coupling: str = "independent"
     pool: int = 16
     teacher: str = ""
-    pairs: int = 8192
-    pair_steps: int = 25
+    pairs: int = 4096
+    pair_steps: int = 10
     pair_guidance: float = 1.0
     label_dropout: float = 0.1
     batch: int = 64

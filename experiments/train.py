@@ -32,8 +32,10 @@ import numpy as np
 import safetensors
 
 import flowjax
+from experiments.images import grid, save_png
+from experiments.reflow import make_pairs, noise_for, sampler
 from experiments.run import main
-from flowjax import checkpoint, data, grids, guidance, models, plans, train
+from flowjax import checkpoint, data, grids, models, plans, train
 from flowjax.errors import check_choice
 from flowjax.records import Records, environment, plain
 
@@ -165,7 +167,7 @@ class Run:
         """The data set of the teacher's pairs, made at the first call."""
         path = self.workdir / "pairs.npz"
         if not path.exists():
-            make_pairs(self.config, teacher, path)
+            make_pairs(path, teacher, self.config, key_of(self.config, "pairs"))
         return dataclasses.replace(
             data.load(path), name=self.config.data, classes=tuple(range(teacher.card.config.classes))
         )
@@ -183,63 +185,17 @@ def _unused(folder, name):
     return next(p for p in (folder / f"{name}-{n}" for n in range(1, 10**6)) if not p.exists())
 
 
-def sampler(card, plan):
-    """The compiled function (params, noise, label, scale) -> images, guided."""
-
-    @jax.jit
-    def images(params, noise, label, scale):
-        network = lambda x, t, label: card.velocity(params, x, t, label)
-        model = guidance.classifier_free(network, label, jnp.full_like(label, card.null_label), scale)
-        return flowjax.sample(model, noise, plan).x
-
-    return images
-
-
-def noise_for(key, ids, card):
-    """Normal noise (B, H, W, C) float32 of samples `ids`."""
-    shape = (*card.config.size, card.config.channels)
-    return jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), shape, jnp.float32))(jnp.asarray(ids))
-
-
-def make_pairs(config, teacher, path, chunk=256):
-    """Write the pairs (noise, what the teacher makes of it) of reflow (arXiv:2209.03003, algorithm 1) to an .npz file.
-
-    Solved by the classical Runge-Kutta method; how far halving its step moves the first images is printed.
-    """
-    card, key = teacher.card, key_of(config, "pairs")
-    run = sampler(card, plans.rk4(grids.uniform(config.pair_steps)))
-    label = np.arange(config.pairs, dtype=np.int32) % card.config.classes
-    made = []
-    for first in range(0, config.pairs, chunk):
-        ids = np.arange(first, min(first + chunk, config.pairs))
-        noise = noise_for(key, ids, card)
-        made.append((np.asarray(noise), np.asarray(run(teacher.params, noise, label[ids], config.pair_guidance))))
-        print(f"pairs: {ids[-1] + 1}/{config.pairs}", file=sys.stderr)
-    first = slice(0, min(32, chunk, config.pairs))
-    fine = sampler(card, plans.rk4(grids.uniform(2 * config.pair_steps)))
-    change = fine(teacher.params, made[0][0][first], label[first], config.pair_guidance) - made[0][1][first]
-    print(
-        f"pairs: {config.pairs} in {config.pair_steps} steps; half the step moves them by {jnp.sqrt(jnp.mean(change**2)):.1e}"
-    )
-    noise, images = (np.concatenate(part) for part in zip(*made))
-    from experiments.images import whole_file
-
-    with whole_file(path) as file:
-        np.savez(file, noise=noise, images=images, labels=label)
-
-
 def draw_samples(run, images):
-    """samples.png: one class a column."""
-    from experiments.images import grid, save_png
-
+    """samples.png: one class a column; nothing for latents, which are no picture."""
     config, card = run.config, run.card
+    if card.config.channels not in (1, 3):
+        return
     columns = min(card.config.classes, 16)
     label = jnp.tile(jnp.arange(columns, dtype=jnp.int32), config.sample_rows)
     noise = noise_for(key_of(config, "samples"), np.arange(len(label)), card)
     made = np.asarray(images(jax.device_get(run.state.ema), noise, label, config.guidance))
-    if card.config.channels in (1, 3):  # latents are no picture
-        settings = {"steps": run.step, "guidance": config.guidance, "nfe": config.sample_steps, "data": config.data}
-        save_png(run.workdir / "samples.png", grid(made, columns), settings)
+    settings = {"steps": run.step, "guidance": config.guidance, "nfe": config.sample_steps, "data": config.data}
+    save_png(run.workdir / "samples.png", grid(made, columns), settings)
 
 
 def run(config, workdir):
@@ -252,8 +208,8 @@ def run(config, workdir):
         work.card, make_optimizer(config), work.mesh,
         times=times, label_dropout=config.label_dropout, decay=config.ema, microbatches=config.microbatches,
     )  # fmt: skip
-    grid = grids.uniform(config.sample_steps, start=FIRST_TIME.get(config.prediction, 1.0))
-    images = sampler(work.card, plans.dpm_solver_pp(work.card.schedule, grid, 2))
+    times = grids.uniform(config.sample_steps, start=FIRST_TIME.get(config.prediction, 1.0))
+    images = sampler(work.card, plans.dpm_solver_pp(work.card.schedule, times, 2))
     with signals() as stop:
         _loop(work, step, images, stop)
     _export(work)

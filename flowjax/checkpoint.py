@@ -8,11 +8,14 @@ leaves the older checkpoints and perhaps a folder with a dot, which the next sav
 files stand in the card, so a truncated one is found before Orbax opens it. One process writes at a time.
 """
 
+import contextlib
 import hashlib
 import json
+import logging
 import os
 import pathlib
 import shutil
+import tempfile
 
 import jax
 import numpy as np
@@ -119,7 +122,8 @@ def _write(path, step, arrays, details):
     import orbax.checkpoint as ocp
 
     path.mkdir()
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    _ask_for_room(path, sum(a.nbytes for a in arrays.values()) + 2**20)
+    with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         checkpointer.save(path / "arrays", args=ocp.args.PyTreeSave(arrays))
     files = sorted(p for p in (path / "arrays").rglob("*") if p.is_file())
     card = {
@@ -133,11 +137,29 @@ def _write(path, step, arrays, details):
         _flush(each)
 
 
+def _ask_for_room(folder, size):
+    """Raise OSError unless the disk has `size` bytes: Orbax's threads meet a full disk with a traceback each."""
+    if hasattr(os, "posix_fallocate"):
+        with tempfile.TemporaryFile(dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Keep Orbax from logging the tracebacks of its threads before it raises: one sentence says it all."""
+    logger = logging.getLogger("absl")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
 def _read_arrays(path, wanted):
     import orbax.checkpoint as ocp
 
     as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in wanted}
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         return checkpointer.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
 
 

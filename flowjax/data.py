@@ -123,7 +123,7 @@ def _digits():
 
 def _archive(path):
     try:
-        with np.load(path) as file:
+        with open(path, "rb") as handle, np.load(handle) as file:  # numpy leaves a file that it cannot read open
             arrays = {key: file[key] for key in ("images", "latents", "labels", "noise") if key in file.files}
             found = file.files
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:

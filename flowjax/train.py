@@ -91,7 +91,7 @@ def start(params, optimizer):
     """The `State` before the first step."""
     # copies: a step gives the buffers of its state to its result, and none may be given twice
     copy = lambda tree: jax.tree.map(jnp.array, tree)
-    return State(jnp.zeros((), jnp.int32), copy(params), copy(params), optimizer.init(params))
+    return State(jnp.zeros((), jnp.int32), copy(params), copy(params), jax.jit(optimizer.init)(params))
 
 
 def ema_decay(step, decay):
@@ -179,7 +179,7 @@ def make_step(card, optimizer, mesh, *, times, label_dropout=0.1, decay=0.999, m
         params = optax.apply_updates(state.params, updates)
         rest = 1 - ema_decay(state.step, decay)
         ema = jax.tree.map(lambda mean, p: mean + rest.astype(p.dtype) * (p - mean), state.ema, params)
-        metrics = {"loss": loss, "gradient": optax.global_norm(gradients)}
+        metrics = {"loss": loss, "gradient": optax.tree.norm(gradients)}
         return State(state.step + 1, params, ema, optimizer_state), metrics
 
     return jax.jit(step, donate_argnums=0, out_shardings=NamedSharding(mesh, PartitionSpec()))

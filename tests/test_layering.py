@@ -26,6 +26,9 @@ ALLOWED = {
     "fields": {"schedules", "grids"},
     "geometry": {"schedules", "grids", "plans"},  # it compares the updates of successive orders
     "distances": {"schedules", "grids"},
+    "data": set(),
+    "checkpoint": {"records"},
+    "train": {"schedules", "models"},
     "parallel": {"schedules", "grids", "plans", "sample", "guidance", "fields", "models"},
 }
 SAMPLERS = {"sample", "adaptive", "parallel", "plans"}
