@@ -24,6 +24,10 @@ class Config:
       dtype: "float32" or "bfloat16", what matrices are multiplied in.
       size: (height, width) of the images in pixels; () is the model's own.
       tile: side in pixels of the tiles in which latents are decoded, for images too large for the device; None decodes whole.
+      mesh: factors such as "seq=4" or "data=2, cfg=2, seq=2" (see `flowjax.parallel.make_mesh`); "" is one device. A CPU
+        then shows so many virtual devices: the numbers of many devices, not their speed.
+      attention: of a mesh: "gather", "ring", "ulysses", "ulysses_ring" (exact) or "stale".
+      warmup, refresh: of stale attention, see `flowjax.parallel.sample`.
     """
 
     model: str
@@ -42,3 +46,7 @@ class Config:
     dtype: str = "float32"
     size: tuple[int, ...] = ()
     tile: int | None = None
+    mesh: str = ""
+    attention: str = "gather"
+    warmup: int = 1
+    refresh: int | None = 1

@@ -26,10 +26,10 @@ import numpy as np
 from jax.experimental import io_callback
 
 import flowjax
-from experiments import images
+from experiments import images, mesh
 from experiments.labels import numbers
 from experiments.run import act_on, progress
-from flowjax import compat, grids, guidance, models, plans, records
+from flowjax import compat, grids, guidance, models, parallel, plans, records
 from flowjax.errors import check_choice
 
 SOLVERS = {
@@ -126,12 +126,29 @@ def ticking(model, tick):
     return model._replace(apply=apply)
 
 
-def draw_all(model, wanted, plan, config, shape):
+def programs(model, plan, config, tick):
+    """(noise, label, keys) -> (jitted function, its arguments), on one device or on a mesh; it gives (x, status, ...)."""
+    if config.mesh:
+        made = parallel.make_mesh(**mesh.factors(config.mesh))
+        options = {name: getattr(config, name) for name in ("guidance", "attention", "warmup", "refresh")}
+        placed = parallel.place(model, made)
+        return lambda noise, label, keys: parallel.program(placed, noise, label, plan, made, key=keys, **options)[:2]
+
+    @jax.jit
+    def run(params, noise, label, plan, keys):
+        solution = draw(ticking(model, tick)._replace(params=params), noise, label, plan, config, keys=keys)
+        return solution.x, solution.status
+
+    return lambda noise, label, keys: (run, (model.params, noise, label, plan, keys))
+
+
+def draw_all(model, wanted, plan, config, shape, ready=lambda: None):
     """All images, batch by batch in one compiled program, with a bar on stderr.
 
     Args:
       wanted: (B, 2) integers, the label and the index of each image.
       shape: of one state.
+      ready: called when the program is compiled, which is when all mistakes of the configuration have been found.
 
     Returns:
       `Drawn`.
@@ -145,21 +162,24 @@ def draw_all(model, wanted, plan, config, shape):
         with lock:
             next(bar, None)
 
-    def run(params, noise, label, plan, keys):
-        return draw(ticking(model, tick)._replace(params=params), noise, label, plan, config, keys=keys)
+    program = programs(model, plan, config, tick)
 
-    def arguments(part):
+    def prepared(part):
         part = np.concatenate([part, np.repeat(part[-1:], batch - len(part), axis=0)])  # one shape, one program
         noise, keys = noise_of(config.seed, part, shape)
-        return model.params, noise, jnp.asarray(part[:, 0]), plan, keys if np.any(plan.s) else None
+        return program(noise, jnp.asarray(part[:, 0]), keys if np.any(plan.s) else None)
 
     start = time.perf_counter()
-    compiled = jax.jit(run).lower(*arguments(batches[0])).compile()
+    run, arguments = prepared(batches[0])
+    compiled = run.lower(*arguments).compile()
+    ready()
     times, found = [time.perf_counter()], []
     for part in batches:
-        solution = jax.block_until_ready(compiled(*arguments(part)))
-        found.append((np.asarray(solution.x)[: len(part)], np.asarray(solution.status)[: len(part)] == 0))
+        x, status, *_ = jax.block_until_ready(compiled(*prepared(part)[1]))
+        found.append((np.asarray(x)[: len(part)], np.asarray(status)[: len(part)] == 0))
         times.append(time.perf_counter())
+        for _ in range(plan.rows if config.mesh else 0):  # a mesh is not watched row by row
+            tick()
     jax.effects_barrier()
     next(bar, None)
     states, finite = (np.concatenate(parts) for parts in zip(*found, strict=True))
@@ -198,6 +218,11 @@ def check(config):
             raise ValueError(f"{name}={getattr(config, name)}; wanted at least 1.")
     if len(config.guidance_interval) != 2:
         raise ValueError(f"guidance_interval={config.guidance_interval}; wanted (low, high), such as 0.2,0.8.")
+    if config.mesh and (config.guidance_channels is not None or tuple(config.guidance_interval) != (0, 1)):
+        raise ValueError(
+            f"mesh={config.mesh!r}: guidance on a mesh is of all channels at all times; leave guidance_channels and "
+            "guidance_interval, or the mesh."
+        )
 
 
 def held(workdir):
@@ -269,6 +294,7 @@ def sample(config, workdir, overwrite, command):
     """Draw what the configuration asks for, write it, and say so in one line."""
     workdir = pathlib.Path(workdir)
     check(config)
+    mesh.make_devices(config.mesh)
     if not overwrite and is_drawn(workdir, config):
         print(f"{workdir} holds the images of this configuration; --overwrite draws them again.")
         return
@@ -276,8 +302,7 @@ def sample(config, workdir, overwrite, command):
     labels = numbers(config.labels, model.card)
     wanted = np.array([(label, k) for label, _ in labels for k in range(config.count)])
     plan, shape = plan_of(config, model.card), state_shape(config, model.card)
-    make_writable(workdir)
-    drawn = draw_all(model, wanted, plan, config, shape)
+    drawn = draw_all(model, wanted, plan, config, shape, lambda: make_writable(workdir))
     start = time.perf_counter()
     shown = pictures(model.card, drawn.states, config.tile)
     seconds = drawn.seconds | {"decode": time.perf_counter() - start if model.card.vae is not None else None}

@@ -112,6 +112,12 @@ def test_image_depends_on_seed_label_and_index_only(drawn, tmp_path):
             np.testing.assert_allclose(again[key], whole[key], atol=1e-4, rtol=0)
 
 
+def test_images_do_not_depend_on_the_mesh(drawn, tmp_path):
+    command(tmp_path, SDE, "--config.mesh=data=2, cfg=2, seq=2", "--config.batch=4")
+    for name, image in by_name(tmp_path).items():
+        np.testing.assert_allclose(image, by_name(drawn[0])[name], atol=1e-5)
+
+
 def test_noise_depends_on_seed_label_and_index():
     wanted = np.array([[0, 0], [0, 1], [1, 0]])
     noise, keys = zip(*(sample.noise_of(seed, wanted, (2, 2, 1)) for seed in (0, 1)), strict=True)
@@ -268,6 +274,10 @@ def test_wrong_label_is_named_with_the_nearest(text, said):
         (["--config.count=0"], "count=0; wanted at least 1"),
         (["--config.batch=0"], "batch=0; wanted at least 1"),
         (["--config.guidance_interval=0.5,"], "wanted (low, high)"),
+        (["--config.mesh=seq=2,sqe=2"], "'sqe=2' is not understood"),
+        (["--config.mesh=seq=16"], "take 16 devices and 8 are here"),
+        (["--config.mesh=seq=2", "--config.guidance_channels=1"], "leave guidance_channels"),
+        (["--config.mesh=seq=2", "--config.attention=stale", "--config.warmup=4"], "warmup=4 of 3 steps"),
         (["--config.model=/nowhere/at/all"], "there is no /nowhere/at/all"),
         ([f"--config.model={GOLDEN}/vae_kl"], "is an autoencoder by itself"),
         (["--config.gudance=2"], "did you mean 'guidance'?"),
