@@ -15,7 +15,7 @@ export PYTHONPATH := $(CURDIR)
 RUN := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-all lint format bench golden report-full notebooks clean
+.PHONY: help env demo test test-all lint format bench bench-transformer golden report-full staleness-full notebooks clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | awk -F '\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -23,9 +23,14 @@ help:  ## list the targets
 env:  ## make .venv, with the pinned dependencies
 	@.ci/env
 
-demo: env  ## measure the order of the solvers, in small (runs/order-quick)
-	$(RUN) -m experiments.order --config=configs/order.py:quick --workdir=runs/order-quick
-	@echo "demo: made" runs/order-quick/*
+demo: env  ## order, staleness and samples in small, on one page (runs/demo/report.html)
+	$(RUN) -m experiments.sample --config=configs/sample_digits.py --workdir=runs/demo/digits
+	$(RUN) -m experiments.sample --config=configs/sample_emoji.py --workdir=runs/demo/emoji
+	$(RUN) -m experiments.order --config=configs/order.py:quick --workdir=runs/demo/order
+	$(RUN) -m experiments.staleness --config=configs/staleness.py:quick --workdir=runs/demo/staleness
+	$(RUN) -m experiments.book runs/demo/report.html --samples runs/demo/digits runs/demo/emoji \
+	    --chapters runs/demo/order runs/demo/staleness
+	@echo "demo: open runs/demo/report.html"
 
 test: lint  ## lint, then the tests that take less than ten seconds each
 	$(RUN) -m pytest -n $(WORKERS) --dist loadfile -m "not slow" $(ARGS)
@@ -46,6 +51,10 @@ bench: env  ## time the samplers (runs/bench)
 	$(RUN) -m experiments.bench --config=configs/bench.py --workdir=runs/bench
 	@echo "bench: made" runs/bench/*
 
+bench-transformer: env  ## time a guided transformer beside Python loops and PyTorch (runs/bench-transformer)
+	$(RUN) -m experiments.benchmarks.transformer --config=configs/bench_transformer.py --workdir=runs/bench-transformer
+	@echo "bench-transformer: made" runs/bench-transformer/*
+
 golden: env  ## hold solvers and networks to the public codes' numbers (tests/golden)
 	$(RUN) -m tests.golden $(ARGS)
 	$(RUN) -m tests.golden_models
@@ -53,6 +62,10 @@ golden: env  ## hold solvers and networks to the public codes' numbers (tests/go
 report-full: env  ## the full order experiment: measures what results/order lacks, then draws its page
 	$(RUN) -m experiments.order --config=configs/order.py --workdir=results/order $(ARGS)
 	@echo "report-full: made" results/order/*
+
+staleness-full: env  ## the full staleness experiment: measures what results/staleness lacks, then draws its page
+	$(RUN) -m experiments.staleness --config=configs/staleness.py --workdir=results/staleness $(ARGS)
+	@echo "staleness-full: made" results/staleness/*
 
 notebooks: env  ## run every notebook from the top (runs/notebooks)
 	@mkdir -p runs/notebooks
