@@ -21,6 +21,7 @@ class Collective(NamedTuple):
       operation: one of `OPERATIONS`.
       bytes: of its result on one device.
       times: how often the loops around it run it, or the branch that it stands in.
+      devices: how many speak to each other.
       branch: index of the innermost branch that it stands in, or None.
       waits: it needs a matrix product of the same pass of the loop that it stands in.
     """
@@ -28,8 +29,21 @@ class Collective(NamedTuple):
     operation: str
     bytes: int
     times: int
+    devices: int
     branch: int | None
     waits: bool
+
+    @property
+    def received(self):
+        """Bytes that one device receives from others, of an all-reduce by the ring algorithm."""
+        n = self.devices
+        factor = {
+            "collective-permute": n,
+            "collective-broadcast": n,
+            "all-reduce": 2 * (n - 1),
+            "reduce-scatter": n * (n - 1),
+        }
+        return self.bytes * factor.get(self.operation, n - 1) // n
 
 
 def collectives(text):
@@ -43,7 +57,8 @@ def collectives(text):
             if match:
                 sizes = _sizes(match[1])
                 size = max(sizes) if match[3] else sum(sizes)
-                found.append(Collective(match[2], size, times, branch, _waits(line, bodies[name], bodies)))
+                waits = _waits(line, bodies[name], bodies)
+                found.append(Collective(match[2], size, times, _group(line), branch, waits))
             trips = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
             for label, called in _calls(line):
                 inner = label if isinstance(label, int) else branch
@@ -82,6 +97,21 @@ def _sizes(shape):
     """Bytes of each array in a shape's text, such as (f32[2,3]{1,0}, s32[])."""
     arrays = re.findall(r"(\w+)\[([\d,]*)\]", shape)
     return [BYTES[kind] * math.prod(int(d) for d in dims.split(",") if d) for kind, dims in arrays if kind in BYTES]
+
+
+def _group(line):
+    """How many devices one group of a collective has; 1 where the text lists none, as for a permute."""
+    listed = re.search(r"replica_groups=\{\{([\d,]*)\}", line)  # {{0,1,2,3},{4,5,6,7}}
+    if listed:
+        return listed[1].count(",") + 1
+    counted = re.search(r"replica_groups=\[\d+,(\d+)\]", line)  # [2,4]<=[8]
+    if counted:
+        return int(counted[1])
+    mesh = re.search(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}", line)  # mesh['data'=2,'seq'=4] {'seq'}
+    if not mesh:
+        return 1
+    sizes = dict(re.findall(r"'(\w+)'=(\d+)", mesh[1]))
+    return math.prod(int(sizes[name]) for name in re.findall(r"'(\w+)'", mesh[2]))
 
 
 def _waits(line, body, bodies):
