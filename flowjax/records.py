@@ -3,7 +3,8 @@
 A row is one measured number, or a few of one cell, with everything that made it: the key (the cell: solver, steps,
 seed, ...), the values, and two short hashes whose contents lie beside the rows. A work directory holds
 
-    config.json        {"hash": ..., "config": ...}      the configuration as plain JSON
+    config.json        {"hash": ..., "config": ...,      the configuration as plain JSON, and for rows made before it
+                        "earlier": {hash: [field]}}      gained fields: their hash, and the fields that were not there
     environment.json   {hash: environment(), ...}        more than one entry when a run was resumed elsewhere
     rows.jsonl         one JSON object a line            {**key, **values, "config": hash, "environment": hash}
     done.json          the summary given to `finish`     present only when the run is complete
@@ -230,7 +231,8 @@ class Records:
     """The rows of one configuration in one work directory, added to as they are measured.
 
     A directory that holds rows of the same configuration is gone on with: `rows` are there at once, and `done` says
-    which cells to skip. Nothing is written before the check has passed.
+    which cells to skip. So is one whose configuration lacks fields that are new, as when an experiment learns to ask another
+    question: no number of the old rows can depend on them. Nothing is written before the check has passed.
 
         records = Records(workdir, config)
         for key in cells:                                  key = {"solver": "euler", "steps": 8, "seed": 0}
@@ -254,7 +256,7 @@ class Records:
         self._path = self.workdir / "rows.jsonl"
         self._environment_hash = None
         self._index = {}
-        self._check(overwrite)
+        earlier = self._check(overwrite)
         self.workdir.mkdir(parents=True, exist_ok=True)
         if overwrite:
             for name in (
@@ -264,26 +266,32 @@ class Records:
                 "config.json",
             ):  # the mark of success goes first
                 (self.workdir / name).unlink(missing_ok=True)
-        _write_json(self.workdir / "config.json", {"hash": self.config_hash, "config": self.config})
+        found = {"hash": self.config_hash, "config": self.config} | ({"earlier": earlier} if earlier else {})
+        _write_json(self.workdir / "config.json", found)
         self.rows = read(self.workdir) if self._path.exists() else []
         whole, torn = _whole_lines(self._path)
         if torn:
             os.truncate(self._path, len(whole))
 
     def _check(self, overwrite):
-        """Refuse a directory whose rows another configuration made."""
+        """Refuse a directory whose rows another configuration made; return {hash: fields} of what this one has grown from."""
         if self.workdir.exists() and not self.workdir.is_dir():
             raise ValueError(f"Records: {self.workdir} is a file, and a directory is needed; give another --workdir.")
         if overwrite or not self._path.exists() or not self._path.stat().st_size:
-            return
+            return {}
         way_out = "Give another --workdir, or --overwrite to lose those rows."
         path = self.workdir / "config.json"
         if not path.exists():
             raise ValueError(f"Records: {self.workdir} holds rows, but no config.json says what made them. {way_out}")
         found = json.loads(path.read_text(encoding="utf-8"))  # NaN stays encoded: it must equal itself here
-        if found["hash"] != self.config_hash:
+        earlier = found.get("earlier", {})
+        if found["hash"] == self.config_hash:
+            return earlier
+        gained = sorted(self.config.keys() - found["config"].keys())
+        if found["config"] != {name: value for name, value in self.config.items() if name not in gained}:
             differ = "; ".join(_differences(found["config"], self.config))
             raise ValueError(f"Records: {self.workdir} holds rows of another configuration ({differ}). {way_out}")
+        return {hash: sorted({*names, *gained}) for hash, names in (earlier | {found["hash"]: []}).items()}
 
     def _cells(self, names):
         """The cells present, as canonical text, for one set of key names; gathered once, kept up by `add`."""

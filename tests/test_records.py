@@ -229,3 +229,17 @@ def test_table_gathers_in_order():
     rows = [{"s": "a", "n": n % 2, "e": n} for n in range(4)]
     assert records.table(rows, "s", "e") == {"a": [0, 1, 2, 3]}
     assert records.table(rows, ("s", "n"), "e") == {("a", 0): [0, 2], ("a", 1): [1, 3]}
+
+
+def test_configuration_that_gained_fields_goes_on(tmp_path):
+    first = Records(tmp_path, {"a": 1})
+    first.add({"n": 1}, error=0.5)
+    first.finish()
+    Records(tmp_path, {"a": 1, "b": 2}).add({"n": 2}, error=0.25)
+    grown = Records(tmp_path, {"a": 1, "b": 2, "c": 3})
+    assert grown.done({"n": 1}) and not grown.finished
+    assert {row["config"] for row in grown.rows} == set(json.loads((tmp_path / "config.json").read_text())["earlier"])
+    assert json.loads((tmp_path / "config.json").read_text())["earlier"][first.config_hash] == ["b", "c"]
+    for other in ({"a": 2, "b": 2, "c": 3, "d": 4}, {"a": 1, "b": 2}):
+        with pytest.raises(ValueError, match="rows of another configuration"):
+            Records(tmp_path, other)
