@@ -25,7 +25,7 @@ env:  ## make .venv, with the pinned dependencies
 
 demo: env  ## order, staleness and samples in small, on one page (runs/demo/report.html)
 	$(RUN) -m experiments.sample --config=configs/sample_digits.py --workdir=runs/demo/digits
-	$(RUN) -m experiments.sample --config=configs/sample_emoji.py --workdir=runs/demo/emoji
+	$(RUN) -m experiments.sample --config=configs/sample_emoji.py --config.count=4 --workdir=runs/demo/emoji
 	$(RUN) -m experiments.order --config=configs/order.py:quick --workdir=runs/demo/order
 	$(RUN) -m experiments.staleness --config=configs/staleness.py:quick --workdir=runs/demo/staleness
 	$(RUN) -m experiments.book runs/demo/report.html --samples runs/demo/digits runs/demo/emoji \
