@@ -93,7 +93,13 @@ def test_the_reference_is_what_scipy_finds(networks):
     scale = learned.lab.scale_of(exact)
     error = learned.lab.row_norms(found.y[:, -1].reshape(noise.shape) - exact).max() / scale
     assert error < 10 * doubling < 0.1
-    assert set(bent) == {"length", "straightness", "acceleration", "curvature"} <= set(geometry.PathGeometry._fields)
+    assert set(bent) == {*learned.BENT, "smoothness"} and set(learned.BENT) <= set(geometry.PathGeometry._fields)
+
+
+def test_smoothness_of_a_smooth_and_of_a_jumping_velocity():
+    t = 1 - np.arange(160)[:, None, None] / 160
+    assert learned.smoothness(np.sin(t)) == pytest.approx(2, abs=0.05)
+    assert learned.smoothness(np.random.default_rng(0).standard_normal((160, 50, 4))) == pytest.approx(0, abs=0.05)
 
 
 def test_errors_and_ratios_are_those_of_single_runs(rows, networks):
