@@ -1,5 +1,6 @@
 """Sampling over a mesh without staleness is sampling on one device; the program says to others what its docstrings name."""
 
+import dataclasses
 import functools
 from collections import Counter
 
@@ -234,6 +235,7 @@ def test_what_does_not_fit_is_refused_in_words(sizes, options, words):
 
 
 def test_more_devices_than_tokens_are_refused():
-    model = network(size=(1, 3))
+    card = network().card
+    model = models.model(dataclasses.replace(card, config=dataclasses.replace(card.config, size=(1, 3))), None)
     with pytest.raises(ValueError, match="4 devices share 3 tokens; take seq at most 3"):
         parallel.program(model, NOISE[:, :1, :3], LABEL, plans.euler(grids.uniform(4)), parallel.make_mesh(seq=4))
