@@ -8,7 +8,7 @@ import pytest
 from scipy.integrate import solve_ivp
 
 from configs import order
-from experiments.order import guided, learned, nfe
+from experiments.order import clock, guided, learned, nfe
 from flowjax import geometry, models
 
 TINY = dataclasses.replace(
@@ -187,3 +187,35 @@ def test_section_is_drawn_with_and_without_the_exact_fields(rows):
         )
         assert made.table and made.figures and "**" in made.answer and made.expected
         assert "nan" not in made.answer
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Wave:
+    """A velocity of the time alone."""
+
+    frequency: float
+
+    def velocity(self, x, t):
+        """(B, D)."""
+        return jax.numpy.cos(self.frequency * t) + 0 * x
+
+
+def test_second_differences_of_a_wave_in_time():
+    found = clock.second_differences(Wave(3.0), np.zeros((2, 3)))
+    for line in found:
+        exact = 2 - 2 * np.cos(3.0 * line["h"])
+        assert (line["path"], line["time alone"]) == pytest.approx((exact, exact), rel=1e-9)
+        assert line["state alone"] < 1e-12
+    assert clock.shrinkage({"differences": [{**d, "state alone": 1.0} for d in found]})["time alone"] == pytest.approx(
+        4, abs=0.01
+    )
+
+
+def test_the_clock_is_asked_of_networks_beside_the_exact_field_of_their_data():
+    config = dataclasses.replace(TINY, networks=("digits",), fields=("digits",))
+    rows = [{**key, **values} for key, values in clock.measure(config, clock.cells(config))]
+    assert [r["kind"] for r in rows] == ["exact field", "network"]
+    assert clock.shrinkage(rows[0])["state alone"] > 2.5
+    made = clock.section(rows, "a command")
+    assert made.figures and made.table and "of 1 networks" in made.answer

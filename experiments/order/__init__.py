@@ -3,6 +3,7 @@
 from experiments import report
 from experiments.order import (
     claims,
+    clock,
     cost,
     crossover,
     curvature,
@@ -20,7 +21,8 @@ from experiments.run import progress
 from flowjax import records
 
 QUESTIONS = (
-    claims, nfe, curvature, crossover, distribution, ledger, grid_choice, guided, learned, tolerance, defects, cost,
+    claims, nfe, curvature, crossover, distribution, ledger, grid_choice, guided, learned, clock, tolerance,
+    defects, cost,
 )  # fmt: skip
 
 

@@ -105,7 +105,7 @@ def cells(config):
 
 
 @jax.jit
-def _run(field, noise, plan):
+def run(field, noise, plan):
     """Accepted states (rows+1, B, *D), those behind the last repeating it, and velocities (rows, B, *D); a program a length.
 
     Plans go one by one: a network fills the machine with one batch, and side by side guidance could not leave out the
@@ -125,13 +125,13 @@ def _run(field, noise, plan):
 def _reference(field, noise, steps):
     """(endpoints, how much doubling the steps moved them, geometry of the paths) by AB2, uniform in t.
 
-    Networks are rough in their clock, whose embedding has frequencies up to 1 in 1000 t, and what resolves that is the number
-    of distinct times, not the order: with 512 evaluations of the digits AB2 comes to 4e-5 of the size of an endpoint, RK4,
+    Networks are rough in the time they are told (see `clock`), and what resolves that is the number of distinct times, not the
+    order: with 512 evaluations of the digits AB2 comes to 4e-5 of the size of an endpoint, RK4,
     which evaluates each time twice, to 6e-4.
     """
     coarse, fine = (plans.adams_bashforth(grids.uniform(n), 2) for n in (steps // 2, steps))
-    half = np.asarray(_run(field, noise, coarse)[0][-1], np.float64)
-    path, velocity = (np.asarray(a, np.float64) for a in _run(field, noise, fine))
+    half = np.asarray(run(field, noise, coarse)[0][-1], np.float64)
+    path, velocity = (np.asarray(a, np.float64) for a in run(field, noise, fine))
     moved = distances.rms(lab.row_norms(half - path[-1])) / lab.scale_of(path[-1])
     bent = geometry.path_geometry(fine.t, path[:-1], velocity)._asdict()
     values = {name: float(np.median(bent[name])) for name in BENT}
@@ -159,7 +159,7 @@ def _floor(field, noise):
     plan = lab.plan_of(WATCHED, field.schedule, lab.shifted(1.0), FLOOR_ROWS)
     exact = jax.tree.map(lambda a: np.asarray(a, np.float64 if a.dtype == np.float32 else a.dtype), field)
     ends = [
-        np.asarray(_run(f, z, plan)[0][-1], np.float64) for f, z in ((field, noise), (exact, noise.astype(np.float64)))
+        np.asarray(run(f, z, plan)[0][-1], np.float64) for f, z in ((field, noise), (exact, noise.astype(np.float64)))
     ]
     return float(distances.rms(lab.row_norms(ends[0] - ends[1])) / lab.scale_of(ends[1]))
 
@@ -198,7 +198,7 @@ def _errors(cell, key):
         plan = lab.plan_of(solver, cell.field.schedule, lab.shifted(key["shift"]), key["nfe"])
         if plan is None:
             continue
-        path, velocity = (np.asarray(a, np.float64) for a in _run(cell.field, cell.noise, plan))
+        path, velocity = (np.asarray(a, np.float64) for a in run(cell.field, cell.noise, plan))
         found[solver] = cell.errors(path[-1:])[0]
         if solver == WATCHED:
             rho = _rho(cell.field.schedule, plan.grid, path, velocity)
