@@ -52,7 +52,7 @@ bench: env  ## time the samplers (runs/bench)
 	@echo "bench: made" runs/bench/*
 
 bench-transformer: env  ## time a guided transformer beside Python loops and PyTorch (runs/bench-transformer)
-	$(RUN) -m experiments.benchmarks.transformer --config=configs/bench_transformer.py --workdir=runs/bench-transformer
+	$(RUN) -m experiments.benchmarks.transformer --config=configs/bench_transformer.py --workdir=runs/bench-transformer $(ARGS)
 	@echo "bench-transformer: made" runs/bench-transformer/*
 
 golden: env  ## hold solvers and networks to the public codes' numbers (tests/golden)
