@@ -80,7 +80,7 @@ def markdown(rows, command):
 def table(workdir):
     """Print the table and write it to table.md."""
     path = pathlib.Path(workdir) / "table.md"
-    command = f"python -m experiments.benchmarks.transformer --config=configs/bench_transformer.py --workdir={workdir}"
+    command = (records.read_summary(workdir) or {}).get("command", "an unfinished run")
     text = markdown(records.read(workdir), command)
     print(text)
     records.write_text(path, text)
