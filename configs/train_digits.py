@@ -6,8 +6,9 @@
 The dial of curvature: `--config.coupling=ot` pairs noise and images at the least cost, and `--config.coupling=reflow
 --config.teacher=runs/digits/model` goes on from a trained model along the pairs that it makes.
 
-Expect: the loss falls to about 0.6 of the variance of noise - data; from step 600 on the digits of `samples.png`, one class
-a column, can be read. Stop it as you like: the same command goes on from the last checkpoint, and ends with the same numbers.
+Expect: the loss falls from 1.7 to 0.37 (0.22 with `ot`, whose paths cross less), and the digits of `samples.png`, one class
+a column, can be read by step 1,000. Stop it as you like: the same command goes on from the last checkpoint, and ends with
+the same numbers.
 """
 
 import dataclasses

@@ -5,8 +5,8 @@
 
 Not mirrored: clocks, flags and letters have a side.
 
-Expect: flat shapes on white after a quarter of the run, faces and flags towards its end. The set is small, so a model
-trained for long remembers it: look at nearest neighbours before calling a sample new.
+Expect: a loss of 0.26 at step 275 and 0.135 at step 2,200; blotches at step 250, flags and the squares of symbols by 2,000,
+faces last. The set is small, so a model trained for long remembers it: look at nearest neighbours before calling a sample new.
 """
 
 import dataclasses

@@ -11,11 +11,11 @@ from experiments.images import whole_file
 from flowjax import grids, guidance, plans
 
 
-def sampler(card, plan):
-    """The compiled function (params, noise, label, scale) -> images, guided."""
+def sampler(card, plan, scale):
+    """The compiled function (params, noise, label) -> images, guided by `scale`."""
 
     @jax.jit
-    def images(params, noise, label, scale):
+    def images(params, noise, label):
         network = lambda x, t, label: card.velocity(params, x, t, label)
         model = guidance.classifier_free(network, label, jnp.full_like(label, card.null_label), scale)
         return flowjax.sample(model, noise, plan).x
@@ -35,17 +35,16 @@ def make_pairs(path, teacher, config, key, chunk=256):
     Solved by the classical Runge-Kutta method; how far halving its step moves the first images is printed.
     """
     card = teacher.card
-    run = sampler(card, plans.rk4(grids.uniform(config.pair_steps)))
+    run, fine = (sampler(card, plans.rk4(grids.uniform(n * config.pair_steps)), config.pair_guidance) for n in (1, 2))
     label = np.arange(config.pairs, dtype=np.int32) % card.config.classes
     made = []
     for first in range(0, config.pairs, chunk):
         ids = np.arange(first, min(first + chunk, config.pairs))
         noise = noise_for(key, ids, card)
-        made.append((np.asarray(noise), np.asarray(run(teacher.params, noise, label[ids], config.pair_guidance))))
+        made.append((np.asarray(noise), np.asarray(run(teacher.params, noise, label[ids]))))
         print(f"pairs: {ids[-1] + 1}/{config.pairs}", file=sys.stderr)
     first = slice(0, min(32, chunk, config.pairs))
-    fine = sampler(card, plans.rk4(grids.uniform(2 * config.pair_steps)))
-    change = fine(teacher.params, made[0][0][first], label[first], config.pair_guidance) - made[0][1][first]
+    change = fine(teacher.params, made[0][0][first], label[first]) - made[0][1][first]
     print(
         f"pairs: {config.pairs} in {config.pair_steps} steps; half the step moves them by {jnp.sqrt(jnp.mean(change**2)):.1e}"
     )

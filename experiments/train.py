@@ -193,7 +193,7 @@ def draw_samples(run, images):
     columns = min(card.config.classes, 16)
     label = jnp.tile(jnp.arange(columns, dtype=jnp.int32), config.sample_rows)
     noise = noise_for(key_of(config, "samples"), np.arange(len(label)), card)
-    made = np.asarray(images(jax.device_get(run.state.ema), noise, label, config.guidance))
+    made = np.asarray(images(jax.device_get(run.state.ema), noise, label))
     settings = {"steps": run.step, "guidance": config.guidance, "nfe": config.sample_steps, "data": config.data}
     save_png(run.workdir / "samples.png", grid(made, columns), settings)
 
@@ -208,8 +208,8 @@ def run(config, workdir):
         work.card, make_optimizer(config), work.mesh,
         times=times, label_dropout=config.label_dropout, decay=config.ema, microbatches=config.microbatches,
     )  # fmt: skip
-    times = grids.uniform(config.sample_steps, start=FIRST_TIME.get(config.prediction, 1.0))
-    images = sampler(work.card, plans.dpm_solver_pp(work.card.schedule, times, 2))
+    pictures = grids.uniform(config.sample_steps, start=FIRST_TIME.get(config.prediction, 1.0))
+    images = sampler(work.card, plans.dpm_solver_pp(work.card.schedule, pictures, 2), config.guidance)
     with signals() as stop:
         _loop(work, step, images, stop)
     _export(work)
