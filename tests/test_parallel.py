@@ -120,17 +120,15 @@ def test_ring_adds_up_in_float32():
 # -- the sampler
 
 
-def test_guided_noisy_run_on_a_mesh_is_that_of_one_device():
-    """Both branches of guidance on devices of their own, and noise drawn in the steps."""
-    plan, key = plans.dpm_solver_sde(Linear(), grids.uniform(4), 2), jax.random.key(3)
-    mesh = parallel.make_mesh(cfg=2, seq=4)
-    options = {"guidance": 1.7, "key": key}
-    found = parallel.sample(network(), NOISE, LABEL, plan, mesh, **options)
-    np.testing.assert_allclose(found.x, alone(1.7)(network().params, plan, key), rtol=0, atol=1e-12)
+def test_guided_run_on_a_mesh_is_that_of_one_device():
+    """Both branches of guidance on devices of their own."""
+    plan, mesh = plans.dpm_solver_pp(Linear(), grids.uniform(4), 2), parallel.make_mesh(cfg=2, seq=4)
+    found = parallel.sample(network(), NOISE, LABEL, plan, mesh, guidance=1.7)
+    np.testing.assert_allclose(found.x, alone(1.7)(network().params, plan, None), rtol=0, atol=1e-12)
     assert found.stats.synced.all() and np.all(np.asarray(found.status) == 0)
     assert np.all(np.asarray(found.stats.nfe) == 4)
 
-    run, args, _ = parallel.program(network(), NOISE, LABEL, plan, mesh, **options)
+    run, args, _ = parallel.program(network(), NOISE, LABEL, plan, mesh, guidance=1.7)
     text = run.lower(*args).compile().as_text()
     assert counted(text) == {("all-gather", 4 * 3): 1, ("all-reduce", 4): 1, ("all-gather", 1): 1, ("all-reduce", 1): 1}
     layer = next(c for c in collectives(text) if c.times == 12)
@@ -188,11 +186,13 @@ def test_pmap_and_the_data_axis_agree():
 
 
 @pytest.mark.slow
-def test_noise_of_the_caller_is_used():
-    plan = plans.dpm_solver_sde(Linear(), grids.uniform(4), 2)
-    given = np.random.default_rng(0).normal(size=(4, *NOISE.shape))
-    found = parallel.sample(network(), NOISE, LABEL, plan, parallel.make_mesh(data=2, seq=3), key=jnp.asarray(given))
-    np.testing.assert_allclose(found.x, alone()(network().params, plan, jnp.asarray(given)), rtol=0, atol=1e-12)
+@pytest.mark.parametrize("sizes", [{"seq": 5}, {"data": 2, "seq": 3}, {"data": 2, "cfg": 2, "seq": 2}])
+@pytest.mark.parametrize("kind", ["key", "keys", "noise"])
+def test_noise_of_the_steps_does_not_depend_on_the_mesh(kind, sizes):
+    plan, key = plans.dpm_solver_sde(Linear(), grids.uniform(4), 2), jax.random.key(3)
+    given = {"key": key, "keys": jax.random.split(key, 2), "noise": jax.random.normal(key, (4, *NOISE.shape))}[kind]
+    found = parallel.sample(network(), NOISE, LABEL, plan, parallel.make_mesh(**sizes), key=given)
+    np.testing.assert_allclose(found.x, alone()(network().params, plan, given), rtol=0, atol=1e-12)
 
 
 @pytest.mark.slow
