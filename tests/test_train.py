@@ -333,7 +333,7 @@ def test_full_disk_ends_with_a_sentence_and_the_run_goes_on_later(config, tmp_pa
 
 def test_reflow_pairs_join_noise_to_what_the_teacher_makes_of_it(config, tmp_path):
     # a teacher with velocity c everywhere (only the output's bias is not zero): x(0) = x(1) - c
-    teacher = models.init(TINY)
+    teacher = models.init(TINY, jax.random.key(0))
     params = jax.tree.map(jnp.zeros_like, teacher.params)
     params["outputs"]["bias"] = jnp.full_like(params["outputs"]["bias"], 0.25)
     models.save(tmp_path / "teacher", models.model(teacher.card, params), dtype="float32")
