@@ -304,8 +304,8 @@ class VPDiscrete(VariancePreserving):
         nodes, rises = (xp.asarray(a, t.dtype) for a in (self._nodes, np.diff(self._nodes)))
         place = t * self.steps
         # In float32 n/N times N may fall just below n: that is still node n, since the next segment has another slope.
-        near = xp.floor(place * (1 + 4 * float(xp.finfo(t.dtype).eps)))
-        left = xp.clip(near.astype(int) - 1, 0, self.steps - 2)
+        slack = xp.minimum(place * (4 * float(xp.finfo(t.dtype).eps)), 1e-3).astype(t.dtype)
+        left = xp.clip(xp.floor(place + slack).astype(int) - 1, 0, self.steps - 2)
         return nodes[left], rises[left], place - (left + 1).astype(t.dtype)
 
     def log_alpha(self, t):
