@@ -377,7 +377,7 @@ def _clause(line):
     return f"{line['pair']} at {line['NFE']}: **{found}**, exact fields {exact}"
 
 
-def _steep(rows):
+def steep(rows):
     """How steep errors fall late, as a sentence; empty where there is one number of evaluations."""
     found = [line for line in slopes(rows) if line["solver"] in ("Euler", "DPM++ 2M", "DPM++ 3M exact", "AB3")]
     if not found:
@@ -396,7 +396,7 @@ def verdict(rows):
     clauses = [_clause(line) for name in asked for line in table if (line["pair"], line["scale"]) == (name, 1)]
     same, opposite, _ = agreement(table)
     return (
-        f"{_steep(rows)} Cells without guidance by RMS error, with the mean ratio: {'; '.join(clauses)}. Over all pairs, guidance scales and ranges of "
+        f"{steep(rows)} Cells without guidance by RMS error, with the mean ratio: {'; '.join(clauses)}. Over all pairs, guidance scales and ranges of "
         f"evaluations the ratios point the same way in {same} of {len(table)} and opposite ways in {opposite}; in the rest one is a draw within 2 %, or missing."
     ).strip()
 
