@@ -4,10 +4,13 @@ Each function returns an `attention` as models.dit describes, (q, k, v, layer, c
 `jax.shard_map`: q, k, v and out are this device's tokens, (B, L/n, heads, d); the carry passes untouched. Tokens that do
 not divide by n are padded at the end to n ceil(L/n); no query sees a padded key.
 
-    gather         one all-gather a layer, of keys and values                       bit-equal to one device
-    ulysses        two all-to-alls a layer: tokens against heads, and back          bit-equal to one device
-    ring           n - 1 collective-permutes a layer, of keys and values            equal up to the order of sums
-    ulysses_ring   ulysses inside groups of u, ring over the n/u groups             equal up to the order of sums
+    gather         one all-gather a layer, of keys and values
+    ulysses        two all-to-alls a layer: tokens against heads, and back
+    ring           n - 1 collective-permutes a layer, of keys and values
+    ulysses_ring   ulysses inside groups of u, ring over the n/u groups
+
+gather and ulysses leave the order of every sum as it is, so they differ from one device only where a matrix product of
+fewer rows adds up otherwise (on a CPU in float64: no bit on 2 devices, 1e-15 on 8); the ring adds up block by block.
 """
 
 import jax
