@@ -97,7 +97,7 @@ class Run:
         self.folder = self.workdir / "checkpoints"
         self.mesh = train.data_mesh(_devices(config.devices))
         train.check_split(config.batch, self.mesh.size, config.microbatches)
-        teacher = models.load(config.teacher) if config.coupling == "reflow" else None
+        teacher = _teacher(config.teacher) if config.coupling == "reflow" else None
         self.data = data.load(config.data, size=config.size or None) if teacher is None else self._pairs(teacher)
         self.batches = data.Batches(self.data, config.batch, config.seed, config.coupling, config.pool, config.flip)
         self.card = make_card(config, self.data)
@@ -171,6 +171,14 @@ class Run:
         return dataclasses.replace(
             data.load(path), name=self.config.data, classes=tuple(range(teacher.card.config.classes))
         )
+
+
+def _teacher(name):
+    """The model that makes the pairs of reflow."""
+    try:
+        return models.load(name)
+    except FileNotFoundError as error:
+        raise ValueError(f"train: coupling 'reflow' needs a teacher. {error}") from error
 
 
 def _devices(count):

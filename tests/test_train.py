@@ -343,6 +343,8 @@ def test_reflow_pairs_join_noise_to_what_the_teacher_makes_of_it(config, tmp_pat
     np.testing.assert_allclose(batch["images"], batch["noise"] - 0.25, atol=1e-6)
     assert np.std(batch["noise"]) == pytest.approx(1, abs=0.25)
     assert np.array_equal(work.state.params["outputs"]["bias"], params["outputs"]["bias"])
+    with pytest.raises(ValueError, match="needs a teacher"):
+        experiment.Run(dataclasses.replace(config, teacher=str(tmp_path / "none")), tmp_path / "other")
     other = dataclasses.replace(config, width=16)
     with pytest.raises(ValueError, match="teacher .* has sizes .*width=8"):
         experiment.Run(other, tmp_path / "other")
