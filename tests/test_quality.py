@@ -53,6 +53,15 @@ def test_features_are_the_hidden_layer_of_the_network():
     np.testing.assert_array_equal(np.argmax(scores, axis=1), predicted)
 
 
+def test_faint_noise_moves_features_little():
+    found = quality.judge(
+        "digits"
+    )  # three pixels of the digits are always black, and a network's samples are not so exact
+    noise = 0.05 * np.random.default_rng(0).standard_normal(found.images.shape)
+    plain, noisy = (found.features(x) for x in (found.images, found.images + noise))
+    assert np.sqrt(np.mean((noisy - plain) ** 2)) < 0.3 * np.std(plain)
+
+
 def test_neighbours_by_hand():
     images = np.array([0.0, 1.0, 4.0]).reshape(3, 1, 1, 1)
     first, second, index = quality.neighbours(np.array([0.1, 3.0]).reshape(2, 1, 1, 1), images)
