@@ -75,7 +75,7 @@ def get_config(arg=""):
             "nfe": (5, 10, 20, 40), "claim_steps": (16, 32, 64, 128), "stds": (0.05, 0.15, 0.5),
             "couplings": (0.0, 0.9), "dial_nfe": (6, 10, 20, 40), "crossover_nfe": (4, 6, 8, 11, 15, 20, 28, 40, 56, 80),
             "tolerances": (0.2, 0.05, 0.0078, 1e-3), "batches": (1, 64), "scales": (1.0, 4.0, 7.0),
-            "networks": ("digits",), "network_nfe": (5, 10, 20), "network_scales": (1.0,), "network_starts": 8,
+            "networks": ("digits",), "network_nfe": (5, 10, 20), "network_scales": (1.0,), "network_starts": 6,
             "network_steps": 192, "reference_steps": 200, "repeats": 5,
             "solvers": (
                 "Euler", "DPM++ 2M", "DPM++ 3M published", "DPM++ 3M exact", "AB2", "AB3", "UniPC2", "DPM++ 2S",

@@ -1,6 +1,6 @@
 """How good are the shipped models: do their samples have the class that was asked for, the data's statistics, and are they new?
 
-    python -m experiments.quality --config=configs/quality.py --workdir=runs/quality             (about ten minutes on 2 cores)
+    python -m experiments.quality --config=configs/quality.py --workdir=runs/quality             (nine minutes on 2 cores)
     python -m experiments.quality --config=configs/quality.py:quick --workdir=runs/quality-quick
 
 Expect: with guidance 1.5 the classes are right more often than without, for both models, and on digits nearly always; guidance 4
