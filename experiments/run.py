@@ -65,6 +65,26 @@ def progress(cells, name=str, *, every=5.0, stream=None, clock=time.monotonic):
         say(total, "finished" + "\n" * live)
 
 
+def ask(config, workdir, questions):
+    """Measure what `workdir` does not hold yet, question by question, and return all rows.
+
+    Args:
+      questions: modules with `cells(config)`, the keys of their rows, and `measure(config, todo)`, which yields (key, values).
+    """
+    # All questions first: they refuse what cannot be measured.
+    asked = [(module, module.cells(config)) for module in questions]
+    kept = Records(workdir, config)
+    for module, cells in asked:
+        todo = [key for key in cells if not kept.done(key)]
+        if not todo:
+            continue
+        found = module.measure(config, todo)
+        for _ in progress(todo, lambda key: ", ".join(str(value) for value in key.values())):
+            key, values = next(found)
+            kept.add(key, **values)
+    return kept.rows
+
+
 def _fields(config):
     """{field: its type} of a dataclass, or of a mapping {key: type of its value}; empty for a leaf."""
     if dataclasses.is_dataclass(config):

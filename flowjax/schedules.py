@@ -14,6 +14,7 @@ What a network predicts is linear in the state and the velocity, `m = p x + q ve
 On the linear path W = 1, so data = x - t velocity: never formed through the noise, which would divide by 1 - t.
 """
 
+import functools
 from dataclasses import dataclass, field
 
 import jax
@@ -328,6 +329,23 @@ class VPDiscrete(VariancePreserving):
         start, rise = nodes[right - 1], nodes[right] - nodes[right - 1]
         t = (right.astype(log_alpha.dtype) + (log_alpha - start) / rise) / self.steps
         return xp.where(log_alpha == 0, xp.zeros_like(t), t)
+
+
+@functools.cache
+def of_betas(kind, steps, first, last, trained=None):
+    """The `VPDiscrete` that a diffusers configuration names, with all its nodes: one object for the same arguments.
+
+    Args:
+      kind: its beta_schedule, "linear", "scaled_linear" or "squaredcos_cap_v2" (which takes no ends).
+      steps, first, last: number of betas, the first and the last.
+      trained: tuple of the betas themselves, in place of all else; or None.
+    """
+    if trained is not None:
+        return VPDiscrete(np.array(trained), log_snr_min=None)
+    if kind == "squaredcos_cap_v2":
+        return VPDiscrete.cosine(steps, log_snr_min=None)
+    make = VPDiscrete.linear if kind == "linear" else VPDiscrete.scaled_linear
+    return make(steps, first, last, log_snr_min=None)
 
 
 def predict(schedule, kind, velocity, x, t):

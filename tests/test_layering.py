@@ -23,7 +23,7 @@ ALLOWED = {
     "sample": {"schedules", "grids", "plans"},
     "adaptive": {"schedules", "grids", "plans", "sample"},
     "guidance": {"schedules"},
-    "fields": {"schedules", "grids"},
+    "fields": {"schedules", "grids", "data"},
     "geometry": {"schedules", "grids", "plans"},  # it compares the updates of successive orders
     "distances": {"schedules", "grids"},
     "data": set(),

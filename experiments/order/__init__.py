@@ -17,7 +17,7 @@ from experiments.order import (
     tolerance,
     verdict,
 )
-from experiments.run import progress
+from experiments.run import ask
 from flowjax import records
 
 QUESTIONS = (
@@ -27,19 +27,8 @@ QUESTIONS = (
 
 
 def run(config, workdir):
-    """Measure what `workdir` does not hold yet, question by question, and return all rows."""
-    # All questions first: they refuse what cannot be measured.
-    asked = [(module, module.cells(config)) for module in QUESTIONS]
-    kept = records.Records(workdir, config)
-    for module, cells in asked:
-        todo = [key for key in cells if not kept.done(key)]
-        if not todo:
-            continue
-        found = module.measure(config, todo)
-        for _ in progress(todo, lambda key: ", ".join(str(value) for value in key.values())):
-            key, values = next(found)
-            kept.add(key, **values)
-    return kept.rows
+    """Measure what `workdir` does not hold yet, and return all rows."""
+    return ask(config, workdir, QUESTIONS)
 
 
 def chapter(workdir):

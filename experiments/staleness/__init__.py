@@ -1,7 +1,7 @@
 """How much staleness can you bear? One module a question; `python -m experiments.staleness` runs them all."""
 
 from experiments import report
-from experiments.run import progress
+from experiments.run import ask
 from experiments.staleness import error, law, orders, pictures, placement, verdict, warmup
 from flowjax import records
 
@@ -10,17 +10,8 @@ WORDS = ("NFE", "order", "staleness", "misrouted")
 
 
 def run(config, workdir):
-    """Measure what `workdir` does not hold yet, question by question, and return all rows."""
-    kept = records.Records(workdir, config)
-    for module in QUESTIONS:
-        todo = [key for key in module.cells(config) if not kept.done(key)]
-        if not todo:
-            continue
-        found = module.measure(config, todo)
-        for _ in progress(todo, lambda key: ", ".join(str(value) for value in key.values())):
-            key, values = next(found)
-            kept.add(key, **values)
-    return kept.rows
+    """Measure what `workdir` does not hold yet, and return all rows."""
+    return ask(config, workdir, QUESTIONS)
 
 
 def chapter(workdir):

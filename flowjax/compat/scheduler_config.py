@@ -1,12 +1,9 @@
 """What a scheduler_config.json of diffusers may say: its classes, their options and defaults, and its schedule."""
 
-import functools
 import math
 
-import numpy as np
-
 from flowjax.errors import check_choice
-from flowjax.schedules import Linear, VPDiscrete
+from flowjax.schedules import Linear, of_betas
 
 _VP = {
     "num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear", "trained_betas": None,
@@ -112,14 +109,4 @@ def schedule_of(c):
     if c["class"].startswith("FlowMatch") or c.get("use_flow_sigmas"):
         return Linear()
     betas = None if c["trained_betas"] is None else tuple(c["trained_betas"])
-    return _vp(c["beta_schedule"], c["num_train_timesteps"], c["beta_start"], c["beta_end"], betas)
-
-
-@functools.cache
-def _vp(kind, count, first, last, betas):
-    if betas is not None:
-        return VPDiscrete(np.array(betas), log_snr_min=None)
-    if kind == "squaredcos_cap_v2":
-        return VPDiscrete.cosine(count, log_snr_min=None)
-    make = VPDiscrete.linear if kind == "linear" else VPDiscrete.scaled_linear
-    return make(count, first, last, log_snr_min=None)
+    return of_betas(c["beta_schedule"], c["num_train_timesteps"], c["beta_start"], c["beta_end"], betas)

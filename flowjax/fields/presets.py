@@ -1,9 +1,8 @@
 """Named fields for tests and experiments, from two points to the emoji; the same numbers on every machine."""
 
-from importlib import resources
-
 import numpy as np
 
+from flowjax import data
 from flowjax.fields.dataset import DataSet
 from flowjax.fields.mixture import Gaussian, GaussianMixture
 
@@ -55,15 +54,11 @@ def power_law(schedule, *, dim, exponent):
 
 def digits(schedule, *, bandwidth, chunk=None):
     """The 1797 handwritten digits of scikit-learn, (8, 8, 1) in [-1, 1], with labels 0-9; needs scikit-learn."""
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    return DataSet(bunch.images[..., None] / 8 - 1, bandwidth, schedule, chunk, bunch.target)
+    held = data.load("digits")
+    return DataSet(held.images.astype(np.float64), bandwidth, schedule, chunk, held.labels)
 
 
 def emoji(schedule, *, bandwidth, chunk=None):
     """1906 Noto emoji on white, (32, 32, 3) in [-1, 1], with the labels 0-8 of their groups (see assets/NOTICE)."""
-    with resources.files("flowjax").joinpath("assets", "emoji32.npz").open("rb") as file:
-        archive = np.load(file)
-        images, labels = archive["images"], archive["labels"]
-    return DataSet(images / 127.5 - 1, bandwidth, schedule, chunk, labels)
+    held = data.load("emoji")
+    return DataSet(held.images / 127.5 - 1, bandwidth, schedule, chunk, held.labels)

@@ -1,18 +1,15 @@
 """Public checkpoints as a `Model`: diffusers' folders and pipelines, and the original state dicts of DiT and SiT."""
 
 import dataclasses
-import functools
 import math
 import re
-
-import numpy as np
 
 from flowjax.errors import check_choice
 from flowjax.models import dit, vae
 from flowjax.models.model import Card, model
 from flowjax.models.weights import layouts
 from flowjax.models.weights.files import open_tensors, read_json
-from flowjax.schedules import Linear, VPDiscrete
+from flowjax.schedules import Linear, of_betas
 
 CLASSES = ("DiTTransformer2DModel", "Transformer2DModel", "AutoencoderKL", "DiTPipeline")
 # What diffusers' DiT may leave out of its config.json; each None is filled from another.
@@ -142,17 +139,7 @@ def _betas(scheduler):
     kind = scheduler.get("beta_schedule", "linear")
     check_choice("models.load", "beta_schedule", kind, ("linear", "scaled_linear", "squaredcos_cap_v2"))
     ends = scheduler.get("beta_start", 1e-4), scheduler.get("beta_end", 0.02)
-    return _schedule(kind, scheduler.get("num_train_timesteps", 1000), ends, trained and tuple(trained))
-
-
-@functools.cache
-def _schedule(kind, steps, ends, trained):
-    if trained:
-        return VPDiscrete(np.array(trained), log_snr_min=None)
-    if kind == "squaredcos_cap_v2":
-        return VPDiscrete.cosine(steps, log_snr_min=None)
-    make = VPDiscrete.linear if kind == "linear" else VPDiscrete.scaled_linear
-    return make(steps, *ends, log_snr_min=None)
+    return of_betas(kind, scheduler.get("num_train_timesteps", 1000), *ends, tuple(trained) if trained else None)
 
 
 def _kind(kind, told, *paths):
