@@ -199,7 +199,9 @@ class Block(nnx.Module):
 
     def __call__(self, x, condition, attention):
         """x (B, L, E), condition (B, E), attention (q, k, v) -> (out, carry): returns (x, carry)."""
-        shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(self.modulation(condition), 6, axis=-1)  # (B, E) each
+        # Without the barrier XLA may compute the modulation anew for each of its uses.
+        modulation = jax.lax.optimization_barrier(self.modulation(condition))
+        shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(modulation, 6, axis=-1)  # (B, E) each
         heads = (*x.shape[:2], self.config.heads, -1)
         y = _modulate(self.norm1(x), shift1, scale1)
         q, k, v = (f(y).astype(self.config.dtype or y.dtype).reshape(heads) for f in (self.query, self.key, self.value))
