@@ -28,6 +28,7 @@ class Config:
       dtype: what matrices are multiplied in; parameters are float32.
       schedule: path, "linear" or "cosine".
       prediction: what the network predicts.
+      clock: what it is told as the time: "1000 t", or "1 - t", in which it is smooth (see `flowjax.models.Card`).
       times, time_mean, time_std, time_shift: at which times (see `flowjax.train.draw_times`).
       coupling: of noise and data (see `flowjax.data`).
       pool: batches paired together by coupling "ot".
@@ -55,6 +56,7 @@ class Config:
     dtype: str = "float32"
     schedule: str = "linear"
     prediction: str = "velocity"
+    clock: str = "1000 t"
     times: str = "logit-normal"
     time_mean: float = 0.0
     time_std: float = 1.0

@@ -58,7 +58,7 @@ def make_card(config, held):
         len(held.classes), dtype=None if config.dtype == "float32" else config.dtype,
     )  # fmt: skip
     name = pathlib.Path(held.name).stem
-    return models.Card(name, sizes, schedule=SCHEDULES[config.schedule], prediction=config.prediction)
+    return models.Card(name, sizes, SCHEDULES[config.schedule], config.prediction, config.clock)
 
 
 def make_optimizer(config):
@@ -123,21 +123,20 @@ class Run:
     def _first_params(self, teacher):
         if teacher is None:
             return models.init(self.card.config, key_of(self.config, "parameters")).params
-        if dataclasses.replace(teacher.card.config, dtype=self.card.config.dtype) != self.card.config:
+        theirs = dataclasses.replace(teacher.card.config, dtype=self.card.config.dtype), teacher.card.clock
+        if theirs != (self.card.config, self.card.clock):
             raise ValueError(
-                f"train: the teacher {self.config.teacher} has sizes {teacher.card.config}, and this run has "
-                f"{self.card.config}; reflow goes on from the teacher's parameters, so they must agree."
+                f"train: the teacher {self.config.teacher} has sizes and clock {theirs}, and this run has "
+                f"{self.card.config} and {self.card.clock!r}; reflow goes on from the teacher's parameters, so they must agree."
             )
         return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), teacher.params)
 
     def _check(self, details):
         """Refuse a checkpoint that another configuration or other data made."""
         config, hash = plain(self.config), self.data.hash
-        differ = [
-            f"{k}: {details['config'].get(k)} there, {v} now"
-            for k, v in config.items()
-            if details["config"].get(k) != v
-        ]
+        # A checkpoint older than a field was made with what is now that field's default.
+        there = plain(type(self.config)()) | details["config"]
+        differ = [f"{k}: {there[k]} there, {v} now" for k, v in config.items() if there[k] != v]
         if details["data"]["hash"] != hash:
             differ.append(f"the images of {self.config.data}: hash {details['data']['hash']} there, {hash} now")
         if differ:

@@ -47,7 +47,7 @@ def run(params, plan, told, key=None):
 
 
 def stale(devices, *, plan=PLAN, params=None, **options):
-    return run(params or network().params, plan, exchange(plan, TOKENS, devices, **options))
+    return run(params or network().params, plan, exchange(plan, TOKENS, devices, slots=TOKENS, **options))
 
 
 @functools.cache
@@ -210,7 +210,7 @@ def test_it_is_the_naive_loop_over_steps_shards_and_layers(devices, warmup, peri
 
 def test_flags_say_what_warm_up_and_refresh_mean():
     told = exchange(plans.euler(grids.uniform(8)), TOKENS, 4, warmup=2, refresh=3)
-    assert np.flatnonzero(told.synced).tolist() == [0, 1]
+    assert np.flatnonzero(told.policy < 0).tolist() == [0, 1]
     assert np.flatnonzero(told.sent).tolist() == [0, 1, 4, 7]  # copies are 1, 2, 3, 1, 2, 3 steps old
     frozen = exchange(plans.euler(grids.uniform(8)), TOKENS, 4, warmup=2, refresh=None)
     assert np.flatnonzero(frozen.sent).tolist() == [0, 1]
@@ -222,7 +222,7 @@ def test_each_stage_has_its_own_copy_and_begins_in_step():
     )  # rows 1, 2, 2, 1: ends touch 0 and 1
     told = exchange(plan, TOKENS, 4)
     assert told.stage.argmax(1).tolist() == [0, 0, 1, 0, 1, 0]
-    assert told.synced.tolist() == [True, False, True, False, False, False]  # row 2 is the first of its stage
+    assert (told.policy < 0).tolist() == [True, False, True, False, False, False]  # row 2 is the first of its stage
     assert np.isfinite(run(network().params, plan, told).x).all()
     # A stage that saw the other stage's copy would differ: swap the streams of one stale row.
     swapped = told._replace(stage=told.stage[[0, 1, 2, 3, 3, 5]])
@@ -315,7 +315,7 @@ def of_network(plan, told):
 
 @jax.jit
 def of_field(plan, told):
-    return jax.vmap(lambda plan, told: emulate_field(DATA, STARTS, plan, told, devices=8).x)(plan, told)
+    return jax.vmap(lambda plan, told: emulate_field(DATA, STARTS, plan, told).x)(plan, told)
 
 
 @functools.cache
@@ -323,10 +323,9 @@ def errors(subject):
     """RMS errors {(solver, devices): (len(STEPS),)} to the exact endpoints, and to the own synchronous run."""
     cases = [(name, n, steps) for name in SOLVERS for n in DEVICES for steps in STEPS]
     made = [plans.pad(SOLVERS[name](grids.uniform(steps, **SPAN)), STEPS[-1]) for name, _, steps in cases]
-    told = [exchange(plan, TOKENS, n) for plan, (_, n, _) in zip(made, cases, strict=True)]
+    told = [exchange(plan, TOKENS, n, slots=8) for plan, (_, n, _) in zip(made, cases, strict=True)]
     fine = plans.rk4(grids.uniform(STEPS[-1] // 4, **SPAN))
-    always = np.ones(STEPS[-1], bool)
-    made, told = [*made, fine], [*told, Exchange(contiguous(TOKENS, 1), always, always, always[:, None])]
+    made, told = [*made, fine], [*told, exchange(plans.euler(grids.uniform(STEPS[-1])), TOKENS, 1, slots=8)]
     found = subject(*(jax.tree.map(lambda *leaves: np.stack(leaves), *many) for many in (made, told)))
     ends = dict(zip(cases, np.asarray(found), strict=False))
 
@@ -372,14 +371,14 @@ def test_a_field_on_devices_in_step_is_the_field():
     plan = plans.euler(grids.uniform(ROWS))
     true = flowjax.sample(DATA.velocity, NOISE, plan).x
     for devices in (1, 3, 16):
-        found = emulate_field(DATA, NOISE, plan, exchange(plan, TOKENS, devices, warmup=ROWS), devices=devices)
+        found = emulate_field(DATA, NOISE, plan, exchange(plan, TOKENS, devices, warmup=ROWS))
         np.testing.assert_allclose(found.x, true, rtol=0, atol=1e-12)
 
 
 def test_a_field_on_devices_is_the_naive_loop():
     plan, devices = plans.euler(grids.uniform(ROWS)), 3
     owner = contiguous(TOKENS, devices)
-    found = emulate_field(DATA, NOISE, plan, exchange(plan, TOKENS, devices), devices=4)
+    found = emulate_field(DATA, NOISE, plan, exchange(plan, TOKENS, devices, slots=4))
     y, width = np.asarray(DATA.samples).reshape(12, TOKENS), 0.5
     for i in range(2):
         x, before = np.asarray(NOISE[i]).ravel(), None
@@ -402,12 +401,12 @@ def test_a_field_on_devices_is_the_naive_loop():
 
 def test_a_field_with_shards_of_another_size_is_refused():
     with pytest.raises(ValueError, match="one device a number"):
-        emulate_field(DATA, NOISE, PLAN, exchange(PLAN, 8, 2), devices=2)
+        emulate_field(DATA, NOISE, PLAN, exchange(PLAN, 8, 2))
 
 
 def test_an_exchange_is_data():
     """One compiled program serves every n, warm-up and period."""
     before = run._cache_size()
-    for told in (exchange(PLAN, TOKENS, 2), exchange(PLAN, TOKENS, 16, warmup=3, refresh=2)):
+    for told in (exchange(PLAN, TOKENS, 2, slots=16), exchange(PLAN, TOKENS, 16, warmup=3, refresh=2)):
         run(network().params, PLAN, Exchange(*told))
     assert run._cache_size() <= before + 1

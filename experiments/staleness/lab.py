@@ -30,6 +30,7 @@ class Subject(NamedTuple):
     Attributes:
       name: "field" or "network".
       tokens: L.
+      slots: the most parts of an image.
       noise, seed: (B, *D), (B,).
       program: (plan, `Exchange`) -> `Solution`; compiled once for each number of rows.
       exact: (B, *D) endpoints of a synchronous run with many steps.
@@ -39,6 +40,7 @@ class Subject(NamedTuple):
 
     name: str
     tokens: int
+    slots: int
     noise: np.ndarray
     seed: np.ndarray
     program: callable
@@ -46,15 +48,14 @@ class Subject(NamedTuple):
     doubling: float
     nearest: callable
 
-    def told(self, plan, devices, warmup=1, synced=None):
-        """The `Exchange` of a warm-up, or of the synchronous rows `synced`."""
-        told = exchange(plan, self.tokens, devices, warmup=warmup)
-        return told if synced is None else told._replace(synced=synced)
+    def told(self, plan, devices, **options):
+        """The `Exchange` with these options of `exchange`; those of one subject share a compiled program."""
+        return exchange(plan, self.tokens, devices, slots=self.slots, **options)
 
     def end(self, plan, told):
         """Endpoints (B, *D) and the root mean square over the stale rows of their relative staleness."""
         found = self.program(plan, told)
-        squares = np.asarray(found.stats.staleness)[~np.asarray(told.synced)]
+        squares = np.asarray(found.stats.staleness)[~np.asarray(found.stats.synced)]
         return np.asarray(found.x, np.float64), float(np.sqrt(squares.mean())) if len(squares) else 0.0
 
     def errors(self, found, other):
@@ -116,15 +117,17 @@ def subject(name, seeds, samples, devices, reference_steps, network):
 
     nearest = jax.jit(lambda x: data.nearest(x))
     if name == "field":
-        program = jax.jit(lambda plan, told: emulate_field(data, noise, plan, told, devices=devices))
+        program = jax.jit(lambda plan, told: emulate_field(data, noise, plan, told))
         fine = lab.reference(data, noise, reference_steps)
-        return Subject(name, TOKENS, noise, seed, program, fine.x, fine.doubling, nearest)
+        return Subject(name, TOKENS, devices, noise, seed, program, fine.x, fine.doubling, nearest)
     model = stand_in() if network == "random" else models.load(network)
     noise, label = noise.astype(np.float32), np.arange(len(noise)) % model.card.config.classes
     program = jax.jit(lambda params, plan, told: emulate_with(model._replace(params=params), noise, label, plan, told))
     exact, doubling = _converged(lambda x, t: model.apply(model.params, x, t, label), noise, reference_steps)
     tokens = tokens_of(model, noise)
-    return Subject(name, tokens, noise, seed, functools.partial(program, model.params), exact, doubling, nearest)
+    return Subject(
+        name, tokens, devices, noise, seed, functools.partial(program, model.params), exact, doubling, nearest
+    )
 
 
 def _key(config, name):

@@ -37,13 +37,13 @@ def measure(config, todo):
     field = order_lab.make_field("digits").subset(3)
     field = type(field)(field.samples, BANDWIDTH, field.schedule)
     noise = np.asarray(field.draw_at(jax.random.key(0), STARTS, SPAN["start"]))
-    program = jax.jit(lambda plan, told: emulate_field(field, noise, plan, told, devices=DEVICES).x)
+    program = jax.jit(lambda plan, told: emulate_field(field, noise, plan, told).x)
     fine = plans.rk4(grids.uniform(2 * max(config.claim_steps), **SPAN))
     exact = np.asarray(order_lab.solve(field, noise, fine))
     for key in todo:
         build, claimed = SOLVERS[key["solver"]]
         plan = build(grids.uniform(key["steps"], **SPAN))
-        end = np.asarray(program(plan, exchange(plan, lab.TOKENS, MODES[key["mode"]])))
+        end = np.asarray(program(plan, exchange(plan, lab.TOKENS, MODES[key["mode"]], slots=DEVICES)))
         rms = float(np.sqrt(np.mean(order_lab.row_norms(end - exact) ** 2)) / order_lab.scale_of(exact))
         yield key, {"error": rms, "claimed": claimed, "devices": MODES[key["mode"]]}
 

@@ -5,6 +5,7 @@ import numpy as np
 from experiments import report
 from experiments.order.lab import paired
 from experiments.staleness import lab
+from flowjax.parallel import policies
 
 QUESTION = "placement"
 COLUMNS = (
@@ -53,7 +54,8 @@ def measure(config, todo):
     plan, devices = lab.plan_of(config.one_solver, config.one_steps), max(n for n in config.devices if n <= 8)
 
     def end(subject, place, count):
-        return subject.end(plan, subject.told(plan, devices, synced=synchronous_steps(place, count, config.one_steps)))
+        policy = policies.at(config.one_steps, synchronous_steps(place, count, config.one_steps))
+        return subject.end(plan, subject.told(plan, devices, policy=policy))
 
     starts = {}
     for key in todo:

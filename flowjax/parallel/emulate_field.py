@@ -16,25 +16,26 @@ from flowjax.fields.base import HIGHEST, check_state, gains, path_at, variance
 from flowjax.parallel.emulate import exchanged, solve
 
 
-def emulate_field(field, noise, plan, told, *, devices, key=None):
+def emulate_field(field, noise, plan, told, *, key=None):
     """Sample from a `flowjax.fields.DataSet` as `devices` of them would.
 
     Args:
       field: the `DataSet`. Its `chunk` is not used: (devices, B, K) inner products are held at once.
       noise: (B, *D).
       plan, key: as in `flowjax.sample`.
-      told: an `Exchange` whose shards are (F,), F numbers in a sample, flattened; values below `devices`.
-      devices: at least n, known to the compiler: a program for 8 devices also serves 2, at the cost of 8.
+      told: an `Exchange` whose shards are (F,), F numbers in a sample, flattened. Its size n counts: tables for 8 parts that
+        hold 2 cost 8. Fitted gains are shared by the inner products of one part, or where pooled by all.
 
     Returns:
       `flowjax.Solution` whose stats are `flowjax.parallel.emulate.Stats`.
     """
     noise = jnp.asarray(noise)
     count, size = field.offsets.shape
-    if told.shards.shape != (size,) or told.synced.shape != (plan.rows,):
+    devices = len(told.fresh)
+    if told.shards.shape != (size,) or told.policy.shape != (plan.rows,):
         raise ValueError(
-            f"parallel.emulate_field: shards {told.shards.shape} and flags {told.synced.shape} for {size} numbers a sample "
-            f"and {plan.rows} rows; wanted one device a number, one flag a row."
+            f"parallel.emulate_field: shards {told.shards.shape} and policy {told.policy.shape} for {size} numbers a sample "
+            f"and {plan.rows} rows; wanted one device a number, one threshold a row."
         )
 
     def model(x, t, carry):
@@ -47,17 +48,17 @@ def emulate_field(field, noise, plan, told, *, devices, key=None):
 
         def evaluate(copy, synced):
             new = jnp.matmul(jnp.where(mine, flat[None], 0), y.T, precision=HIGHEST)  # (devices, B, K)
-            fresh = (synced | jnp.eye(devices, dtype=bool)).astype(x.dtype)  # (devices that see, devices that are seen)
-            seen = jnp.einsum("ij,jbk->ibk", fresh, new) + jnp.einsum("ij,jbk->ibk", 1 - fresh, copy)
+            fresh = (synced | jnp.asarray(told.fresh)).astype(x.dtype)  # (devices that see, devices that are seen)
+            seen = jnp.einsum("ij,jbk->ibk", fresh, new) + jnp.einsum("ij,bjk->ibk", 1 - fresh, copy[0])
             logits = path.alpha[None] * (seen - shift[None]) / variance(path, values)[None]
             mean = jnp.matmul(jax.nn.softmax(logits, axis=-1), y, precision=HIGHEST)  # (devices, B, F)
             mean = jnp.sum(jnp.where(mine, mean, 0), axis=0)  # each device answers for its part
             offset, gain = gains("velocity", path, values)
             velocity = offset * (mean + centre) + gain * (flat - path.alpha * (mean + centre))
-            return velocity.reshape(x.shape), new, jnp.sum((new - copy) ** 2) / jnp.sum(new**2)
+            return velocity.reshape(x.shape), jnp.moveaxis(new, 0, 1)[None]
 
         return exchanged(told, carry, evaluate)
 
     dtype = jnp.promote_types(noise.dtype, jnp.float32)
-    copies = jnp.zeros((told.stage.shape[1], devices, len(noise), count), dtype)
-    return solve(model, noise, plan, told, copies, key)
+    told = told._replace(share=jnp.eye(devices, dtype=bool) | told.pooled)
+    return solve(model, noise, plan, told, jnp.zeros((1, len(noise), devices, count), dtype), key)
