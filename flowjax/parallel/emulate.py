@@ -36,7 +36,8 @@ class Exchange(NamedTuple):
 
     Attributes:
       shards: (L,) int, the part of each token.
-      fresh: (n, n) bool, n at least the number of parts: whether part i sees this row's keys and values of part j even where the row is stale.
+      fresh: (n, n) bool, n at least the number of parts: whether part i sees this row's keys and values of part j even in a
+        stale row.
       policy: (rows,) the staleness metered in row decides[i] above which row i is synchronous (see parallel.policies).
       decides: (rows,) int, the last row of the step before; -1 where there is none, and so no staleness can be borne.
       sent: (rows,) bool, this row's keys and values enter the history that later rows see; synchronous ones always do.

@@ -9,9 +9,9 @@ the M rows before, K1, K2, ... KM, made by whoever computed them, before they ar
     tuned       K1 + sum_j g_j (h / h_j) (K_j - K_j+1), the gains fitted to how they would have done one row ago:
                     min over g of |(K1 - K2) - sum_j g_j (h1 / h_j+1) (K_j+1 - K_j+2)|^2
 
-h is the step in the plan's time from K1's row to this one, h_j that from K_j+1's to K_j's. Plain extrapolation restores the order that
-holding loses, where it is stable; where networks answer to what they see it may not be, and then a gain that is fitted
-turns itself down. A forecast is data: weights (rows, M) of the history, or for `tuned` the ratios of steps that a
+h is the step in the plan's time from K1's row to this one, h_j that from K_j+1's to K_j's. Plain extrapolation restores
+the order that holding loses, where it is stable; where networks answer to what they see it may not be, and then a gain
+that is fitted turns itself down. A forecast is data: weights (rows, M) of the history, or for `tuned` the ratios of steps that a
 fit needs. A row with fewer rows behind it than M uses those.
 """
 
