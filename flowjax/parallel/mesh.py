@@ -12,7 +12,7 @@ SEQ = "seq"  # tokens of one image, in order: shard j holds tokens j ceil(L/n) a
 PIPE = "pipe"  # layers
 
 
-def make_mesh(data=1, cfg=1, seq=1, pipe=1):
+def make_mesh(data=1, cfg=1, seq=1, pipe=1, *, devices=None):
     """A mesh with the axes data, cfg, seq, pipe, over the first devices when there are more than it takes.
 
     Args:
@@ -21,6 +21,7 @@ def make_mesh(data=1, cfg=1, seq=1, pipe=1):
       seq: parts of an image's tokens, n; or a pair (u, r) for attention="ulysses_ring": u devices exchange heads (put them
         where links are fastest: they are neighbours), r such groups pass keys and values round; n = u r.
       pipe: parts of the layers.
+      devices: to take them from; `jax.devices()` by default.
 
     Returns:
       `jax.sharding.Mesh` with Auto axes (`jax.make_mesh` alone makes Explicit ones, and `jax.shard_map` then refuses
@@ -37,13 +38,14 @@ def make_mesh(data=1, cfg=1, seq=1, pipe=1):
         raise ValueError(f"parallel.make_mesh: {given}; wanted whole numbers from 1 (seq may be a pair of them).")
     if cfg > 2:
         raise ValueError(f"parallel.make_mesh: cfg={cfg}; guidance has two branches, so wanted 1 or 2.")
-    here, wanted = len(jax.devices()), math.prod(sizes.values())
+    devices = jax.devices() if devices is None else list(devices)
+    here, wanted = len(devices), math.prod(sizes.values())
     if wanted > here:
         raise ValueError(
             f"parallel.make_mesh: {given} take {wanted} devices and {here} are here; {_way_out(sizes, wanted, here)}."
         )
     auto = (AxisType.Auto,) * len(sizes)
-    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), auto, devices=jax.devices()[:wanted])
+    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), auto, devices=devices[:wanted])
 
 
 def _way_out(sizes, wanted, here):

@@ -82,10 +82,13 @@ def program(
 ):
     """The program that `sample` runs: (jitted function, its arguments laid out on the mesh, the plan's `stale.Rows`).
 
-    `run.lower(*args).compile()` shows what was compiled. Arguments as in `sample`.
+    `run.lower(*args).compile()` shows what was compiled. Arguments as in `sample`; where noise is a `jax.ShapeDtypeStruct`,
+    and the parameters too, nothing is laid out and the arguments are shapes: all that compiling needs, and all that there
+    can be where the devices of the mesh are not here (see parallel.overlap).
     """
     plan = jax.tree.map(np.asarray, plan)
-    noise = jnp.asarray(noise)
+    lay = _shaped if isinstance(noise, jax.ShapeDtypeStruct) else _placed
+    noise = noise if lay is _shaped else jnp.asarray(noise)
     gather = gather or ("late" if refresh == 1 else "early")
     label = check(model, noise, label, plan, mesh, guidance, attention, warmup, refresh, gather)
     if attention == "stale":
@@ -97,7 +100,7 @@ def program(
     places = dit.positions(model.card.config, noise.shape[1:3])
     places = np.pad(places, ((0, -len(places) % token_shards(mesh)), (0, 0)))
     args = (model.params, noise, label, _keys(key, plan, noise), plan, rows, places)
-    args = (_placed(arg, NamedSharding(mesh, spec)) for arg, spec in zip(args, _specs(mesh), strict=True))
+    args = (lay(arg, NamedSharding(mesh, spec)) for arg, spec in zip(args, _specs(mesh), strict=True))
     return run, tuple(args), rows
 
 
@@ -155,6 +158,14 @@ def _keys(key, plan, noise):
             f"parallel.sample: {key.shape} keys for a batch of {len(noise)}; give one key, or one a sample."
         )
     return key
+
+
+def _shaped(tree, sharding):
+    """The shapes of the arrays of `tree`, to be laid out so."""
+    shape = lambda leaf: jax.ShapeDtypeStruct(
+        np.shape(leaf), jax.dtypes.canonicalize_dtype(leaf.dtype), sharding=sharding
+    )
+    return jax.tree.map(shape, tree)
 
 
 def _placed(tree, sharding):
