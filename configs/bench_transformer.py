@@ -3,10 +3,10 @@
     pip install -e ".[parity]"                                     (torch and diffusers; without them their rows are absent)
     python -m experiments.benchmarks.transformer --config=configs/bench_transformer.py --workdir=runs/bench-transformer
 
-About ten minutes on 2 idle cores (an estimate: not yet run in full). All contenders have one network, one noise and one
+16 minutes on 2 cores. All contenders have one network, one noise and one
 solver, and each row carries its distance to a float64 reference. Expect: agreement to 1e-4 in float32 and a few percent
-in bfloat16; the Python loop a little slower than the scan; flowjax ahead of torch.compile by as much as diffusers'
-network leaves unfused, and no more where matrix products take nearly all the time. Time only on a machine that does
+in bfloat16; the Python loop as quick as the scan in float32 and slower in bfloat16; torch.compile ahead of both where the
+processor's matrix units want oneDNN, most with several images in bfloat16 under JAX 0.10. Time only on a machine that does
 nothing else: every row keeps the load.
 """
 
@@ -26,6 +26,7 @@ class Config:
       guidance: scale of classifier-free guidance.
       batches: images of a call.
       dtypes: of matrix products and stored weights.
+      python: path of another Python that has flowjax's packages; it adds flowjax under its JAX.
       repeats: timed calls of each contender, in turn; the median counts.
     """
 
@@ -37,6 +38,7 @@ class Config:
     guidance: float = 4.0
     batches: tuple[int, ...] = (1, 4)
     dtypes: tuple[str, ...] = ("float32", "bfloat16")
+    python: str = ""
     repeats: int = 7
 
 

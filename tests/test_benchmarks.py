@@ -5,6 +5,7 @@ import io
 import json
 import math
 import pathlib
+import sys
 import types
 
 import jax
@@ -133,6 +134,12 @@ def test_every_contender_begins_a_round_in_turn(monkeypatch):
     found = worker.taking_turns(workers, 3)
     assert "".join(order) == "abcbcacab"
     assert found == {"a": [1, 6, 8], "b": [2, 4, 9], "c": [3, 5, 7]}
+
+
+def test_another_python_is_named_by_its_jax():
+    assert worker.elsewhere(sys.executable) == {f"flowjax, JAX {jax.__version__}": sys.executable}
+    with pytest.raises(ValueError, match="python='no-such-python' cannot be asked for its JAX"):
+        worker.elsewhere("no-such-python")
 
 
 def test_another_result_gets_no_ratio():

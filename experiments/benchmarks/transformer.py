@@ -3,6 +3,7 @@
 import os
 import pathlib
 import statistics
+import sys
 import tempfile
 
 from experiments.benchmarks import worker
@@ -21,11 +22,15 @@ def _case(config, folder, batch, dtype):
 
 
 def measure(config, folder, contenders, batch, dtype):
-    """{contender: values} of one batch and dtype; the contenders are built one after the other, then take turns."""
+    """{contender: values} of one batch and dtype; the contenders are built one after the other, then take turns.
+
+    Args:
+      contenders: {name: the Python that runs it}.
+    """
     case, workers, found = _case(config, folder, batch, dtype), {}, {}
     try:
-        for name in contenders:
-            workers[name] = worker.Worker(name, folder)
+        for name, python in contenders.items():
+            workers[name] = worker.Worker(name, folder, python=python)
             found[name] = workers[name].build(case)
         for name, answers in worker.taking_turns(workers, config.repeats).items():
             for clock in ("wall", "cpu"):
@@ -45,14 +50,15 @@ def run(config, workdir):
     absent = worker.missing(CONTENDERS)
     for name, reason in absent.items():
         print(f"{name} is left out: {reason}.")
-    contenders = [name for name in CONTENDERS if name not in absent]
+    contenders = dict.fromkeys((name for name in CONTENDERS if name not in absent), sys.executable)
+    contenders |= worker.elsewhere(config.python) if config.python else {}
     cases = [(batch, dtype) for dtype in config.dtypes for batch in config.batches]
     cases = [(batch, dtype) for batch, dtype in cases if not kept.done({"batch": batch, "dtype": dtype})]
     with tempfile.TemporaryDirectory() as folder:
         if cases:
             with worker.Worker(worker.REFERENCE, folder, x64=True) as reference:
                 case = _case(config, folder, max(config.batches), "float64")
-                reference.ask("prepare", case=vars(case), export=len(contenders) > 2)
+                reference.ask("prepare", case=vars(case), export=len(absent) < 2)
         for batch, dtype in cases:
             for name, values in measure(config, folder, contenders, batch, dtype).items():
                 kept.add({"batch": batch, "dtype": dtype, "contender": name}, **values)

@@ -36,7 +36,7 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # processes sha
 class Worker:
     """A contender's process, seen from the one that gives the turns; leave it by `close`, or use it in `with`."""
 
-    def __init__(self, contender, folder, *, x64=False):
+    def __init__(self, contender, folder, *, x64=False, python=sys.executable):
         folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.contender, self._log = contender, folder / f"{contender.replace(' ', '_')}.log"
@@ -47,7 +47,7 @@ class Worker:
         path = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
         with open(self._log, "w") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "experiments.benchmarks.worker", contender],
+                [python, "-m", "experiments.benchmarks.worker", contender.split(",")[0]],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
                 env={**os.environ, **settings, "PYTHONPATH": path},
             )  # fmt: skip
@@ -111,6 +111,18 @@ def missing(contenders, needs_cuda=False):
     else:
         text = "PyTorch is here without CUDA" if needs_cuda and not torch.cuda.is_available() else None
     return {name: text for name in contenders if name in TORCH and text}
+
+
+def elsewhere(python):
+    """{contender: Python} for flowjax under another Python: "flowjax, JAX 0.12.0"; ValueError where it has no JAX."""
+    try:
+        code = "import importlib.metadata as m; print(m.version('jax'))"
+        asked = subprocess.run([python, "-c", code], capture_output=True, text=True)
+        if asked.returncode:
+            raise OSError(asked.stderr.strip().splitlines()[-1])
+    except OSError as error:
+        raise ValueError(f"python={python!r} cannot be asked for its JAX: {error}.") from error
+    return {f"flowjax, JAX {asked.stdout.strip()}": python}
 
 
 def _device(module):
