@@ -11,6 +11,8 @@ from typing import NamedTuple
 OPERATIONS = ("all-gather", "all-reduce", "all-to-all", "collective-broadcast", "collective-permute", "reduce-scatter")
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "f16": 2, "bf16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8}
 BYTES |= {"u64": 8, "f64": 8}
+COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(OPERATIONS)})(-start|-done)?\(")
+CONSTANT = re.compile(r"\s*(?:ROOT )?%?([\w.\-]+) = s\d+\[\]\S* constant\((\d+)\)")
 PRODUCT = re.compile(r" (dot|convolution|custom-call)\(")  # custom calls: libraries' matrix products
 
 
@@ -48,27 +50,49 @@ class Collective(NamedTuple):
 
 def collectives(text):
     """The `Collective`s of a compiled program, in the order of its text; `text` is that of `compiled.as_text()`."""
-    bodies, entry = _computations(text)
+    bodies, entry = computations(text)
     found = []
-
-    def walk(name, times, branch):
-        for line in bodies[name]:
-            match = re.search(rf"= (.*?) ({'|'.join(OPERATIONS)})(-start)?\(", line)
-            if match:
-                sizes = _sizes(match[1])
-                size = max(sizes) if match[3] else sum(sizes)
-                waits = _waits(line, bodies[name], bodies)
-                found.append(Collective(match[2], size, times, _group(line), branch, waits))
-            trips = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
-            for label, called in _calls(line):
-                inner = label if isinstance(label, int) else branch
-                walk(called, times * int(trips[1]) if trips and label == "body" else times, inner)
-
-    walk(entry, 1, None)
+    for name, line, times, branch in walk(bodies, entry):
+        match = COLLECTIVE.search(line)
+        if match and match[3] != "-done":
+            waits = _waits(line, bodies[name], bodies)
+            found.append(Collective(match[2], moved(match), times, devices(line), branch, waits))
     return found
 
 
-def _computations(text):
+def walk(bodies, name, times=1, branch=None):
+    """(computation, line, times, branch) of each instruction that `name` runs, in order, and of those that these run.
+
+    Args:
+      bodies: from `computations`.
+      name: of the computation to begin with.
+      times, branch: as in `Collective`, of that computation.
+    """
+    for line in bodies[name]:
+        yield name, line, times, branch
+        for label, called in _calls(line):
+            inner = label if isinstance(label, int) else branch
+            yield from walk(bodies, called, times * trips(line, bodies) if label == "body" else times, inner)
+
+
+def trips(line, bodies):
+    """How often the loop that an instruction is turns; 1 where it is none, or the text does not tell.
+
+    Compilers for CPU and GPU write the number. That for TPU does not, but the condition compares the loop's counter with it:
+    every loop here is a scan, whose counter begins at 0 and rises by one.
+    """
+    known = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
+    condition = re.search(r"\bcondition=%?([\w.\-]+)", line)
+    if known or not condition:
+        return int(known[1]) if known else 1
+    lines = bodies[condition[1]]
+    compared = [re.search(r" compare\(.*%([\w.\-]+)\), direction=LT", other) for other in lines]
+    bounds = [match[1] for match in compared if match]
+    constants = dict(match.groups() for match in map(CONSTANT.match, lines) if match)
+    return int(constants[bounds[0]]) if len(bounds) == 1 and bounds[0] in constants else 1
+
+
+def computations(text):
     """({name: its lines}, name of the entry)."""
     bodies, entry, name = {}, None, None
     for line in text.splitlines():
@@ -93,13 +117,14 @@ def _calls(line):
     return found + list(enumerate(names))
 
 
-def _sizes(shape):
-    """Bytes of each array in a shape's text, such as (f32[2,3]{1,0}, s32[])."""
-    arrays = re.findall(r"(\w+)\[([\d,]*)\]", shape)
-    return [BYTES[kind] * math.prod(int(d) for d in dims.split(",") if d) for kind, dims in arrays if kind in BYTES]
+def moved(match):
+    """Bytes of the result of a collective that `COLLECTIVE` found; a start's shape has the operand in it too."""
+    arrays = re.findall(r"(\w+)\[([\d,]*)\]", match[1])  # (f32[2,3]{1,0}, s32[])
+    sizes = [BYTES[kind] * math.prod(int(d) for d in dims.split(",") if d) for kind, dims in arrays if kind in BYTES]
+    return max(sizes) if match[3] else sum(sizes)
 
 
-def _group(line):
+def devices(line):
     """How many devices one group of a collective has; 1 where the text lists none, as for a permute."""
     listed = re.search(r"replica_groups=\{\{([\d,]*)\}", line)  # {{0,1,2,3},{4,5,6,7}}
     if listed:
