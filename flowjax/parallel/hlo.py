@@ -37,15 +37,19 @@ class Collective(NamedTuple):
 
     @property
     def received(self):
-        """Bytes that one device receives from others, of an all-reduce by the ring algorithm."""
-        n = self.devices
-        factor = {
-            "collective-permute": n,
-            "collective-broadcast": n,
-            "all-reduce": 2 * (n - 1),
-            "reduce-scatter": n * (n - 1),
-        }
-        return self.bytes * factor.get(self.operation, n - 1) // n
+        """Bytes that one device receives from others."""
+        return received(self.operation, self.bytes, self.devices)
+
+
+def received(operation, size, n):
+    """Bytes that one of `n` devices receives from others in a collective whose result has `size`; all-reduce by the ring."""
+    factor = {
+        "collective-permute": n,
+        "collective-broadcast": n,
+        "all-reduce": 2 * (n - 1),
+        "reduce-scatter": n * (n - 1),
+    }
+    return size * factor.get(operation, n - 1) // n
 
 
 def collectives(text):
