@@ -74,7 +74,7 @@ def walk(bodies, name, times=1, branch=None):
     """
     for line in bodies[name]:
         yield name, line, times, branch
-        for label, called in _calls(line):
+        for label, called in calls(line):
             inner = label if isinstance(label, int) else branch
             yield from walk(bodies, called, times * trips(line, bodies) if label == "body" else times, inner)
 
@@ -110,7 +110,7 @@ def computations(text):
     return bodies, entry
 
 
-def _calls(line):
+def calls(line):
     """(kind or branch index, computation) for each computation that an instruction runs and that may speak to others."""
     body = re.search(r"\bbody=%?([\w.\-]+)", line)
     call = re.search(r" call\(.*to_apply=%?([\w.\-]+)", line)
@@ -162,5 +162,5 @@ def _multiplies(line, bodies):
     """Whether an instruction is a matrix product, or runs a computation with one in it."""
     if PRODUCT.search(line):
         return True
-    inner = re.findall(r"(?:calls|to_apply)=%?([\w.\-]+)", line) + [called for _, called in _calls(line)]
+    inner = re.findall(r"(?:calls|to_apply)=%?([\w.\-]+)", line) + [called for _, called in calls(line)]
     return any(_multiplies(other, bodies) for name in inner for other in bodies.get(name, ()))
