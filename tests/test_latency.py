@@ -1,0 +1,224 @@
+"""The latency model: its counts are those of the programs, its pipeline that of a simulation, its limits the formulas'."""
+
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend.core import jaxprs_in_params
+
+from experiments.benchmarks import flops
+from flowjax import grids, models, parallel, plans
+from flowjax.models.dit import SIZES, DiTConfig
+from flowjax.parallel import latency, policies, traffic
+from flowjax.parallel.latency import Device, Work, masked, of_run, seconds
+
+XL = models.preset("DiT-XL/2", size=(64, 64))
+IDEAL = Device(peak=1e12, achieved=0.5, memory=math.inf, link=math.inf)
+H = Device(
+    peak=989e12, achieved=0.4, memory=3.35e12, link=450e9, latency=2e-5, floor=5e-5, hidden=0.5, island=8, network=50e9
+)
+SHAPE = (1, 64, 64, 4)
+
+
+@pytest.mark.parametrize("family", SIZES)
+@pytest.mark.parametrize("side, patch", [(32, 2), (64, 2), (32, 8)])
+def test_operations_are_those_counted_for_the_benchmarks(family, side, patch):
+    config = models.preset(f"DiT-{family}/{patch}", size=(side, side))
+    assert latency.work(config).operations(config.tokens) == flops.forward(config)
+
+
+def test_operations_agree_with_xla():
+    config = DiTConfig((16, 16), channels=4, patch=2, width=192, depth=1, heads=2, classes=3)
+    number = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
+    apply = lambda params, *args: models.network(config).apply(params, *args, models.softmax_attention, None)[0]
+    arguments = (number(1, 64, 16), number(1), jax.ShapeDtypeStruct((1,), jnp.int32), number(64, 192))
+    counted = jax.jit(apply).lower(models.network(config).shapes(), *arguments).cost_analysis()["flops"]
+    # XLA counts norms, softmax and gelu as well: a few per cent at this width
+    assert 1 <= counted / latency.work(config).operations(64) < 1.05
+
+
+@pytest.mark.parametrize("attention", ["gather", "ulysses", "ring", "stale"])
+@pytest.mark.parametrize("n", [2, 4, 8])
+def test_bytes_are_those_of_the_traffic(attention, n):
+    mesh = parallel.make_mesh(seq=n)
+    received = traffic.received(XL, (2, 64, 64, 4), mesh, attention, 1.0, jnp.bfloat16)
+    own = 2 * 1024 // n * XL.width * 2
+    assert latency.transfer(IDEAL._replace(link=1.0), attention, n, own) == received
+
+
+def collectives(jaxpr, turns=()):
+    """Collectives of a jaxpr within two scans, those over rows and layers, by name; the ring passes keys and values together."""
+    found = {}
+    for equation in jaxpr.eqns:
+        length = (equation.params["length"],) if equation.primitive.name == "scan" else ()
+        for inner in jaxprs_in_params(equation.params):
+            for name, count in collectives(inner, turns + length).items():
+                found[name] = found.get(name, 0) + count
+        if equation.primitive.name in ("all_gather", "all_to_all", "ppermute") and len(turns) == 2:
+            found[equation.primitive.name] = found.get(equation.primitive.name, 0) + math.prod(turns)
+    return found
+
+
+@pytest.mark.parametrize("attention", ["gather", "ulysses", "ring"])
+def test_rounds_are_the_collectives_of_the_program(attention):
+    config = DiTConfig((8, 8), channels=1, patch=2, width=16, depth=3, heads=4, classes=3)
+    model, noise = models.init(config, jax.random.key(0)), jnp.zeros((1, 8, 8, 1), jnp.float32)
+    plan, mesh = plans.euler(grids.uniform(5)), parallel.make_mesh(seq=4)
+    run, args, _ = parallel.program(model, noise, np.zeros(1, int), plan, mesh, attention=attention)
+    (count,) = collectives(jax.make_jaxpr(run)(*args).jaxpr).values()
+    assert latency.transfer(IDEAL._replace(latency=1.0), attention, 4, 1.0) == count / (3 * 5)
+
+
+def simulate(stages, patches, rows, lag):
+    """Ticks of a pipeline by walking through it: a stage takes patches in turn, a hop arrives `lag` ticks after its start."""
+    free = [0] * stages
+    back = [0] * patches
+    for _, patch in itertools.product(range(rows), range(patches)):
+        ready = back[patch]
+        for stage in range(stages):
+            start = max(ready, free[stage])
+            free[stage], ready = start + 1, start + lag
+        back[patch] = ready
+    return max(free)
+
+
+@pytest.mark.parametrize("lag", [1, 2])
+@pytest.mark.parametrize("stages, patches", [(2, 1), (2, 2), (4, 2), (4, 4), (4, 6), (4, 8), (3, 8), (8, 4), (8, 32)])
+def test_a_pipeline_takes_the_ticks_of_its_simulation(stages, patches, lag):
+    work = Work(stages, 1, 1, token=float(patches), pair=0.0)  # a tick is one second on one operation a second
+    device = Device(1.0, 1.0, math.inf, math.inf)
+    rows = 6
+    found = seconds(
+        work, patches, masked(rows, 1), device, attention="pipefusion", pipe=stages, patches=patches, lag=lag
+    )
+    tick, first = patches, patches * stages * patches
+    assert found.total == first + tick * simulate(stages, patches, rows - 1, lag)
+    assert found.exposed == 0
+
+
+def test_enough_patches_reach_the_published_utilisation():
+    stages, patches, rows = 4, 8, 20
+    found = seconds(_linear(4), 64, masked(rows, 1), IDEAL, attention="pipefusion", pipe=stages, patches=patches)
+    alone = seconds(_linear(4), 64, masked(1, 1), IDEAL, attention="gather").total
+    busy = found.compute - alone  # the first row, one stage after the other
+    stale = patches * (rows - 1)
+    assert busy / (busy + found.idle) == pytest.approx(stale / (stale + stages - 1), rel=1e-12)
+
+
+def _linear(layers):
+    return Work(layers, 16, 4, token=1e3, pair=10.0)
+
+
+def test_each_synchronous_row_drains_the_pipeline():
+    pipe = dict(attention="pipefusion", pipe=4, patches=8)
+    mask = policies.every(20, 5) < 0
+    runs = [seconds(_linear(4), 64, masked(5, 1), IDEAL, **pipe).total] * 4
+    assert seconds(_linear(4), 64, mask, IDEAL, **pipe).total == pytest.approx(sum(runs), rel=1e-12)
+
+
+@pytest.mark.parametrize("attention", ["gather", "ulysses", "ring", "stale", "pipefusion"])
+def test_one_device_is_one_device(attention):
+    alone = latency.work(XL).operations(1024) * 10 / (H.peak * H.achieved)
+    assert of_run(XL, SHAPE, 10, 1, attention, 1, H).total == pytest.approx(alone, rel=1e-12)
+
+
+@pytest.mark.parametrize("attention", ["gather", "ulysses", "ring", "stale"])
+def test_perfect_links_share_the_layers_evenly(attention):
+    work = latency.work(XL)._replace(sample=0.0, label=0.0)
+    alone, shared = (seconds(work, 1024, masked(9, 1), IDEAL, attention=attention, seq=n).total for n in (1, 8))
+    assert shared == pytest.approx(alone / 8, rel=1e-12)
+
+
+def test_synchronous_stale_rows_are_gather_rows():
+    stale, gather = of_run(XL, SHAPE, 10, 10, "stale", 4, H), of_run(XL, SHAPE, 10, 1, "gather", 4, H)
+    assert stale == pytest.approx(gather, rel=1e-12)
+
+
+def test_a_transfer_hides_as_far_as_there_is_compute():
+    hide, show = (H._replace(hidden=h, latency=1e-5, floor=0.0) for h in (1.0, 0.0))
+    assert of_run(XL, SHAPE, 10, 1, "stale", 4, hide).exposed == of_run(XL, SHAPE, 1, 1, "gather", 4, hide).exposed
+    shown = of_run(XL, SHAPE, 10, 1, "stale", 4, show)
+    assert shown == pytest.approx(of_run(XL, SHAPE, 10, 1, "gather", 4, show), rel=1e-12)
+    slow = hide._replace(link=1e8)
+    stale, gather = (of_run(XL, SHAPE, 1001, 1, a, 4, slow) for a in ("stale", "gather"))
+    assert stale.exposed == pytest.approx(gather.exposed - gather.compute, rel=2e-3)
+
+
+@pytest.mark.parametrize("attention", ["gather", "ulysses", "ring", "stale", "pipefusion"])
+@pytest.mark.parametrize("field", ["peak", "achieved", "memory", "link", "network", "hidden"])
+def test_a_better_device_is_never_slower(attention, field):
+    better = H._replace(**{field: getattr(H, field) * 1.5})
+    for n in (4, 16):
+        assert of_run(XL, SHAPE, 10, 2, attention, n, better).total <= of_run(XL, SHAPE, 10, 2, attention, n, H).total
+
+
+def test_seconds_are_linear_in_what_is_synchronous():
+    each = [of_run(XL, SHAPE, 20, w, "stale", 8, H).total for w in (1, 6, 11)]
+    assert each[2] - each[1] == pytest.approx(each[1] - each[0], rel=1e-9)
+    assert each[0] < each[2]
+    mask = policies.cool_down(20, 5) < 0
+    assert of_run(XL, SHAPE, 20, mask, "stale", 8, H).total == pytest.approx(each[1], rel=1e-12)
+
+
+def test_fewer_bits_take_less_on_the_way():
+    bare = H._replace(latency=0.0, hidden=0.0, floor=0.0)
+    whole, half, quarter = (
+        of_run(XL, SHAPE, 1001, 1, "stale", 4, bare, comm_dtype=bits).exposed for bits in (None, "int8", "int4")
+    )
+    scale = 4 * XL.heads / XL.width  # a float32 for each head of a token
+    stale = whole * 1000 / 1001
+    assert half == pytest.approx(whole - stale + stale * (1 + scale) / 2, rel=1e-9)
+    assert quarter == pytest.approx(whole - stale + stale * (0.5 + scale) / 2, rel=1e-9)
+
+
+def test_the_network_counts_only_beyond_the_island():
+    slow = H._replace(network=1e6)
+    for attention in ("gather", "ulysses", "ring", "stale", "pipefusion"):
+        assert of_run(XL, SHAPE, 10, 1, attention, 8, slow) == of_run(XL, SHAPE, 10, 1, attention, 8, H)
+        assert (
+            of_run(XL, SHAPE, 10, 1, attention, 16, slow).exposed > of_run(XL, SHAPE, 10, 1, attention, 16, H).exposed
+        )
+    gathered = latency.transfer(Device(1.0, 1.0, 1.0, math.inf, network=1.0), "gather", 16, 1.0)
+    assert gathered == 2.0  # 8 remote blocks of keys and values by 8 cards
+
+
+def test_a_second_branch_of_guidance_doubles_or_takes_its_own_devices():
+    plain, doubled, apart = (
+        of_run(XL, SHAPE, 10, 1, "gather", 2, H._replace(floor=0.0), guidance=g, cfg=c)
+        for g, c in ((1.0, 1), (4.0, 1), (4.0, 2))
+    )
+    assert doubled.compute == pytest.approx(2 * plain.compute, rel=1e-12)
+    assert apart.compute == plain.compute and apart.exposed == pytest.approx(plain.exposed + 10 * H.latency, rel=1e-12)
+
+
+def test_weights_and_starting_bound_a_layer_from_below():
+    small = (1, 2, 2, 4)  # one token
+    bare = H._replace(floor=0.0)
+    numbers = (8 + 16 + 12) / 2 * XL.width**2
+    assert of_run(XL, small, 10, 1, "gather", 1, bare).compute >= 10 * 28 * 2 * numbers / H.memory
+    assert of_run(XL, small, 10, 1, "gather", 1, H._replace(floor=1.0)).compute == pytest.approx(280, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        ({"attention": "gahter"}, "did you mean 'gather'"),
+        ({"devices": 2000}, "seq=2000"),
+        ({"attention": "pipefusion", "devices": 29}, "pipe=29"),
+        ({"attention": "ulysses", "devices": 3}, "divisor of the heads"),
+        ({"attention": "pipefusion", "lag": 3}, "lag=3"),
+        ({"attention": "pipefusion", "patches": 5000}, "patches=5000"),
+        ({"synced": 0}, "synced=0"),
+        ({"synced": 11}, "synced=11"),
+        ({"synced": np.arange(10) > 0}, "whose first is True"),
+        ({"cfg": 2}, "wanted 1, or 2 where there is guidance"),
+        ({"comm_dtype": "float8"}, "comm_dtype='float8'"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(options, sentence):
+    given = {"synced": 1, "attention": "stale", "devices": 4, **options}
+    with pytest.raises(ValueError, match=sentence):
+        of_run(XL, SHAPE, 10, given.pop("synced"), given.pop("attention"), given.pop("devices"), H, **given)
