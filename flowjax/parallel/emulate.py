@@ -269,7 +269,7 @@ def exchanged(told, carry, evaluate):
         share = told.share.astype(sums.dtype)
         sums = jnp.where(told.pooled, sums.sum(1, keepdims=True), sums)
         total = jnp.einsum("kbl,nl->kbn", sums, share)
-        return jnp.broadcast_to(jnp.einsum("kbn,nl->kbl", total, share) / share.sum(0), sums.shape)
+        return jnp.broadcast_to(jnp.einsum("kbn,nl->kbl", total, share) / share.sum(0)[None, None], sums.shape)
 
     def less(x):
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
