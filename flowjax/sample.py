@@ -91,7 +91,7 @@ def sample(model, noise, plan, *, key=None, carry=None, data_hook=None, state_ho
     x = noise.astype(jnp.promote_types(noise.dtype, jnp.float32))
     model = lift(model, carry)
     draw = _noise_source(key, plan, x)
-    rows = jax.tree.map(lambda column: _cast(column, x.dtype), plan)
+    rows = in_dtype(plan, x.dtype)
     row_index = jnp.arange(plan.rows)
     step_index = jnp.cumsum(rows.ends_step)
 
@@ -106,9 +106,7 @@ def sample(model, noise, plan, *, key=None, carry=None, data_hook=None, state_ho
         velocity = velocity.astype(x.dtype)
         if data_hook is not None:
             velocity = _corrected(data_hook, velocity, x, row)
-        history = (row.p * x + row.q * velocity, *history[:-1])
-        base = row.a * base + _combine(row.b, history) + draw(row.s, i)
-        x = row.c * base + _combine(row.d, history)
+        x, base, history = update(row, velocity, x, base, history, draw(row.s, i))
         if state_hook is not None:
             hooked = jnp.where(row.ends_step, state_hook(x, row.t_next, step), x)
             # Move base so that this row's update still gives the hooked state; c = 0 only where base is not used again.
@@ -118,16 +116,40 @@ def sample(model, noise, plan, *, key=None, carry=None, data_hook=None, state_ho
 
     start = (x, x, (jnp.zeros_like(x),) * DEPTH, carry)
     (end, _, _, carry), states = jax.lax.scan(body, start, (rows, row_index, step_index))
-    finite = jnp.all(jnp.isfinite(end), axis=tuple(range(1, end.ndim)))
-    stats = Stats(*(jnp.broadcast_to(n, finite.shape).astype(jnp.int32) for n in (
-        jnp.sum(rows.counted), jnp.sum(rows.ends_step), 0)))  # fmt: skip
     path = _accepted(x, states, plan) if save_path else None
-    return Solution(end, jnp.where(finite, OK, NOT_FINITE).astype(jnp.int32), stats, path, carry)
+    return Solution(end, *verdict(end, rows), path, carry)
 
 
-def _cast(column, dtype):
-    column = jnp.asarray(column)
-    return column.astype(dtype) if jnp.issubdtype(column.dtype, jnp.floating) else column
+def in_dtype(plan, dtype):
+    """The plan with its floating columns in `dtype`, as JAX arrays."""
+
+    def cast(column):
+        column = jnp.asarray(column)
+        return column.astype(dtype) if jnp.issubdtype(column.dtype, jnp.floating) else column
+
+    return jax.tree.map(cast, plan)
+
+
+def update(row, velocity, x, base, history, noise):
+    """What a row does once the network has answered, elementwise: (x, base, history) after it (see plans.table).
+
+    Args:
+      row: one row of a plan, in the dtype of the state.
+      velocity, x, base: of one shape.
+      history: the last four m, newest first, each of that shape.
+      noise: s z of this row.
+    """
+    history = (row.p * x + row.q * velocity, *history[:-1])
+    base = row.a * base + _combine(row.b, history) + noise
+    return row.c * base + _combine(row.d, history), base, history
+
+
+def verdict(end, plan):
+    """(status (B,), `Stats`) of the states (B, *D) that a run of `plan` ended in."""
+    finite = jnp.all(jnp.isfinite(end), axis=tuple(range(1, end.ndim)))
+    counts = (jnp.sum(plan.counted), jnp.sum(plan.ends_step), 0)
+    stats = Stats(*(jnp.broadcast_to(n, finite.shape).astype(jnp.int32) for n in counts))
+    return jnp.where(finite, OK, NOT_FINITE).astype(jnp.int32), stats
 
 
 def _combine(weights, history):

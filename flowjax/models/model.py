@@ -98,12 +98,21 @@ class Card:
         patches = patches.astype(jnp.promote_types(patches.dtype, jnp.float32))  # before t takes its dtype
         clock = CLOCKS[self.clock](self.schedule, jnp.asarray(t, patches.dtype))
         out, carry = self._call(params, patches, clock, label, positions, attention, carry)
+        return self.velocity_of_output(out, patches, t), carry
+
+    def velocity_of_output(self, out, patches, t):
+        """The velocity (B, L, P) that the network's own output for some tokens (B, L, p p outputs) means.
+
+        Args:
+          patches: (B, L, P) the state, in float32 at least.
+          t: scalar or (B,).
+        """
         each = self.config.patch**2
         out = out.reshape(*out.shape[:2], each, self.config.outputs)[..., : self.config.channels]
         out = out.reshape(patches.shape)
         if self.clock == "1 - t" and self.prediction == "velocity":
             out = -out
-        return to_velocity(self.schedule, self.prediction, out, patches, jnp.asarray(t, patches.dtype)), carry
+        return to_velocity(self.schedule, self.prediction, out, patches, jnp.asarray(t, patches.dtype))
 
     def velocity(self, params, x, t, label, *, attention=None, carry=None):
         """The velocity (B, H, W, C) at the state `x` and time `t`; with a carry, (velocity, carry)."""
