@@ -78,16 +78,17 @@ def forecast(plan, stage, kind, *, gains=2, ridge=0.1, bounds=(-np.inf, np.inf))
     t, behind = np.asarray(plan.t, np.float64), _times(plan, stage, depth)
     if kind == "tuned":
         step = behind[:, :-1] - behind[:, 1:]
-        ahead, ratio = (t - behind[:, 0])[:, None] / step[:, :-1], step[:, :1] / step[:, 1:]
+        with np.errstate(divide="ignore", invalid="ignore"):  # rows that pad a plan stand at one time
+            ahead, ratio = (t - behind[:, 0])[:, None] / step[:, :-1], step[:, :1] / step[:, 1:]
         ahead, ratio = (np.where(np.isfinite(x), x, 0.0) for x in (ahead, ratio))
         tune = Tune(ahead, ratio, np.float64(ridge), *np.array(bounds, np.float64))
         return Forecast(np.eye(1, depth).repeat(plan.rows, 0), tune)
     weights = np.zeros((plan.rows, depth))
     for i, row in enumerate(behind):
         known = row[np.isfinite(row)]
-        for j, own in enumerate(known):  # Lagrange's polynomials at t
-            others = np.delete(known, j)
-            weights[i, j] = np.prod((t[i] - others) / (own - others))
+        for j in np.unique(known, return_index=True)[1]:  # Lagrange's polynomials at t; of rows at one time the newest
+            others = np.setdiff1d(known, known[j])
+            weights[i, j] = np.prod((t[i] - others) / (known[j] - others))
     return Forecast(weights, None)
 
 
@@ -135,8 +136,8 @@ def fitted(tune, row, steps, pool):
     gram = [[ratio[j] * ratio[k] * product(steps[j + 1], steps[k + 1]) for k in range(count)] for j in range(count)]
     right = [ratio[j] * product(steps[j + 1], steps[0]) for j in range(count)]
     added = tune.ridge * sum(gram[j][j] for j in range(count)) / count
-    for j in range(count):
-        gram[j][j] = gram[j][j] + added
+    for j in range(count):  # a difference that there is not has a gain of 0
+        gram[j][j] = jnp.where(gram[j][j] > 0, gram[j][j] + added, 1)
     if count == 1:
         found = [_over(right[0], gram[0][0])]
     else:  # Cramer's rule: a library's solver would call LAPACK for each token
