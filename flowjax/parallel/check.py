@@ -6,12 +6,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowjax.errors import check_choice
+from flowjax.parallel import policies
+from flowjax.parallel.forecast import FORECASTS
 from flowjax.parallel.mesh import CFG, DATA, PIPE, RING, SEQ, token_shards
+from flowjax.parallel.precision import bits_of
 
 ATTENTIONS = ("gather", "ulysses", "ring", "ulysses_ring", "stale")
 
 
-def check(model, noise, label, plan, mesh, guidance, attention, warmup, refresh, gather):
+def check(model, noise, label, plan, mesh, guidance, attention, options):
     """Raise a ValueError about the first argument of `parallel.sample` that does not fit; return the labels, (B,)."""
     card = model.card
     check_choice("parallel.sample", "attention", attention, ATTENTIONS)
@@ -32,24 +35,65 @@ def check(model, noise, label, plan, mesh, guidance, attention, warmup, refresh,
     tokens = card.patchify(np.zeros(noise.shape, bool)).shape[1]
     check_mesh(mesh, card.config, len(noise), tokens, attention)
     if attention == "stale":
-        check_stale(plan, warmup, refresh, gather)
+        check_stale(plan, options)
+    else:
+        check_exact(attention, options)
     return np.broadcast_to(label, noise.shape[:1])
 
 
-def check_stale(plan, warmup, refresh, gather):
-    """Raise a ValueError if stale attention cannot run `plan` so."""
-    check_choice("parallel.sample", "gather", gather, ("late", "early"))
-    if not isinstance(warmup, (int, np.integer)) or not 1 <= warmup <= plan.steps:
+def check_exact(attention, options):
+    """Raise a ValueError if exact attention is asked for what only stale attention does."""
+    asked = {
+        "policy": options.policy is not None,
+        "forecast": options.forecast != 0,
+        "comm_dtype": options.comm_dtype is not None,
+        "residual": options.residual,
+    }
+    for name in (name for name, is_asked in asked.items() if is_asked):
         raise ValueError(
-            f"parallel.sample: warmup={warmup!r} of {plan.steps} steps; wanted a whole number from 1, since the first step "
+            f"parallel.sample: {name}={getattr(options, name)!r} with attention={attention!r}, which is exact in every row; "
+            "leave it, or take attention='stale'."
+        )
+
+
+def check_stale(plan, options):
+    """Raise a ValueError if stale attention cannot run `plan` so; `options` are `stale.Options`."""
+    name, (warmup, policy, refresh, gather, *_) = "parallel.sample", options
+    whole = lambda value: isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if gather is not None:
+        check_choice(name, "gather", gather, ("late", "early"))
+    check_choice(name, "forecast", options.forecast, FORECASTS)
+    bits_of(name, options.comm_dtype)
+    if options.share == "layer":
+        raise ValueError(
+            f"{name}: share='layer' would take one more all-reduce a layer for gains that all devices share; on a mesh take "
+            "'device' or 'token', or study it with parallel.emulate."
+        )
+    check_choice(name, "share", options.share, ("device", "token"))
+    if not whole(warmup) or not 1 <= warmup <= plan.steps:
+        raise ValueError(
+            f"{name}: warmup={warmup!r} of {plan.steps} steps; wanted a whole number from 1, since the first step "
             f"has nothing stale to attend to, to {plan.steps}, where every step is synchronous."
         )
-    if refresh is not None and (not isinstance(refresh, (int, np.integer)) or refresh < 1):
-        raise ValueError(f"parallel.sample: refresh={refresh!r}; wanted a whole number from 1, or None: never again.")
-    if gather == "late" and refresh != 1:
+    if policy is not None:
+        policies.check(name, policy, plan.steps)
+        if warmup != 1:
+            raise ValueError(
+                f"{name}: warmup={warmup} and a policy, which says itself what is synchronous; leave warmup, or "
+                f"take np.minimum(policy, policies.warm_up({plan.steps}, {warmup}))."
+            )
+    if refresh is not None and (not whole(refresh) or refresh < 1):
+        raise ValueError(f"{name}: refresh={refresh!r}; wanted a whole number from 1, or None: never again.")
+    if refresh != 1 and (policy is not None or options.forecast != 0 or options.residual):
         raise ValueError(
-            f"parallel.sample: gather='late' keeps nobody else's keys and values, so every row must gather them; with "
-            f"refresh={refresh} take gather='early'."
+            f"{name}: refresh={refresh} with a policy, forecast or residual; these want what is told in every step: take "
+            "refresh=1."
+        )
+    if gather == "late" and (refresh != 1 or options.residual):
+        what = "residual=True" if options.residual else f"refresh={refresh}"
+        raise ValueError(
+            f"{name}: gather='late' keeps nobody else's keys and values; with {what}, which needs them kept, take "
+            "gather='early'."
         )
 
 

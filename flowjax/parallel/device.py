@@ -2,7 +2,8 @@
 
 `flowjax.sample` runs the plan on these tokens; here stand the model that it calls and what surrounds it. Collectives:
 
-    attention   per layer, as parallel.attention and parallel.stale say
+    attention   per layer, as parallel.attention and parallel.ways say
+    the meter   one all-reduce a row, of two numbers a layer and sample, where attention is stale
     guidance    one all-reduce a row, of the velocity, where the mesh has cfg=2
     at the end  one all-gather of the images' tokens, and one all-reduce of the status
 """
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from flowjax import guidance as guiding
-from flowjax.parallel import stale
+from flowjax.parallel import stale, ways
 from flowjax.parallel.attention import exact
 from flowjax.parallel.mesh import CFG, DATA, doubled, token_axes, token_shards
 from flowjax.sample import sample
@@ -26,13 +27,17 @@ class Setup(NamedTuple):
     mesh: jax.sharding.Mesh
     attention: str
     guidance: float
-    gather: str
+    way: str
     kinds: tuple
-    stages: int
+    comm_dtype: str | None
+    share: str
 
 
 def body(setup, params, noise, label, keys, plan, rows, positions):
-    """(images, status, counts) of this device's part of the batch; the arguments are what `parallel.sample` lays out."""
+    """(images, status, counts, `stale.Said` or None) of this device's part of the batch.
+
+    The arguments are what `parallel.sample` lays out.
+    """
     card, axes, size = setup.card, token_axes(setup.mesh), noise.shape[1:3]
     local = len(positions)
     noise = noise.astype(jnp.promote_types(noise.dtype, jnp.float32))
@@ -49,7 +54,7 @@ def body(setup, params, noise, label, keys, plan, rows, positions):
     # One all-gather: the caller wants images. One all-reduce: a sample is finite if all of its parts are.
     patches = jax.lax.all_gather(found.x, axes, axis=1, tiled=True, to="invarying")[:, :tokens]
     status = jax.lax.pmax(found.status, axes)
-    return card.unpatchify(patches, size), status, found.stats
+    return card.unpatchify(patches, size), status, found.stats, None if carry is None else found.carry.said
 
 
 def _model(setup, params, label, rows, positions, tokens, noise):
@@ -65,14 +70,15 @@ def _model(setup, params, label, rows, positions, tokens, noise):
         attention = exact(setup.attention, mesh, tokens)
         return _guided(setup, lambda x, t, label: network(x, t, label, attention, None)[0], label), None
     config, batch = card.config, len(noise) * (2 if doubled(mesh, setup.guidance) else 1)
+    line = ways.Line(axes, tokens, len(positions), rows, setup.comm_dtype, setup.share)
+    way = ways.WAYS[setup.way](line, config.depth)
     shape = batch, len(positions), config.heads, config.width // config.heads
-    attentions = stale.attentions(setup.gather, axes, tokens, config.depth)
-    switched = stale.model(network, rows, attentions, setup.kinds)
-    dtype = config.dtype or noise.dtype
-    carry = stale.start(setup.gather, setup.stages, config.depth, token_shards(mesh), shape, dtype)
+    carry = stale.start(rows, way.start(shape, config.dtype or noise.dtype), config.depth, noise.dtype)
     varying = (DATA, *axes, CFG) if mesh.shape[CFG] == 2 else (DATA, *axes)
-    buffers = jax.tree.map(lambda b: jax.lax.pcast(b, varying, to="varying"), carry.buffers)
-    return _guided(setup, switched, label), carry._replace(buffers=buffers)
+    vary = lambda tree: jax.tree.map(lambda leaf: jax.lax.pcast(leaf, varying, to="varying"), tree)
+    sums = vary(jnp.zeros((2, config.depth, batch), noise.dtype))
+    switched = stale.model(network, rows, way, setup.kinds, line, sums)
+    return _guided(setup, switched, label), carry._replace(buffers=vary(carry.buffers))
 
 
 def _guided(setup, network, label):

@@ -21,28 +21,41 @@ from flowjax.sample import Solution
 
 
 class Stats(NamedTuple):
-    """Counts of a run on a mesh.
+    """Counts of a run on a mesh, and what its staleness was. Staleness is |KV - told|^2 / |KV|^2 (see `stale.Said`).
 
     Attributes:
       nfe, accepted, rejected: (B,) int32, as in `flowjax.sample`.
       synced: (N,) bool, the rows in which every query saw this row's keys and values.
-      bytes: (N,) int64, what one device receives from others in a row for attention, as parallel.traffic counts it.
+      staleness: (N,) of what was used; 0 in synchronous rows.
+      layers, worst: (N, K) of each layer, and (N,) of the worst sample, whether used or not; None where attention is exact.
+      received: (N, 2) int64, bytes that one device would receive from others for attention if the row were stale, and
+        if it were synchronous, as parallel.traffic counts them.
     """
 
     nfe: jax.Array
     accepted: jax.Array
     rejected: jax.Array
-    synced: np.ndarray
-    bytes: np.ndarray
+    synced: jax.Array
+    staleness: jax.Array
+    layers: jax.Array | None
+    worst: jax.Array | None
+    received: np.ndarray
+
+    @property
+    def bytes(self):
+        """(N,) int64, what one device received from others in each row for attention. It waits for the run to end."""
+        return np.where(self.synced, *self.received.T[::-1])
 
 
 def sample(
-    model, noise, label, plan, mesh, *, guidance=1.0, attention="gather", warmup=1, refresh=1, gather=None, key=None
-):
+    model, noise, label, plan, mesh, *, guidance=1.0, attention="gather", warmup=1, policy=None, refresh=1, gather=None,
+    forecast=0, comm_dtype=None, residual=False, share="device", key=None,
+):  # fmt: skip
     """Run a plan over a mesh. The samples do not depend on the mesh, but for what stale attention changes.
 
     The first call with a model, a mesh and these options compiles; later ones reuse the program, whatever the numbers in
-    the plan, `warmup` and (from 2 on) `refresh`. Call it outside jit. On several processes each gives the same arguments.
+    the plan, `warmup`, `policy` and (from 2 on) `refresh`. Call it outside jit. On several processes each gives the same
+    arguments.
 
     Args:
       model: what `models.load` returned; `place` first puts its parameters on the mesh, which else happens in each call.
@@ -54,10 +67,17 @@ def sample(
         else two halves of the batch.
       attention: "gather", "ulysses", "ring" or "ulysses_ring", which are exact; "stale" attends to this device's own keys
         and values of this row, and to the others' of the step before (a plan with several rows a step: of the same stage).
-      warmup: for "stale", the number of synchronous steps at the start, exactly; at least 1.
-      refresh: for "stale", r: after the warm-up exchange in every r-th step only; None: never again ("no_sync").
-      gather: for "stale", "late" (carry one's own keys and values, gather a layer ahead) or "early" (carry everyone's). By
-        default late where refresh=1, which alone it can do.
+        What follows is for "stale".
+      warmup: the number of synchronous steps at the start, exactly; at least 1.
+      policy: (steps,) from `parallel.policies`, in the place of warmup: which steps are synchronous, or by which tolerance.
+      refresh: r: after the warm-up exchange in every r-th step only; None: never again ("no_sync").
+      gather: "late" (carry one's own keys and values, gather a layer ahead) or "early" (carry everyone's). By default late
+        where it can: not with another refresh than 1, nor with residual.
+      forecast: what the others are told: 0, one's newest keys and values; 1, 2 or "tuned": extrapolated to the row in which
+        they are used (see parallel.forecast).
+      comm_dtype: how it travels: None (as it is), "bfloat16", "int8" or "int4" (see parallel.precision).
+      residual: send what the forecast missed. Everyone then keeps everyone's keys and values of as many rows as it takes.
+      share: of "tuned", who shares gains: the tokens of a "device", or each "token" has its own.
       key: for plans that draw noise, as in `flowjax.sample`; each device draws a sample's noise and keeps its tokens.
 
     Returns:
@@ -67,36 +87,44 @@ def sample(
     Raises:
       ValueError: what does not fit, before anything compiles.
     """
-    run, args, rows = program(
-        model, noise, label, plan, mesh, guidance=guidance, attention=attention, warmup=warmup, refresh=refresh,
-        gather=gather, key=key,
-    )  # fmt: skip
-    x, status, stats = run(*args)
-    received = traffic.received(model.card.config, np.shape(noise), mesh, attention, guidance, x.dtype)
-    counts = np.where(rows.kind == stale.HOLD, 0, received * model.card.config.depth)
-    return Solution(x, status, Stats(*stats, rows.kind == stale.SYNC, counts), None, None)
+    options = stale.Options(warmup, policy, refresh, gather, forecast, comm_dtype, residual, share)
+    run, args, rows = _program(model, noise, label, plan, mesh, guidance, attention, options, key)
+    x, status, counts, said = run(*args)
+    extra = (options.way, comm_dtype, rows.forecast.weights.shape[1]) if rows else ()
+    row = traffic.a_row(model.card.config, np.shape(noise), mesh, attention, guidance, x.dtype, *extra)
+    received = np.tile(np.array(row, np.int64), (plan.rows, 1))
+    if rows is None:
+        said = stale.Said(np.ones(plan.rows, bool), np.zeros(plan.rows), None, None)
+    else:
+        received[~rows.sent, 0] = 0
+    return Solution(x, status, Stats(*counts, *said, received), None, None)
 
 
 def program(
-    model, noise, label, plan, mesh, *, guidance=1.0, attention="gather", warmup=1, refresh=1, gather=None, key=None
-):
+    model, noise, label, plan, mesh, *, guidance=1.0, attention="gather", warmup=1, policy=None, refresh=1, gather=None,
+    forecast=0, comm_dtype=None, residual=False, share="device", key=None,
+):  # fmt: skip
     """The program that `sample` runs: (jitted function, its arguments laid out on the mesh, the plan's `stale.Rows`).
 
     `run.lower(*args).compile()` shows what was compiled. Arguments as in `sample`; where noise is a `jax.ShapeDtypeStruct`,
     and the parameters too, nothing is laid out and the arguments are shapes: all that compiling needs, and all that there
-    can be where the devices of the mesh are not here (see parallel.overlap).
+    can be where the devices of the mesh are not here (see parallel.overlap). The rows are None where attention is exact.
     """
+    options = stale.Options(warmup, policy, refresh, gather, forecast, comm_dtype, residual, share)
+    return _program(model, noise, label, plan, mesh, guidance, attention, options, key)
+
+
+def _program(model, noise, label, plan, mesh, guidance, attention, options, key):
+    """`program` with its options as `stale.Options`."""
     plan = jax.tree.map(np.asarray, plan)
     lay = _shaped if isinstance(noise, jax.ShapeDtypeStruct) else _placed
     noise = noise if lay is _shaped else jnp.asarray(noise)
-    gather = gather or ("late" if refresh == 1 else "early")
-    label = check(model, noise, label, plan, mesh, guidance, attention, warmup, refresh, gather)
+    label = check(model, noise, label, plan, mesh, guidance, attention, options)
+    rows, how = None, (None,) * 4
     if attention == "stale":
-        rows, kinds = stale.rows(plan, warmup, refresh), stale.kinds_of(refresh)
-    else:
-        rows, kinds = stale.Rows(*np.full((2, plan.rows), stale.SYNC, np.int32)), ()
-    stages = int(rows.stage.max()) + 1
-    run = _compiled(_Same(model.card), mesh, attention, float(guidance), gather, kinds, stages)
+        rows = stale.rows(plan, options)
+        how = options.way, stale.kinds_of(options.refresh), options.comm_dtype, options.share
+    run = _compiled(_Same(model.card), mesh, attention, float(guidance), *how)
     places = dit.positions(model.card.config, noise.shape[1:3])
     places = np.pad(places, ((0, -len(places) % token_shards(mesh)), (0, 0)))
     args = (model.params, noise, label, _keys(key, plan, noise), plan, rows, places)
@@ -134,7 +162,8 @@ def _compiled(card, *setup):
     setup = Setup(card.value, *setup)
     specs = _specs(setup.mesh)
     one = functools.partial(body, setup)
-    return jax.jit(jax.shard_map(one, mesh=setup.mesh, in_specs=specs, out_specs=PartitionSpec(DATA)))
+    batch, same = PartitionSpec(DATA), PartitionSpec()
+    return jax.jit(jax.shard_map(one, mesh=setup.mesh, in_specs=specs, out_specs=(batch, batch, batch, same)))
 
 
 def _keys(key, plan, noise):

@@ -1,73 +1,125 @@
 """Stale attention (displaced patches, DistriFusion, arXiv:2402.19481): own keys and values fresh, the others' from before.
 
 In a *synchronous* row every device attends to this row's keys and values of all tokens. In a *stale* row device j attends
-to its own of this row and to the others' of an earlier one, so that their transfer need not be waited for. Values are those
-really computed then, themselves with stale context. There are three kinds of row:
+to its own of this row and to what the others told it earlier, so that their transfer need not be waited for. What is told
+are values really computed, themselves with stale context, or a forecast from them (parallel.forecast), in as few bits as
+parallel.precision says; parallel.ways are the ways to bring it there. There are three kinds of row:
 
-    SYNC      one all-gather a layer, used at once
-    EXCHANGE  stale; one all-gather a layer, of what a later layer or row will use
-    HOLD      stale; no collective
+    SYNC      everyone's keys and values are gathered and used at once
+    EXCHANGE  stale; what a later layer or row will use is gathered meanwhile
+    HOLD      stale; nothing is told
 
-Two ways to keep the values, equal bit for bit where both apply:
-
-    late   A device carries its own of every layer, (K, 2, B, L/n, heads, d), and layer l gathers the stale ones of layer
-           l + 1 while it computes: that gather depends on nothing that the layer computes. Index (l + 1) mod K makes the last
-           layer gather slot 0, which this row has refreshed and the next row needs: K gathers a row, none wasted.
-    early  A device carries everyone's, (K, 2, B, L, heads, d), n times as much, and layer l gathers what it has just
-           computed for the row after. Rows of kind HOLD need this: the others' values must outlast their owners'.
+Which row is of which kind is decided on the devices while the run is on its way: every row meters how wrong what had been
+told was, which costs one all-reduce a row of two numbers a layer and sample, and a row is synchronous where the meter of the
+step before exceeds the row's threshold (parallel.policies). So thresholds are numbers: every policy runs the same program.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flowjax.parallel.attention import TOKENS, attend, gathered
+from flowjax.parallel import policies
+from flowjax.parallel.attention import attend
+from flowjax.parallel.forecast import Forecast, forecast
+from flowjax.parallel.mesh import CFG, DATA
+from flowjax.parallel.ways import EXCHANGE, HOLD, SYNC
 
-SYNC, EXCHANGE, HOLD = 0, 1, 2
 
+class Options(NamedTuple):
+    """How attention is stale; the fields are arguments of `parallel.sample`, and `way` is one of parallel.ways."""
 
-class Late(NamedTuple):
-    """Buffers of the late way: `own` (K, 2, B, L/n, heads, d), and `ahead` (2, B, L, heads, d), everyone's of the next layer."""
+    warmup: int = 1
+    policy: Any = None
+    refresh: int | None = 1
+    gather: str | None = None
+    forecast: int | str = 0
+    comm_dtype: str | None = None
+    residual: bool = False
+    share: str = "device"
 
-    own: jax.Array
-    ahead: jax.Array
+    @property
+    def way(self):
+        """The name of the way in parallel.ways: "late", "early" or "residual"."""
+        return "residual" if self.residual else self.gather or ("late" if self.refresh == 1 else "early")
 
 
 class Rows(NamedTuple):
-    """What each row of a plan does: its kind, (N,), and its stage, (N,), which of the step's rows it is."""
+    """What each row of a plan does. A pytree of arrays: N rows, S the most rows of a step.
 
-    kind: np.ndarray
+    Attributes:
+      policy: (N,) the staleness metered in row decides[i] above which row i is synchronous.
+      decides: (N,) int, the last row of the step before; -1 where there is none, and so no staleness can be borne.
+      sent: (N,) bool, whether the row exchanges if it is stale.
+      stage: (N,) int, which of its step's rows it is.
+      begins: (S,) int, the first row of each stage.
+      after: (N,) int, the next row of the same stage; the row itself where there is none.
+      forecast: a `forecast.Forecast`.
+    """
+
+    policy: np.ndarray
+    decides: np.ndarray
+    sent: np.ndarray
     stage: np.ndarray
+    begins: np.ndarray
+    after: np.ndarray
+    forecast: Forecast
+
+
+class Said(NamedTuple):
+    """What a run says of itself. Staleness is |KV - told|^2 / |KV|^2, of what was told, or, in a synchronous row, would be.
+
+    Attributes:
+      synced: (N,) bool.
+      staleness: (N,) over layers, samples and tokens; 0 where nobody used what was told (synchronous rows, one device).
+      layers: (N, K) of each layer, over samples and tokens, used or not; 0 where nothing had been told.
+      worst: (N,) the largest of a sample, over layers and tokens, used or not; infinite where nothing had been told.
+    """
+
+    synced: jax.Array
+    staleness: jax.Array
+    layers: jax.Array
+    worst: jax.Array
 
 
 class Carry(NamedTuple):
-    """Between rows: the number of the next one, (), and the buffers of each stage, with a leading axis of stages."""
+    """Between rows: the number of the next one, (), the buffers of each stage with a leading axis (S,), and what was said."""
 
     row: jax.Array
-    buffers: Late | jax.Array
+    buffers: Any
+    said: Said
 
 
-def rows(plan, warmup, refresh):
+def rows(plan, options):
     """`Rows` of a plan with known numbers.
 
     A plan with several rows a step (Heun, singlestep) keeps the values of each stage apart: the second row of a step sees
-    those of the second row of an earlier step, so all stale values are whole steps old.
+    those of the second row of an earlier step, so all stale values are whole steps old. All rows of a step follow its
+    threshold, but a row whose stage no earlier step had is synchronous.
 
     Args:
       plan: a `Plan`.
-      warmup: w >= 1, the number of steps at the start that are synchronous. So is a row whose stage no earlier step had.
-      refresh: r; of the steps after, those exchange whose number counted from the last synchronous one is a multiple of r,
-        so that values are 1 to r steps old. None: never again.
+      options: `Options`. With refresh = r those steps exchange whose number counted from the last synchronous one is a
+        multiple of r, so that values are 1 to r steps old; None: never again.
     """
+    policy = (
+        policies.warm_up(plan.steps, options.warmup) if options.policy is None else np.asarray(options.policy, float)
+    )
     index, step = np.arange(plan.rows), np.cumsum(plan.ends_step) - plan.ends_step
     stage = np.where(plan.counted, index - np.searchsorted(step, step), 0)
-    new = index == np.array([np.argmax(stage == s) for s in stage])
-    later = step - (warmup - 1)
-    exchange = later % refresh == 0 if refresh else np.zeros(plan.rows, bool)
-    kind = np.where((later <= 0) | new, SYNC, np.where(exchange, EXCHANGE, HOLD))
-    return Rows(kind.astype(np.int32), stage.astype(np.int32))
+    begins = np.array([np.argmax(stage == s) for s in range(stage.max() + 1)])
+    after = [next((j for j in index[i + 1 :] if stage[j] == stage[i]), i) for i in index]
+    later = step - np.flatnonzero(policy < 0).max()
+    return Rows(
+        np.where(np.isin(index, begins), policies.ALWAYS, policy[np.minimum(step, plan.steps - 1)]),
+        (np.searchsorted(step, step) - 1).astype(np.int32),
+        later % options.refresh == 0 if options.refresh else np.zeros(plan.rows, bool),
+        stage.astype(np.int32),
+        begins.astype(np.int32),
+        np.array(after, np.int32),
+        forecast(plan, stage, options.forecast),
+    )
 
 
 def kinds_of(refresh):
@@ -75,120 +127,95 @@ def kinds_of(refresh):
     return {1: (SYNC, EXCHANGE), None: (SYNC, HOLD)}.get(refresh, (SYNC, EXCHANGE, HOLD))
 
 
-def attentions(gather, axes, tokens, depth):
-    """{kind: attention} for `gather` "late" or "early"; the attentions' carry is the buffers of one stage."""
-    if gather == "late":
-        return {SYNC: late_sync(axes, tokens), EXCHANGE: late_exchange(axes, tokens, depth)}
-    return {
-        SYNC: early_sync(axes, tokens),
-        EXCHANGE: early_stale(axes, tokens, exchange=True),
-        HOLD: early_stale(axes, tokens, exchange=False),
-    }
-
-
-def start(gather, stages, depth, shards, shape, dtype):
-    """`Carry` before the first row. Its zeros are never read: a stage's first row is synchronous and fills its buffers.
+def start(rows, buffers, depth, dtype):
+    """`Carry` before the first row.
 
     Args:
-      gather: "late" or "early".
-      stages, depth, shards: the most rows of a step, K and n.
-      shape: (B, L/n, heads, d) of this device's keys.
-      dtype: theirs.
+      rows: `Rows`.
+      buffers: those of one stage, of which only shapes and dtypes count.
+      depth: K.
+      dtype: of the meter.
     """
-    batch, local, *head = shape
-    everyone = (2, batch, shards * local, *head)
-    if gather == "early":
-        buffers = jnp.zeros((stages, depth, *everyone), dtype)
-    else:
-        buffers = Late(jnp.zeros((stages, depth, 2, *shape), dtype), jnp.zeros((stages, *everyone), dtype))
-    return Carry(jnp.zeros((), jnp.int32), buffers)
+    count, stages = len(rows.stage), len(rows.begins)
+    said = Said(jnp.zeros(count, bool), *(jnp.zeros(s, dtype) for s in (count, (count, depth), count)))
+    return Carry(
+        jnp.zeros((), jnp.int32), jax.tree.map(lambda b: jnp.zeros((stages, *b.shape), b.dtype), buffers), said
+    )
 
 
-def model(network, rows, attentions, kinds):
-    """A model with a `Carry` that takes row i by the attention of its kind.
+def model(network, rows, way, kinds, line, sums):
+    """A model with a `Carry` that takes each row by the attention of its kind.
 
     The choice is one `lax.switch` a row, around the whole network: each branch holds its own scan over layers, in which the
-    collectives of that kind of row are free to move, and which rows are synchronous is data, not program. The index is the
-    same on every device; were it not, collectives inside the branches would wait for each other for ever.
+    collectives of that kind of row are free to move. The index comes from what an all-reduce gave, so it is the same on
+    every device; were it not, collectives inside the branches would wait for each other for ever.
 
     Args:
-      network: (x, t, label, attention, buffers) -> (velocity, buffers).
+      network: (x, t, label, attention, carry) -> (velocity, carry).
       rows: `Rows`.
-      attentions: {kind: attention}.
+      way: a `ways.Way`.
       kinds: those that occur, from `kinds_of`.
+      line: a `ways.Line`.
+      sums: zeros (2, K, B), varying over devices as what they will hold.
 
     Returns:
       (x, t, label, carry) -> (velocity, carry).
     """
 
     def branch(kind):
-        return lambda x, t, label, buffers: network(x, t, label, attentions[kind], buffers)
+        def run(row, x, t, label, buffers):
+            carry = buffers, sums
+            velocity, (buffers, found) = network(x, t, label, _attention(way.told[kind], line, row), carry)
+            return velocity, way.settled(row, buffers) if kind == SYNC else buffers, found
+
+        return run
 
     def switched(x, t, label, carry):
-        index = jnp.minimum(rows.kind[carry.row], len(kinds) - 1)  # the place of the row's kind in `kinds`
-        stage = rows.stage[carry.row]
+        row, stage, before = carry.row, rows.stage[carry.row], rows.decides[carry.row]
+        metered = jnp.where(before < 0, jnp.inf, jnp.sqrt(carry.said.worst[before]))
+        synced = metered > rows.policy[row]
+        kind = jnp.where(synced, SYNC, jnp.where(rows.sent[row], EXCHANGE, HOLD))
+        index = jnp.minimum(kind, len(kinds) - 1)  # the place of the row's kind in `kinds`
         buffers = jax.tree.map(lambda b: jax.lax.dynamic_index_in_dim(b, stage, keepdims=False), carry.buffers)
-        velocity, buffers = jax.lax.switch(index, [branch(kind) for kind in kinds], x, t, label, buffers)
-        kept = jax.tree.map(lambda all, one: _kept(all, one, stage), carry.buffers, buffers)
-        return velocity, Carry(carry.row + 1, kept)
+        velocity, buffers, sums = jax.lax.switch(index, [branch(kind) for kind in kinds], row, x, t, label, buffers)
+        kept = jax.tree.map(lambda all, one: all.at[stage].set(one), carry.buffers, buffers)
+        said = _metered(carry.said, row, synced, row == rows.begins[stage], line, sums)
+        return velocity, Carry(row + 1, kept, said)
 
     return switched
 
 
-def late_sync(axes, tokens):
-    """SYNC, late: attend to the gathered; keep one's own, and layer 0 of everyone's, which the next stale row begins with."""
+def _attention(told, line, row):
+    """Attention as models.dit describes; its carry is (buffers of one stage, (2, K, B) sums of squares of gap and values)."""
 
     def attention(q, k, v, layer, carry):
+        buffers, sums = carry
         own = jnp.stack([k, v])
-        everyone = gathered(own, axes)
-        ahead = jnp.where(layer == 0, everyone, carry.ahead)
-        return attend(q, everyone, tokens), Late(_kept(carry.own, own, layer), ahead)
+        seen, expected, buffers = told(own, layer, row, buffers)
+        new = own.astype(sums.dtype)
+        squares = [_squares(values, line) for values in (new - expected.astype(sums.dtype), new)]
+        return attend(q, seen, line.tokens), (buffers, sums.at[:, layer].set(jnp.stack(squares)))
 
     return attention
 
 
-def late_exchange(axes, tokens, depth):
-    """EXCHANGE, late: the all-gather of the next layer's stale values stands first and waits for nothing in this layer."""
-
-    def attention(q, k, v, layer, carry):
-        own = jnp.stack([k, v])
-        kept = _kept(carry.own, own, layer)
-        # A network of one layer is its own next layer, and the next row wants what this row computed.
-        source = carry.own if depth > 1 else kept
-        ahead = gathered(jax.lax.dynamic_index_in_dim(source, (layer + 1) % depth, keepdims=False), axes)
-        return attend(q, _with_own(carry.ahead, own, axes), tokens), Late(kept, ahead)
-
-    return attention
+def _squares(values, line):
+    """(2, B, L/n, heads, d) -> (B,) sums of squares of the tokens that are no padding."""
+    valid = line.valid(values.shape[2])[None, None, :, None, None]
+    return jnp.sum(jnp.where(valid, jnp.square(values), 0), axis=(0, 2, 3, 4))
 
 
-def early_sync(axes, tokens):
-    """SYNC, early: attend to the gathered and keep it."""
-
-    def attention(q, k, v, layer, carry):
-        everyone = gathered(jnp.stack([k, v]), axes)
-        return attend(q, everyone, tokens), _kept(carry, everyone, layer)
-
-    return attention
-
-
-def early_stale(axes, tokens, exchange):
-    """EXCHANGE or HOLD, early: attend to what is kept, with one's own part fresh; then gather for the next row, or do not."""
-
-    def attention(q, k, v, layer, carry):
-        own = jnp.stack([k, v])
-        before = jax.lax.dynamic_index_in_dim(carry, layer, keepdims=False)
-        out = attend(q, _with_own(before, own, axes), tokens)
-        return out, _kept(carry, gathered(own, axes), layer) if exchange else carry
-
-    return attention
-
-
-def _kept(buffer, values, index):
-    """The buffer with `values` in place `index`."""
-    return jax.lax.dynamic_update_index_in_dim(buffer, values, index, 0)
-
-
-def _with_own(everyone, own, axes):
-    """Everyone's keys and values with this device's part replaced by `own`."""
-    first = jax.lax.axis_index(axes) * own.shape[TOKENS]
-    return jax.lax.dynamic_update_slice_in_dim(everyone, own, first, TOKENS)
+def _metered(said, row, synced, begins, line, sums):
+    """`Said` with this row's. One all-reduce, of (2, K, samples of all devices): each puts its samples' sums in their place."""
+    groups = DATA, CFG
+    parts = jax.lax.axis_size(groups)
+    placed = jnp.zeros((*sums.shape[:2], parts, sums.shape[2]), sums.dtype)
+    placed = placed.at[:, :, jax.lax.axis_index(groups)].set(sums)
+    gap, size = jax.lax.psum(placed, (*groups, *line.axes))  # (K, parts, B)
+    used = ~synced & (line.local < line.tokens)
+    return Said(
+        said.synced.at[row].set(synced),
+        said.staleness.at[row].set(jnp.where(used, gap.sum() / size.sum(), 0)),
+        said.layers.at[row].set(jnp.where(begins, 0, gap.sum((1, 2)) / size.sum((1, 2)))),
+        said.worst.at[row].set(jnp.where(begins, jnp.inf, jnp.max(gap.sum(0) / size.sum(0)))),
+    )

@@ -3,7 +3,8 @@
 Letters: B the batch on one device (twice that where it computes both branches of guidance), L tokens with padding, E width,
 b bytes a number, n = devices that share an image. Per device and layer, received from others:
 
-    gather, stale   2 (n-1)/n L E B b          keys and values of the others
+    gather, stale   2 (n-1)/n L E B b          keys and values of the others; where they travel in fewer bits (parallel.precision)
+                                               E b is heads times the bytes of one head's message
     ring            2 (n-1)/n L E B b          the same, a block at a time
     ulysses         4 (n-1)/n^2 L E B b        q, k, v one way and the output the other, each (n-1)/n of L/n tokens
     ulysses_ring    4 (u-1)/(u n) L E B b + 2 (r-1)/n L E B b,   n = u r
@@ -12,9 +13,10 @@ b bytes a number, n = devices that share an image. Per device and layer, receive
 import jax.numpy as jnp
 
 from flowjax.parallel.mesh import DATA, RING, SEQ, doubled, token_shards
+from flowjax.parallel.precision import bytes_of
 
 
-def received(config, shape, mesh, attention, guidance, dtype):
+def received(config, shape, mesh, attention, guidance, dtype, comm_dtype=None):
     """Bytes that one device receives in one layer of one row that exchanges.
 
     Args:
@@ -22,9 +24,10 @@ def received(config, shape, mesh, attention, guidance, dtype):
       shape: (B, H, W, C) of the noise.
       mesh, attention, guidance: as in `parallel.sample`.
       dtype: of the state, which keys have too unless config.dtype says another.
+      comm_dtype: as in `parallel.sample`; synchronous rows travel whatever it says with None.
     """
     n = token_shards(mesh)
-    own = _own_bytes(config, shape, mesh, guidance, dtype)
+    own = _own_bytes(config, shape, mesh, guidance, dtype, comm_dtype)
     if attention == "ulysses":
         return 4 * own * (n - 1) // n
     if attention == "ulysses_ring":
@@ -33,18 +36,37 @@ def received(config, shape, mesh, attention, guidance, dtype):
     return 2 * own * (n - 1)
 
 
-def buffer(config, shape, mesh, gather, guidance, dtype):
-    """Bytes that stale attention keeps on one device between rows.
+def a_row(config, shape, mesh, attention, guidance, dtype, way="late", comm_dtype=None, memory=1):
+    """Bytes that one device receives for attention in a row: (stale and exchanging, synchronous).
 
-    late: 2 K L/n E B b for one's own, and one layer of everyone's, 2 L E B b. early: 2 K L E B b.
+    A synchronous row tells the next one what is not this row's keys and values as they are: late of one layer, early of all.
+
+    Args:
+      way: of parallel.ways.
+      memory: M, the rows of which a forecast is made.
+      others: as in `received`.
     """
-    n, own = token_shards(mesh), _own_bytes(config, shape, mesh, guidance, dtype)
-    return 2 * own * (config.depth + n if gather == "late" else config.depth * n)
+    whole, told = (received(config, shape, mesh, attention, guidance, dtype, how) for how in (None, comm_dtype))
+    plain = memory == 1 and comm_dtype is None
+    more = 0 if plain or attention != "stale" else {"late": 1, "early": config.depth, "residual": 0}[way]
+    return config.depth * told, config.depth * whole + more * told
 
 
-def _own_bytes(config, shape, mesh, guidance, dtype):
-    """L/n E B b: one device's keys of one layer."""
+def buffer(config, shape, mesh, way, guidance, dtype, memory=1):
+    """Bytes that stale attention keeps on one device between rows, of one stage.
+
+    late: 2 M K L/n E B b for one's own, and one layer of everyone's, 2 L E B b. early: 2 K L E B b for everyone's, and
+    2 (M - 1) K L/n E B b for one's own. residual: 2 M K L E B b.
+    """
+    n, own = token_shards(mesh), 2 * _own_bytes(config, shape, mesh, guidance, dtype)
+    k = config.depth
+    return own * {"late": memory * k + n, "early": (memory - 1 + n) * k, "residual": memory * n * k}[way]
+
+
+def _own_bytes(config, shape, mesh, guidance, dtype, comm_dtype=None):
+    """L/n E B b: one device's keys of one layer, as they are or on the way."""
     tokens = shape[1] * shape[2] // config.patch**2
     local = -(-tokens // token_shards(mesh))
     batch = shape[0] // mesh.shape[DATA] * (2 if doubled(mesh, guidance) else 1)
-    return local * config.width * batch * jnp.dtype(config.dtype or dtype).itemsize
+    head = bytes_of(config.width // config.heads, comm_dtype, jnp.dtype(config.dtype or dtype).itemsize)
+    return local * config.heads * batch * head
