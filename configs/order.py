@@ -31,6 +31,7 @@ class Config:
       batches: sizes at which lockstep is counted.
       scales: of guidance.
       networks: names of trained models, each with its own ODE as the truth.
+      smooth: twins of the first of them that are told a smooth time.
       network_nfe, network_scales, network_starts, network_steps: the same sizes for them, an evaluation of which is dear; the
         shifts are 1 and 3, and the steps are those of the reference.
       reference_steps: RK4 steps of the reference.
@@ -56,6 +57,7 @@ class Config:
     batches: tuple[int, ...] = (1, 8, 64, 512)
     scales: tuple[float, ...] = (1.0, 1.5, 4.0, 7.0)
     networks: tuple[str, ...] = ("digits", "digits-ot", "digits-reflow", "emoji")
+    smooth: tuple[str, ...] = ("digits-smooth",)
     network_nfe: tuple[int, ...] = (5, 10, 20, 40)
     network_scales: tuple[float, ...] = (1.0, 1.5, 4.0, 7.0)
     network_starts: int = 12
@@ -75,7 +77,7 @@ def get_config(arg=""):
             "nfe": (5, 10, 20, 40), "claim_steps": (16, 32, 64, 128), "stds": (0.05, 0.15, 0.5),
             "couplings": (0.0, 0.9), "dial_nfe": (6, 10, 20, 40), "crossover_nfe": (4, 6, 8, 11, 15, 20, 28, 40, 56, 80),
             "tolerances": (0.2, 0.05, 0.0078, 1e-3), "batches": (1, 64), "scales": (1.0, 4.0, 7.0),
-            "networks": ("digits",), "network_nfe": (5, 10, 20), "network_scales": (1.0,), "network_starts": 6,
+            "networks": ("digits",), "smooth": (), "network_nfe": (5, 10, 20), "network_scales": (1.0,), "network_starts": 6,
             "network_steps": 192, "reference_steps": 200, "repeats": 5,
             "solvers": (
                 "Euler", "DPM++ 2M", "DPM++ 3M published", "DPM++ 3M exact", "AB2", "AB3", "UniPC2", "DPM++ 2S",

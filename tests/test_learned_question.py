@@ -8,7 +8,7 @@ import pytest
 from scipy.integrate import solve_ivp
 
 from configs import order
-from experiments.order import clock, guided, learned, nfe
+from experiments.order import clock, guided, learned, nfe, smooth
 from flowjax import geometry, models
 
 TINY = dataclasses.replace(
@@ -219,3 +219,32 @@ def test_the_clock_is_asked_of_networks_beside_the_exact_field_of_their_data():
     assert clock.shrinkage(rows[0])["state alone"] > 2.5
     made = clock.section(rows, "a command")
     assert made.figures and made.table and "of 1 networks" in made.answer
+
+
+def told(model, power):
+    """Error cells of a network whose errors fall with `power`, in every solver but Euler, which has order 1."""
+    made = []
+    for shift, n in ((1.0, 20), (1.0, 40), (3.0, 20), (3.0, 40)):
+        solvers = [{"solver": s, "rms": n ** -(1.0 if s == "Euler" else power)} for s in smooth.SHOWN]
+        key = {"question": "smooth", "part": "error", "scale": 1.0, "shift": shift, "nfe": n, "model": model}
+        made.append({**key, "solvers": solvers, "pairs": []})
+    return made
+
+
+def test_orders_of_the_twins_are_the_slopes_of_their_errors():
+    made = told("rough", 1.0) + told("soft", 2.5)
+    table = {line["solver"]: line for line in smooth.orders(made)}
+    assert [table["AB3"][name] for name in ("rough", "soft")] == pytest.approx([1.0, 2.5])
+    assert table["Euler"]["soft"] == pytest.approx(1.0)
+    last = next(line for line in smooth.gains(made) if (line["shift"], line["NFE"], line["solver"]) == (1.0, 40, "AB2"))
+    assert last["over Euler, soft"] == pytest.approx(40**-1.5)
+
+
+def test_twins_are_asked_alike_and_their_section_is_drawn():
+    config = dataclasses.replace(TINY, smooth=("digits-ot",), network_nfe=(4, 8))
+    todo = smooth.cells(config)
+    assert {c["model"] for c in todo} == {"digits", "digits-ot"} and max(c.get("nfe", 0) for c in todo) == 16
+    assert smooth.cells(dataclasses.replace(config, smooth=())) == []
+    found = [{**key, **values} for key, values in smooth.measure(config, todo)]
+    made = smooth.section(found, "a command")
+    assert made.figures and made.table and "nan" not in made.answer

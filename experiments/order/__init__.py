@@ -14,6 +14,7 @@ from experiments.order import (
     learned,
     ledger,
     nfe,
+    smooth,
     tolerance,
     verdict,
 )
@@ -21,7 +22,7 @@ from experiments.run import ask
 from flowjax import records
 
 QUESTIONS = (
-    claims, nfe, curvature, crossover, distribution, ledger, grid_choice, guided, learned, clock, tolerance,
+    claims, nfe, curvature, crossover, distribution, ledger, grid_choice, guided, learned, clock, smooth, tolerance,
     defects, cost,
 )  # fmt: skip
 
@@ -39,7 +40,7 @@ def chapter(workdir):
         own = verdict.of(rows, module)
         if own:
             # networks stand beside the exact fields of other questions
-            sections.append(module.section(rows if module is learned else own, found["command"]))
+            sections.append(module.section(rows if module in (learned, smooth) else own, found["command"]))
     return report.Chapter("How much is a solver's order worth?", verdict.lead(rows), sections, found)
 
 

@@ -25,7 +25,7 @@ QUESTION = "learned"
 SOLVERS, PAIRS = guided.SOLVERS, guided.PAIRS
 SHIFTS = guided.SHIFTS
 # Scales at most: coupled networks are a dial by themselves, and an evaluation of the emoji costs four of the digits.
-SCALES = {"digits-ot": (1.0,), "digits-reflow": (1.0,), "emoji": (1.0, 4.0)}
+SCALES = {"digits-ot": (1.0,), "digits-reflow": (1.0,), "digits-smooth": (1.0,), "emoji": (1.0, 4.0)}
 BENT = ("length", "straightness", "acceleration", "curvature")  # no torsion: its third derivative is roughness
 WATCHED = "DPM++ 2M"  # the run whose own evaluations give rho
 FLOOR_ROWS = 10  # evaluations of the run that is made in float64 too

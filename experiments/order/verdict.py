@@ -3,7 +3,7 @@
 import numpy as np
 
 from experiments import report
-from experiments.order import claims, clock, distribution, grid_choice, guided, learned, ledger, nfe, tolerance
+from experiments.order import claims, clock, distribution, grid_choice, guided, learned, ledger, nfe, smooth, tolerance
 
 SHOWN = ("Euler", "DPM++ 2M", "DPM++ 3M published", "AB3")
 
@@ -86,7 +86,12 @@ def _guided(own, rows):
 def _networks(own, rows):
     names = ", ".join(dict.fromkeys(r["model"] for r in own))
     rough = of(rows, clock)
-    return f"**On trained networks** ({names}): {learned.steep(rows)}" + (f" {clock.verdict(rough)}" if rough else "")
+    told = f" {smooth.verdict(rows)}" if of(rows, smooth) else ""
+    return (
+        f"**On trained networks** ({names}): {learned.steep(rows)}"
+        + (f" {clock.verdict(rough)}" if rough else "")
+        + told
+    )
 
 
 def _tolerance(own, rows):
