@@ -30,6 +30,20 @@ class Config:
       claim_steps: step counts of the measured orders, on the field.
       reference_steps: RK4 steps of the converged run.
       pictures: images shown.
+
+    The later questions have seeds and subjects of their own:
+      repeats: seeds.
+      asked: subjects of most of them: "field", "network", and "emoji", the guided emoji network.
+      emoji_samples, pixel_samples: starts a seed, of the emoji network and of the exact fields of emoji.
+      emoji_guidance: scale of its guidance.
+      fine_steps, emoji_fine_steps: RK4 steps of the converged runs of networks and of emoji fields, and of the emoji network.
+      parts: numbers of parts that an image is cut into, displaced or in a pipeline.
+      pixels: sides of the emoji whose exact fields are compared.
+      robust_steps: step counts at which solvers are compared.
+      tolerances: of the policy by tolerance.
+      sent: subjects whose keys and values are sent with fewer bits.
+      bits: of a number; 32 is sent as it is.
+      shown: images of the gallery.
     """
 
     subjects: tuple[str, ...] = ("field", "network")
@@ -47,15 +61,30 @@ class Config:
     claim_steps: tuple[int, ...] = (32, 64, 128, 256)
     reference_steps: int = 160
     pictures: int = 10
+    repeats: int = 5
+    asked: tuple[str, ...] = ("field", "network", "emoji")
+    emoji_samples: int = 2
+    pixel_samples: int = 6
+    emoji_guidance: float = 3.0
+    fine_steps: int = 64
+    emoji_fine_steps: int = 40
+    parts: tuple[int, ...] = (2, 4, 8, 16)
+    pixels: tuple[int, ...] = (8, 16, 32)
+    robust_steps: tuple[int, ...] = (10, 20, 50)
+    tolerances: tuple[float, ...] = (0.04, 0.06, 0.08, 0.1, 0.15, 0.2)
+    sent: tuple[str, ...] = ("network",)
+    bits: tuple[int, ...] = (32, 16, 8, 4, 3, 2)
+    shown: int = 6
 
 
 def get_config(arg=""):
-    """`arg` "quick" is the demo: 10 and 20 steps, up to 8 devices."""
+    """`arg` "quick" is the demo: 10 and 20 steps, up to 8 devices; the later questions are shown from kept rows."""
     return shrink(
         Config(),
         arg,
         quick={
             "seeds": 3, "field_samples": 16, "network_samples": 3, "steps": (10, 20), "devices": (2, 4, 8),
             "warmups": (1, 5, 10, 20), "placed": (4,), "claim_steps": (32, 64, 128), "reference_steps": 40, "pictures": 9,
+            "asked": (), "pixels": (), "sent": (), "shown": 0,
         },
     )  # fmt: skip

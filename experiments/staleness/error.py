@@ -26,8 +26,8 @@ def measure(config, todo):
         subject = lab.of(config, key["subject"])
         plan = lab.plan_of(key["solver"], key["steps"])
         own = lab.synchronous(config, key["subject"], key["solver"], key["steps"])
-        found, staleness = subject.end(plan, subject.told(plan, key["devices"]))
-        yield key, {**subject.compare(found, own), "staleness": staleness, "doubling": subject.doubling}
+        found = subject.end(plan, subject.told(plan, key["devices"]))
+        yield key, {**subject.compare(found.x, own), "staleness": found.staleness, "doubling": subject.doubling}
 
 
 def stale(rows):

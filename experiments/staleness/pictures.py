@@ -22,7 +22,7 @@ def measure(config, todo):
         subject, images = lab.of(config, key["subject"]), {}
         for devices in (n for n in DEVICES if n <= max(config.devices)):
             name = "synchronous" if devices == 1 else f"{devices} devices"
-            images[name] = _bytes(subject.end(plan, subject.told(plan, devices))[0][: config.pictures])
+            images[name] = _bytes(subject.end(plan, subject.told(plan, devices)).x[: config.pictures])
         images["converged"] = _bytes(subject.exact[: config.pictures])
         yield key, {"images": images, "steps": steps, "solver": SOLVER}
 

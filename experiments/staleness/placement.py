@@ -62,11 +62,11 @@ def measure(config, todo):
         subject, group = lab.of(config, key["subject"]), (key["subject"], key["count"])
         own = lab.synchronous(config, key["subject"], config.one_solver, config.one_steps)
         if group not in starts:
-            starts[group] = subject.errors(end(subject, "start", key["count"])[0], own)
-        found, staleness = end(subject, key["place"], key["count"])
-        values = subject.compare(found, own) | paired(subject.errors(found, own), starts[group], subject.seed)
+            starts[group] = subject.errors(end(subject, "start", key["count"]).x, own)
+        found = end(subject, key["place"], key["count"])
+        values = subject.compare(found.x, own) | paired(subject.errors(found.x, own), starts[group], subject.seed)
         yield key, {
-            **values, "staleness": staleness, "devices": devices, "solver": config.one_solver, "steps": config.one_steps,
+            **values, "staleness": found.staleness, "devices": devices, "solver": config.one_solver, "steps": config.one_steps,
         }  # fmt: skip
 
 

@@ -24,8 +24,8 @@ def measure(config, todo):
     for key in todo:
         subject = lab.of(config, key["subject"])
         own = lab.synchronous(config, key["subject"], config.one_solver, config.one_steps)
-        found, staleness = subject.end(plan, subject.told(plan, key["devices"], key["warmup"]))
-        values = subject.compare(found, own) | {"staleness": staleness}
+        found = subject.end(plan, subject.told(plan, key["devices"], warmup=key["warmup"]))
+        values = subject.compare(found.x, own) | {"staleness": found.staleness}
         yield key, {**values, "solver": config.one_solver, "steps": config.one_steps}
 
 
