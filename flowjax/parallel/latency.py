@@ -11,7 +11,7 @@ A layer on T of the tokens that attend to L, and what it says to others:
              products; weights read once; what starting a layer's programs costs however small they are
     (2)  X = latency x rounds + bytes / W, bytes as in parallel.traffic and rounds 1 (gather, stale), 2 (ulysses), n - 1 (ring)
              Beyond an island of g devices: W of a gather is bounded by the island's g network cards together, each remote
-             block entering an island once; that of ulysses and of a ring's hop by one card.
+             block entering an island once; that of ulysses and of a ring's hop by one card. ulysses_ring has both in turn.
     (3)  exposed = X - hidden min(X, window); window = 0 (gather, ulysses), (n-1)/n of attention (ring), C (stale)
     (4)  row = K (C + exposed) + ends, T = L/n; with guidance over two devices, one sum of velocities more
 
@@ -40,7 +40,7 @@ import numpy as np
 from flowjax.errors import check_choice
 from flowjax.parallel.precision import bits_of
 
-ATTENTIONS = ("gather", "ulysses", "ring", "stale", "pipefusion")
+ATTENTIONS = ("gather", "ulysses", "ring", "ulysses_ring", "stale", "pipefusion")
 
 
 class Device(NamedTuple):
@@ -138,7 +138,7 @@ def of_run(
       steps: evaluations, the rows of the plan.
       synced: the number of synchronous rows at the start, or (steps,) bool. Only "stale" and "pipefusion" read it.
       attention: one of `ATTENTIONS`.
-      devices: that share an image: its tokens, or of "pipefusion" the layers.
+      devices: that share an image: its tokens, or of "pipefusion" the layers; of "ulysses_ring" (u, r), see `make_mesh`.
       device: a `Device`; configs/latency.py has some.
       guidance, cfg: the scale, 1 is none; cfg=2 gives each branch its own devices, twice as many in all.
       patches: M of "pipefusion", `devices` by default.
@@ -181,7 +181,7 @@ def seconds(
     work, tokens, synced, device, *, attention, samples=1, cfg=1, seq=1, pipe=1, patches=None, lag=1, number=2,
     message=None,
 ):  # fmt: skip
-    """`Seconds` of a run on seq x pipe devices (x cfg).
+    """`Seconds` of a run on seq x pipe x cfg devices.
 
     Args:
       work: a `Work`.
@@ -190,6 +190,7 @@ def seconds(
       device: a `Device`.
       attention: one of `ATTENTIONS`; "pipefusion" alone takes pipe > 1, and gathers where seq > 1.
       samples: B, a device's samples and branches.
+      seq: n, or (u, r) of "ulysses_ring".
       cfg: 2 adds the sum over the branches.
       patches: M, `pipe` by default.
       lag: as in `of_run`.
@@ -197,26 +198,42 @@ def seconds(
     """
     check_choice("latency.seconds", "attention", attention, ATTENTIONS)
     patches = patches or pipe
-    _check(work, tokens, attention, seq, pipe, patches, lag)
+    said = _exchanges(attention, seq)
+    seq = math.prod(n for _, n, _ in said)
+    _check(work, tokens, said, seq, pipe, patches, lag)
     one = dict(work=work, device=device, samples=samples, cfg=cfg, seq=seq, keys=tokens, number=number)
     if attention == "pipefusion":
         return _pipeline(one, np.asarray(synced), pipe, patches, lag)
-    whole = _row(**one, attention="gather" if attention == "stale" else attention)
-    stale = _row(**one, attention="stale", message=message or number) if attention == "stale" else whole
+    if pipe > 1:
+        raise ValueError(f"latency.seconds: pipe={pipe} with attention={attention!r}; stages want 'pipefusion'.")
+    if attention != "stale":
+        return Seconds(*(len(synced) * part for part in _row(**one, said=said)))
+    whole, stale = _row(**one, said=[("gather", seq, 1)]), _row(**one, said=said, message=message)
     count = int(np.sum(synced))
     return Seconds(*(count * s + (len(synced) - count) * a for s, a in zip(whole, stale, strict=True)))
 
 
-def _check(work, tokens, attention, seq, pipe, patches, lag):
+def _exchanges(attention, seq):
+    """What a layer does in turn: (kind, devices, how far apart they are)."""
+    pair = isinstance(seq, (tuple, list)) and len(seq) == 2
+    if pair != (attention == "ulysses_ring"):
+        raise ValueError(
+            f"latency.seconds: seq={seq!r} with attention={attention!r}; 'ulysses_ring' wants a pair (u, r), the others a number."
+        )
+    if pair:
+        return [("ulysses", seq[0], 1), ("ring", seq[1], seq[0])]
+    return [("gather" if attention == "pipefusion" else attention, seq, 1)]
+
+
+def _check(work, tokens, said, seq, pipe, patches, lag):
     if not (1 <= seq <= tokens and 1 <= pipe <= work.layers):
         raise ValueError(
             f"latency.seconds: seq={seq}, pipe={pipe} for {tokens} tokens and {work.layers} layers; wanted from 1 to as many."
         )
-    if pipe > 1 and attention != "pipefusion":
-        raise ValueError(f"latency.seconds: pipe={pipe} with attention={attention!r}; stages want 'pipefusion'.")
-    if attention == "ulysses" and work.heads % seq:
+    kind, n, _ = said[0]
+    if kind == "ulysses" and work.heads % n:
         raise ValueError(
-            f"latency.seconds: ulysses over {seq} devices of {work.heads} heads; wanted a divisor of the heads."
+            f"latency.seconds: ulysses over {n} devices of {work.heads} heads; wanted a divisor of the heads."
         )
     if not (1 <= patches <= tokens and lag in (1, 2)):
         raise ValueError(
@@ -233,30 +250,38 @@ def _layer(work, device, samples, queries, keys, number):
     return max(products / rate, weights / device.memory, device.floor), attention / products
 
 
-def transfer(device, attention, seq, own):
-    """(2): seconds of what a layer says to the others of `seq` devices, neighbours; `own` is the bytes of a device's keys."""
-    if seq == 1:
+def transfer(device, kind, n, own, apart=1):
+    """(2): seconds of what a layer says to the others of n devices.
+
+    Args:
+      device: a `Device`.
+      kind: "gather", "stale", "ulysses" or "ring".
+      n: how many speak to each other.
+      own: bytes of a device's keys.
+      apart: from one of them to the next; 1 are neighbours.
+    """
+    if n == 1:
         return 0.0
-    near = min(seq, device.island)
-    far = seq - near
-    if attention == "ulysses":
-        return 2 * device.latency + 4 * own / seq * max((seq - 1) / device.link, far / device.network)
-    if attention == "ring":
-        return (seq - 1) * (device.latency + 2 * own / (device.network if far else device.link))
-    return device.latency + 2 * own * max((seq - 1) / device.link, far / (near * device.network))
+    near = min(n, max(1, device.island // apart))
+    far = n - near
+    if kind == "ulysses":
+        return 2 * device.latency + 4 * own / n * max((n - 1) / device.link, far / device.network)
+    if kind == "ring":
+        return (n - 1) * (device.latency + 2 * own / (device.network if far else device.link))
+    return device.latency + 2 * own * max((n - 1) / device.link, far / (near * device.network))
 
 
-def _row(work, device, attention, samples, cfg, seq, keys, number, *, message=None, queries=None, layers=None):
+def _row(work, device, samples, cfg, seq, keys, number, *, said, message=None, queries=None, layers=None):
     """(4): a row, or a tick's share of one: `Seconds`."""
     queries = math.ceil((queries or keys) / seq)
     layers = layers or work.layers
     compute, attending = _layer(work, device, samples, queries, keys, number)
-    moved = transfer(device, attention, seq, samples * queries * work.width * (message or number))
-    window = {"stale": compute, "ring": compute * attending * (seq - 1) / seq}.get(attention, 0.0)
-    exposed = layers * (moved - device.hidden * min(moved, window))
+    exposed = device.latency if cfg == 2 else 0.0  # the velocities of two branches meet: a few numbers a token
+    for kind, n, apart in said:
+        moved = transfer(device, kind, n, samples * queries * work.width * (message or number), apart)
+        window = {"stale": compute, "ring": compute * attending * (n - 1) / n}.get(kind, 0.0)
+        exposed += layers * (moved - device.hidden * min(moved, window))
     ends = samples * (queries * work.ends + work.label) / (device.peak * device.achieved)
-    if cfg == 2:  # the velocities of two branches meet: a few numbers a token
-        exposed += device.latency
     return Seconds(layers * compute + ends, exposed)
 
 
@@ -271,8 +296,8 @@ def _pipeline(one, synced, pipe, patches, lag):
         size = one["samples"] * math.ceil(tokens / one["seq"]) * work.width * one["number"]
         return device.latency + size / rate if pipe > 1 else 0.0
 
-    whole = _row(**one, attention="gather")
-    tick = _row(**one, attention="gather", queries=queries, layers=layers)
+    said = [("gather", one["seq"], 1)]
+    whole, tick = _row(**one, said=said), _row(**one, said=said, queries=queries, layers=layers)
     late = hop(queries) if lag == 1 else max(0.0, hop(queries) - tick.total)  # what a hop adds to a tick
     edges = np.flatnonzero(np.diff(np.concatenate([[1], synced, [1]]).astype(int)))
     runs = (edges[1::2] - edges[::2]).tolist()  # the lengths of runs of stale rows
