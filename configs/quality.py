@@ -18,7 +18,7 @@ class Config:
     """Sizes of the measurement.
 
     Attributes:
-      networks: names of shipped models, which are those of their data too.
+      networks: names or folders of models; their cards say what data they are judged by.
       scales: of guidance.
       seeds, samples: each scale draws `samples` images for each seed; labels go round the classes.
       nfe: evaluations of a sample, by `solver` (a name of `experiments.order.lab`) on uniform times.

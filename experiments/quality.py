@@ -68,6 +68,14 @@ class Judge(NamedTuple):
         return np.maximum(inputs @ hidden.coefs_[0] + hidden.intercepts_[0], 0)
 
 
+def data_of(name):
+    """The name, or the path, of the data that a network was trained on; its own name where its card does not say."""
+    try:
+        return load(name).card.details.get("data", {}).get("name", name)
+    except FileNotFoundError as error:
+        raise ValueError(f"quality: networks has {name!r}: {error}") from None
+
+
 @functools.cache
 def judge(name):
     """The `Judge` of a data set: classifiers trained on three quarters of it."""
@@ -125,7 +133,7 @@ def check(config):
     if min(config.seeds, config.samples) < 2:
         raise ValueError(f"quality: seeds={config.seeds}, samples={config.samples}; wanted two or more of each.")
     for name in config.networks:
-        size, classes = len(data.load(name)), len(data.load(name).classes)
+        size, classes = len(data.load(data_of(name))), len(data.load(data_of(name)).classes)
         if config.samples < classes:
             raise ValueError(
                 f"quality: samples={config.samples} is less than one for each of the {classes} classes of {name}."
@@ -189,7 +197,7 @@ def copies(first, second):
 
 def of_data(config, key):
     """The values of a data set: what its own images give."""
-    found = judge(key["model"])
+    found = judge(data_of(key["model"]))
     first, second, _ = neighbours(found.images, found.images, np.arange(len(found.images)))
     seen = np.setdiff1d(np.arange(len(found.images)), found.unseen)
     values = {
@@ -209,7 +217,7 @@ def of_data(config, key):
 
 def of_samples(config, key):
     """The values of one model and scale."""
-    model, found = load(key["model"]), judge(key["model"])
+    model, found = load(key["model"]), judge(data_of(key["model"]))
     classes = model.card.config.classes
     plan = lab.plan_of(config.solver, model.card.schedule, lab.shifted(1.0), config.nfe)
     labels = np.arange(config.samples, dtype=np.int32) % classes
