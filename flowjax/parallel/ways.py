@@ -142,11 +142,14 @@ def late(line, depth):
         return kept._replace(ahead=line.tell(line.forecast(kept.own[0], line.rows.after[row])))
 
     def exchange(own, layer, row, kept):
-        later = _put(kept.own, _newest(own, _at(kept.own, layer)), layer)
-        # A network of one layer is its own next layer, and the next row wants what this row computed.
-        source = kept.own if depth > 1 else later
         when = jnp.where(layer + 1 < depth, row, line.rows.after[row])
-        ahead = line.tell(line.forecast(_at(source, (layer + 1) % depth), when))
+        message = lambda history: line.forecast(_at(history, (layer + 1) % depth), when)
+        # Read before written, in this order: fused into one, the two would have the gather wait for this layer's keys and
+        # values, and on a TPU hide 90 % of the layer's products behind it where all of them could (parallel.overlap).
+        before, told = jax.lax.optimization_barrier((kept.own, message(kept.own)))
+        later = _put(before, _newest(own, _at(before, layer)), layer)
+        # A network of one layer is its own next layer, and the next row wants what this row computed.
+        ahead = line.tell(told if depth > 1 else message(later))
         return line.with_own(kept.ahead, own), line.own(kept.ahead), Late(later, ahead)
 
     return Way(begin, {SYNC: sync, EXCHANGE: exchange}, settled)
