@@ -1,0 +1,62 @@
+"""How much compute lies under each collective of sampling a DiT-XL/2 over a mesh of TPUs, certified without a TPU.
+
+    make EXTRAS="test certificate" env                                  (adds the compiler for TPU, 1.2 GB; versions pinned)
+    python -m experiments.benchmarks.overlap --config=configs/overlap.py --workdir=results/overlap
+                                                  (eighteen programs of 20 s to a minute each on 2 cores with nothing else to do)
+
+Programs of `parallel.sample` are compiled for machines that are not here, and their text is read: how many operations of
+matrix products stand between each collective's start and its end, of those in one pass of the loop over layers; the bytes;
+the memory. `configs/overlap.py:quick` compiles one program of two layers.
+
+Expect on v5e, for synchronous rows 5 % (the queries' projection alone stands after the keys are sent and before they are
+needed), for early gathers the same although they could wait a whole row, since the compiler does not carry a transfer from
+one pass of a loop to the next, and for late ones 90 % and more; for the meter's reduction, one a row, nothing. Expect ulysses
+to hide nothing, and late to need less memory than early by 1 - 1/n of what early keeps, and more. On v6e and v5p expect
+everything to be synchronous but for the flags.
+"""
+
+import dataclasses
+
+from configs.common import shrink
+
+ASYNCHRONOUS = {
+    "xla_enable_async_all_gather": "true",
+    "xla_tpu_enable_async_collective_fusion": "true",
+    "xla_tpu_enable_async_collective_fusion_fuse_all_gather": "true",
+    "xla_tpu_enable_async_collective_fusion_multiple_steps": "true",
+}
+
+
+ATTENTIONS = ("gather", "early", "late", "ring", "ulysses")
+
+
+@dataclasses.dataclass
+class Config:
+    """Sizes of the programs, and for which machines.
+
+    Attributes:
+      programs: "machine attention" of each: the name of a TPU topology, all of whose devices share an image, with "+flags" at
+        its end where `flags` are set; and one of experiments.benchmarks.overlap.CONTENDERS.
+      flags: options of the compiler.
+      network, size, layers: of `flowjax.models.preset`, with latents of (H, W) and so many layers.
+      dtype: of parameters and matrix products.
+      batch, steps: images, and rows of the plan.
+    """
+
+    programs: tuple[str, ...] = (
+        *(f"{machine} {attention}" for machine in ("v5e:2x2", "v5e:2x4") for attention in ATTENTIONS),
+        *(f"{machine}+flags {attention}" for machine in ("v6e:2x2", "v5p:2x2x1") for attention in ATTENTIONS[:3]),
+        *(f"{machine} late" for machine in ("v6e:2x2", "v5p:2x2x1")),
+    )
+    flags: dict = dataclasses.field(default_factory=lambda: dict(ASYNCHRONOUS))
+    network: str = "DiT-XL/2"
+    size: tuple[int, ...] = (128, 128)
+    layers: int = 28
+    dtype: str = "bfloat16"
+    batch: int = 2
+    steps: int = 20
+
+
+def get_config(arg=""):
+    """`arg` "quick" compiles late gathers alone, two layers for one machine."""
+    return shrink(Config(), arg, quick={"programs": ("v5e:2x2 late",), "layers": 2})

@@ -1,0 +1,105 @@
+"""A certificate of overlap: what stands between the start and the end of every collective of a program for TPUs."""
+
+import os
+import pathlib
+import time
+
+import jax
+
+from experiments.benchmarks.parallel import BRANCHES
+from experiments.run import main, progress
+from flowjax import grids, models, parallel, plans, records
+from flowjax.errors import check_choice
+from flowjax.parallel import overlap, stale, traffic
+
+CONTENDERS = {
+    "gather": {"attention": "gather"},
+    "early": {"attention": "stale", "gather": "early"},
+    "late": {"attention": "stale"},
+    "ring": {"attention": "ring"},
+    "ulysses": {"attention": "ulysses"},
+}
+WHOLE = "whole"  # the kind of the row that speaks of the program; it comes last, and says that the cell is done
+
+
+def certificate(config, machine, contender):
+    """Rows of one program: one for each collective, and one for the whole."""
+    name, _, flagged = machine.partition("+")
+    devices = overlap.topology("tpu", name)
+    sizes = models.preset(config.network, size=config.size, depth=config.layers, dtype=config.dtype)
+    mesh = parallel.make_mesh(seq=len(devices), devices=devices)
+    plan = plans.adams_bashforth(grids.uniform(config.steps), 2)
+    options, flags = CONTENDERS[contender], config.flags if flagged else None
+    began = time.perf_counter()
+    program = overlap.compiled(sizes, config.batch, plan, mesh, dtype=config.dtype, compiler_options=flags, **options)
+    seconds, memory = time.perf_counter() - began, program.memory_analysis()
+    is_stale = options["attention"] == "stale"
+    found = [
+        {"kind": BRANCHES.get(each.branch, "all") if is_stale else BRANCHES[stale.SYNC], "number": number,
+         "loop": "layers" if each.times >= config.steps * config.layers else "rows" if each.times >= config.steps else None,
+         **each._asdict(), "received": each.received, "share": each.share}
+        for number, each in enumerate(overlap.overlaps(program.as_text()))
+    ]  # fmt: skip
+    shape = (config.batch, *config.size, sizes.channels)
+    kept = traffic.buffer(sizes, shape, mesh, options.get("gather", "late"), 1.0, config.dtype) if is_stale else 0
+    whole = {"temporary": memory.temp_size_in_bytes, "arguments": memory.argument_size_in_bytes, "buffer": kept}
+    return [*found, {"kind": WHOLE, "number": len(found), **whole, "seconds": seconds}]
+
+
+def run(config, workdir):
+    """Certify what `workdir` does not hold yet and return all rows."""
+    programs = [dict(zip(("machine", "contender"), program.partition(" ")[::2])) for program in config.programs]
+    for program in programs:  # what cannot be compiled is refused before anything is
+        check_choice("experiments.benchmarks.overlap", "contender", program["contender"], tuple(CONTENDERS))
+        overlap.topology("tpu", program["machine"].partition("+")[0])
+    kept = records.Records(workdir, config)
+    cells = [program for program in programs if not kept.done({**program, "kind": WHOLE})]
+    for cell in progress(cells, lambda cell: f"{cell['contender']} for {cell['machine']}"):
+        for row in certificate(config, **cell):
+            key = {**cell, "kind": row.pop("kind"), "number": row.pop("number")}
+            if not kept.done(key):  # of a cell that a killed run began
+                kept.add(key, **row)
+    return kept.rows
+
+
+def markdown(rows, command):
+    """The table: what hides under what in the loops over rows and layers."""
+    lines = [
+        "| machine | attention | loop | kind of row | collectives | MB received | GFLOP of a pass | behind each | temporary, MiB |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for (machine, contender), cell in _grouped(rows, ("machine", "contender")).items():
+        (whole,) = (row for row in cell if row["kind"] == WHOLE)
+        inside = [row for row in cell if row.get("loop")]
+        for (loop, kind), group in sorted(_grouped(inside, ("loop", "kind")).items()):
+            said = ", ".join(sorted({row["operation"] for row in group}))
+            shares = ", ".join(f"{row['share']:.1%}" if row["asynchronous"] else "synchronous" for row in group)
+            lines.append(
+                f"| {machine} | {contender} | {loop} | {kind} | {len(group)} {said} | "
+                f"{sum(row['received'] for row in group) / 1e6:.3g} | {group[0]['body'] / 1e9:.1f} | {shares} | "
+                f"{whole['temporary'] / 2**20:.0f} |"
+            )
+    return "\n".join([*lines, "", f"`{command}`", ""])
+
+
+def _grouped(rows, by):
+    """{values of the fields `by`: the rows that have them}, in order."""
+    groups = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in by), []).append(row)
+    return groups
+
+
+def table(workdir):
+    """Print the table and write it to table.md."""
+    path = pathlib.Path(workdir) / "table.md"
+    command = f"python -m experiments.benchmarks.overlap --config=configs/overlap.py --workdir={os.fspath(workdir)}"
+    text = markdown(records.read(workdir), command)
+    print(text)
+    records.write_text(path, text)
+    return [path]
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_platforms", "cpu")  # the machines that are compiled for are not here
+    main(run, table)
