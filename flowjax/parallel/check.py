@@ -11,7 +11,7 @@ from flowjax.parallel.forecast import FORECASTS
 from flowjax.parallel.mesh import CFG, DATA, PIPE, RING, SEQ, token_shards
 from flowjax.parallel.precision import bits_of
 
-ATTENTIONS = ("gather", "ulysses", "ring", "ulysses_ring", "stale")
+ATTENTIONS = ("gather", "ulysses", "ring", "ulysses_ring", "stale", "pipefusion")
 
 
 def check(model, noise, label, plan, mesh, guidance, attention, options):
@@ -36,6 +36,9 @@ def check(model, noise, label, plan, mesh, guidance, attention, options):
     check_mesh(mesh, card.config, len(noise), tokens, attention)
     if attention == "stale":
         check_stale(plan, options)
+    elif attention == "pipefusion":
+        check_stale(plan, options)
+        check_pipe(mesh, card.config, tokens, options)
     else:
         check_exact(attention, options)
     return np.broadcast_to(label, noise.shape[:1])
@@ -48,6 +51,7 @@ def check_exact(attention, options):
         "forecast": options.forecast != 0,
         "comm_dtype": options.comm_dtype is not None,
         "residual": options.residual,
+        "patches": options.patches is not None,
     }
     for name in (name for name, is_asked in asked.items() if is_asked):
         raise ValueError(
@@ -97,6 +101,36 @@ def check_stale(plan, options):
         )
 
 
+def check_pipe(mesh, config, tokens, options):
+    """Raise a ValueError in words if a pipeline of layers cannot run so; `options` are `stale.Options`."""
+    name, stages, patches = "parallel.sample: attention='pipefusion'", mesh.shape[PIPE], options.patches
+    if token_shards(mesh) > 1:
+        raise ValueError(f"{name} cuts an image's tokens in time, not over devices; take seq=1, and the rest for pipe.")
+    if config.depth % stages:
+        fits = [k for k in range(1, config.depth + 1) if config.depth % k == 0]
+        raise ValueError(
+            f"{name} splits layers, and {config.depth} layers do not divide into pipe={stages} stages; take pipe="
+            f"{' or '.join(map(str, fits))}."
+        )
+    if not isinstance(patches, (int, np.integer)) or patches < 1 or tokens % patches:
+        fits = [k for k in range(1, tokens + 1) if tokens % k == 0]
+        raise ValueError(
+            f"{name} with patches={patches!r} of {tokens} tokens; wanted one of {fits}. From pipe={stages} on no stage waits, "
+            f"and from {2 * stages} on not for messages either."
+        )
+    policy = np.asarray(policies.NEVER if options.policy is None else options.policy)
+    if np.any((policy >= 0) & (policy < policies.NEVER)):
+        raise ValueError(
+            f"{name} with a policy by tolerance: when the pipe drains is settled before the run. Take a policy of fixed steps, "
+            "or attention='stale'."
+        )
+    other = {"refresh": 1, "gather": None, "comm_dtype": None, "residual": False}
+    for option in (option for option, usual in other.items() if getattr(options, option) != usual):
+        raise ValueError(
+            f"{name} with {option}={getattr(options, option)!r}, but no stage tells another its keys and values; leave it."
+        )
+
+
 def check_mesh(mesh, config, batch, tokens, attention):
     """Raise a ValueError in words if `mesh` does not fit the network, the batch, the tokens or the kind of attention.
 
@@ -121,9 +155,10 @@ def check_mesh(mesh, config, batch, tokens, attention):
             f"parallel.sample: a batch of {batch} does not divide into data={mesh.shape[DATA]} parts; take a batch of "
             f"{batch + -batch % mesh.shape[DATA]}, or data={math.gcd(batch, mesh.shape[DATA])}."
         )
-    if mesh.shape[PIPE] > 1:
+    if mesh.shape[PIPE] > 1 and attention != "pipefusion":
         raise ValueError(
-            f"parallel.sample: pipe={mesh.shape[PIPE]}, but attention={attention!r} does not split the layers; take pipe=1."
+            f"parallel.sample: pipe={mesh.shape[PIPE]}, but attention={attention!r} does not split the layers; take pipe=1, "
+            "or attention='pipefusion'."
         )
     if attention == "ulysses_ring" and RING not in mesh.shape:
         raise ValueError(

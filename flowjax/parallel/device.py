@@ -50,7 +50,7 @@ def body(setup, params, noise, label, keys, plan, rows, positions):
 
     tokens = card.patchify(noise).shape[1]
     model, carry = _model(setup, params, label, rows, positions, tokens, noise)
-    found = sample(model, own(noise), plan, key=_draws(keys, plan, noise, own), carry=carry)
+    found = sample(model, own(noise), plan, key=draws(keys, plan, noise, own), carry=carry)
     # One all-gather: the caller wants images. One all-reduce: a sample is finite if all of its parts are.
     patches = jax.lax.all_gather(found.x, axes, axis=1, tiled=True, to="invarying")[:, :tokens]
     status = jax.lax.pmax(found.status, axes)
@@ -68,7 +68,7 @@ def _model(setup, params, label, rows, positions, tokens, noise):
 
     if setup.attention != "stale":
         attention = exact(setup.attention, mesh, tokens)
-        return _guided(setup, lambda x, t, label: network(x, t, label, attention, None)[0], label), None
+        return guided(setup, lambda x, t, label: network(x, t, label, attention, None)[0], label), None
     config, batch = card.config, len(noise) * (2 if doubled(mesh, setup.guidance) else 1)
     line = ways.Line(axes, tokens, len(positions), rows, setup.comm_dtype, setup.share)
     way = ways.WAYS[setup.way](line, config.depth)
@@ -78,10 +78,10 @@ def _model(setup, params, label, rows, positions, tokens, noise):
     vary = lambda tree: jax.tree.map(lambda leaf: jax.lax.pcast(leaf, varying, to="varying"), tree)
     sums = vary(jnp.zeros((2, config.depth, batch), noise.dtype))
     switched = stale.model(network, rows, way, setup.kinds, line, sums)
-    return _guided(setup, switched, label), carry._replace(buffers=vary(carry.buffers))
+    return guided(setup, switched, label), carry._replace(buffers=vary(carry.buffers))
 
 
-def _guided(setup, network, label):
+def guided(setup, network, label):
     """(x, t[, carry]) -> velocity[, carry] from (x, t, label[, carry]), guided by the cfg axis or by doubling the batch."""
     null, scale = setup.card.null_label, setup.guidance
     if setup.mesh.shape[CFG] == 1:
@@ -101,7 +101,7 @@ def _guided(setup, network, label):
     return branch
 
 
-def _draws(keys, plan, noise, own):
+def draws(keys, plan, noise, own):
     """This device's tokens of the noise of every row, (N, B, L/n, P), as `flowjax.sample` draws it for whole images."""
     if keys is None:
         return None

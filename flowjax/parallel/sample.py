@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from flowjax.models import dit
-from flowjax.parallel import stale, traffic
+from flowjax.parallel import pipe, stale, traffic
 from flowjax.parallel.check import check
 from flowjax.parallel.device import Setup, body
 from flowjax.parallel.mesh import DATA, token_axes, token_shards
@@ -49,7 +49,7 @@ class Stats(NamedTuple):
 
 def sample(
     model, noise, label, plan, mesh, *, guidance=1.0, attention="gather", warmup=1, policy=None, refresh=1, gather=None,
-    forecast=0, comm_dtype=None, residual=False, share="device", key=None,
+    forecast=0, comm_dtype=None, residual=False, share="device", patches=None, key=None,
 ):  # fmt: skip
     """Run a plan over a mesh. The samples do not depend on the mesh, but for what stale attention changes.
 
@@ -67,7 +67,8 @@ def sample(
         else two halves of the batch.
       attention: "gather", "ulysses", "ring" or "ulysses_ring", which are exact; "stale" attends to this device's own keys
         and values of this row, and to the others' of the step before (a plan with several rows a step: of the same stage).
-        What follows is for "stale".
+        "pipefusion" splits the layers over the axis pipe, and patches of the image follow each other through them (see
+        parallel.pipe). What follows is for "stale"; for "pipefusion" warmup, policy (of fixed steps), forecast and share.
       warmup: the number of synchronous steps at the start, exactly; at least 1.
       policy: (steps,) from `parallel.policies`, in the place of warmup: which steps are synchronous, or by which tolerance.
       refresh: r: after the warm-up exchange in every r-th step only; None: never again ("no_sync").
@@ -78,6 +79,8 @@ def sample(
       comm_dtype: how it travels: None (as it is), "bfloat16", "int8" or "int4" (see parallel.precision).
       residual: send what the forecast missed. Everyone then keeps everyone's keys and values of as many rows as it takes.
       share: of "tuned", who shares gains: the tokens of a "device", or each "token" has its own.
+      patches: of "pipefusion", M, which divides the tokens. The samples depend on M, not on the number of stages; of "tuned",
+        the tokens of a patch are those of a "device".
       key: for plans that draw noise, as in `flowjax.sample`; each device draws a sample's noise and keeps its tokens.
 
     Returns:
@@ -87,9 +90,13 @@ def sample(
     Raises:
       ValueError: what does not fit, before anything compiles.
     """
-    options = stale.Options(warmup, policy, refresh, gather, forecast, comm_dtype, residual, share)
+    options = stale.Options(warmup, policy, refresh, gather, forecast, comm_dtype, residual, share, patches)
     run, args, rows = _program(model, noise, label, plan, mesh, guidance, attention, options, key)
     x, status, counts, said = run(*args)
+    if attention == "pipefusion":
+        setup = pipe.Setup(model.card, mesh, guidance, patches, share)
+        received = pipe.received(model.card.config, np.shape(noise), setup, x.dtype, rows)
+        return Solution(x, status, Stats(*counts, *said, received), None, None)
     extra = (options.way, comm_dtype, rows.forecast.weights.shape[1]) if rows else ()
     row = traffic.a_row(model.card.config, np.shape(noise), mesh, attention, guidance, x.dtype, *extra)
     received = np.tile(np.array(row, np.int64), (plan.rows, 1))
@@ -102,15 +109,16 @@ def sample(
 
 def program(
     model, noise, label, plan, mesh, *, guidance=1.0, attention="gather", warmup=1, policy=None, refresh=1, gather=None,
-    forecast=0, comm_dtype=None, residual=False, share="device", key=None,
+    forecast=0, comm_dtype=None, residual=False, share="device", patches=None, key=None,
 ):  # fmt: skip
     """The program that `sample` runs: (jitted function, its arguments laid out on the mesh, the plan's `stale.Rows`).
 
     `run.lower(*args).compile()` shows what was compiled. Arguments as in `sample`; where noise is a `jax.ShapeDtypeStruct`,
     and the parameters too, nothing is laid out and the arguments are shapes: all that compiling needs, and all that there
-    can be where the devices of the mesh are not here (see parallel.overlap). The rows are None where attention is exact.
+    can be where the devices of the mesh are not here (see parallel.overlap). The rows are None where attention is exact, and
+    of "pipefusion" a `pipe.Table`.
     """
-    options = stale.Options(warmup, policy, refresh, gather, forecast, comm_dtype, residual, share)
+    options = stale.Options(warmup, policy, refresh, gather, forecast, comm_dtype, residual, share, patches)
     return _program(model, noise, label, plan, mesh, guidance, attention, options, key)
 
 
@@ -120,27 +128,43 @@ def _program(model, noise, label, plan, mesh, guidance, attention, options, key)
     lay = _shaped if isinstance(noise, jax.ShapeDtypeStruct) else _placed
     noise = noise if lay is _shaped else jnp.asarray(noise)
     label = check(model, noise, label, plan, mesh, guidance, attention, options)
-    rows, how = None, (None,) * 4
-    if attention == "stale":
+    rows, card = None, _Same(model.card)
+    if attention == "pipefusion":
+        setup = pipe.Setup(card, mesh, float(guidance), options.patches, options.share)
+        rows = pipe.table(stale.rows(plan, options), setup)
+    elif attention == "stale":
         rows = stale.rows(plan, options)
         how = options.way, stale.kinds_of(options.refresh), options.comm_dtype, options.share
-    run = _compiled(_Same(model.card), mesh, attention, float(guidance), *how)
+        setup = Setup(card, mesh, attention, float(guidance), *how)
+    else:
+        setup = Setup(card, mesh, attention, float(guidance), None, None, None, None)
     places = dit.positions(model.card.config, noise.shape[1:3])
     places = np.pad(places, ((0, -len(places) % token_shards(mesh)), (0, 0)))
     args = (model.params, noise, label, _keys(key, plan, noise), plan, rows, places)
-    args = (lay(arg, NamedSharding(mesh, spec)) for arg, spec in zip(args, _specs(mesh), strict=True))
-    return run, tuple(args), rows
+    args = (_laid(lay, mesh, spec, arg) for spec, arg in zip(_specs(model.card, setup)[0], args, strict=True))
+    return _compiled(setup), tuple(args), rows
 
 
 def place(model, mesh):
-    """The model with its parameters on every device of the mesh, so that calls need not bring them there."""
-    return model._replace(params=_placed(model.params, NamedSharding(mesh, PartitionSpec())))
+    """The model with its parameters on the devices of the mesh, so that calls need not bring them there.
+
+    On every device, but for the layers, which lie over the axis pipe.
+    """
+    return model._replace(params=_laid(_placed, mesh, pipe.parameters(model.card, mesh), model.params))
 
 
-def _specs(mesh):
-    """How parameters, noise, label, keys, plan, `stale.Rows` and positions lie on the mesh."""
-    same, batch, tokens = PartitionSpec(), PartitionSpec(DATA), PartitionSpec(token_axes(mesh))
-    return same, batch, batch, batch, same, same, tokens
+def _specs(card, setup):
+    """How things lie on the mesh: parameters, noise, label, keys, plan, rows and positions; and images, status, counts, said."""
+    same, batch, tokens = PartitionSpec(), PartitionSpec(DATA), PartitionSpec(token_axes(setup.mesh))
+    if isinstance(setup, pipe.Setup):
+        params = pipe.parameters(card, setup.mesh)
+        return (params, batch, batch, batch, same, same, same), (batch, batch, batch, pipe.SAID)
+    return (same, batch, batch, batch, same, same, tokens), (batch, batch, batch, same)
+
+
+def _laid(lay, mesh, specs, arg):
+    """The argument laid out as its specs, one for all of it or one for each part of it, say."""
+    return jax.tree.map(lambda spec, part: lay(part, NamedSharding(mesh, spec)), specs, arg)
 
 
 class _Same:
@@ -157,13 +181,12 @@ class _Same:
 
 
 @functools.lru_cache(maxsize=32)
-def _compiled(card, *setup):
-    """The jitted function of a setup; the cache is what makes a second call free of compilation."""
-    setup = Setup(card.value, *setup)
-    specs = _specs(setup.mesh)
-    one = functools.partial(body, setup)
-    batch, same = PartitionSpec(DATA), PartitionSpec()
-    return jax.jit(jax.shard_map(one, mesh=setup.mesh, in_specs=specs, out_specs=(batch, batch, batch, same)))
+def _compiled(setup):
+    """The jitted function of a setup, whose card is `_Same`; the cache is what makes a second call free of compilation."""
+    setup = setup._replace(card=setup.card.value)
+    into, out = _specs(setup.card, setup)
+    one = functools.partial(pipe.body if isinstance(setup, pipe.Setup) else body, setup)
+    return jax.jit(jax.shard_map(one, mesh=setup.mesh, in_specs=into, out_specs=out))
 
 
 def _keys(key, plan, noise):

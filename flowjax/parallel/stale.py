@@ -38,6 +38,7 @@ class Options(NamedTuple):
     comm_dtype: str | None = None
     residual: bool = False
     share: str = "device"
+    patches: int | None = None
 
     @property
     def way(self):

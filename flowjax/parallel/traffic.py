@@ -12,7 +12,7 @@ b bytes a number, n = devices that share an image. Per device and layer, receive
 
 import jax.numpy as jnp
 
-from flowjax.parallel.mesh import DATA, RING, SEQ, doubled, token_shards
+from flowjax.parallel.mesh import DATA, PIPE, RING, SEQ, doubled, token_shards
 from flowjax.parallel.precision import bytes_of
 
 
@@ -61,6 +61,31 @@ def buffer(config, shape, mesh, way, guidance, dtype, memory=1):
     n, own = token_shards(mesh), 2 * _own_bytes(config, shape, mesh, guidance, dtype)
     k = config.depth
     return own * {"late": memory * k + n, "early": (memory - 1 + n) * k, "residual": memory * n * k}[way]
+
+
+def message(config, shape, mesh, guidance, dtype, patches):
+    """L/M E B b: the hidden states of one of M patches, which a stage receives in each tick of PipeFusion.
+
+    Args:
+      dtype: of the state, which hidden states have, in float32 at least.
+      patches: M; 1 for a synchronous row, which takes n such messages in n stages.
+      others: as in `received`.
+    """
+    tokens = shape[1] * shape[2] // config.patch**2
+    batch = shape[0] // mesh.shape[DATA] * (2 if doubled(mesh, guidance) else 1)
+    return tokens // patches * config.width * batch * jnp.dtype(dtype).itemsize
+
+
+def pipe_buffer(config, shape, mesh, guidance, dtype, memory=1, stages=1):
+    """2 R S K/n L E B b: bytes that PipeFusion keeps on one device, keys and values of its own layers for all tokens.
+
+    Args:
+      memory: R, the rows of which a forecast is made.
+      stages: S, the most rows of a step.
+      others: as in `received`.
+    """
+    own = 2 * _own_bytes(config, shape, mesh, guidance, dtype)
+    return memory * stages * config.depth // mesh.shape[PIPE] * own
 
 
 def _own_bytes(config, shape, mesh, guidance, dtype, comm_dtype=None):
