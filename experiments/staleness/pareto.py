@@ -31,20 +31,20 @@ def policy(name, plan):
 
 
 def names(config):
-    """The policies of a plan with `config.one_steps` steps."""
+    """The policies of a plan with `config.one_steps` steps; those of one length in every quarter of it are named by its steps."""
     steps = config.one_steps
     quarter = steps // 4
-    short = [f"window {i}-{i + quarter - 2}" for i in range(quarter, steps - quarter + 1, quarter)]
-    return (
+    spans = [(i, i + max(quarter - 2, 0)) for i in range(quarter, steps - quarter + 1, quarter)]
+    spans += [(quarter, 3 * quarter - 2), (2 * quarter, steps - 2)]
+    found = (
         *(f"warm-up {max(round(steps * part), 1)}" for part in (0, 0.2, 0.4, 0.6)),
         *(f"sqrt rule {base}" for base in (1, 2)),
         *(f"cool-down {round(steps * part) - 1}" for part in (0.2, 0.4, 0.6)),
-        *short,
-        f"window {quarter}-{3 * quarter - 2}",
-        f"window {2 * quarter}-{steps - 2}",
+        *(f"window {first}-{last}" for first, last in spans),
         *(f"every {period}" for period in (2, 3, 5)),
         *(f"tolerance {tol:g}" for tol in config.tolerances),
     )
+    return list(dict.fromkeys(found))
 
 
 def cells(config):

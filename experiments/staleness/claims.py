@@ -1,0 +1,153 @@
+"""The claims that circulate about staleness, each with its number, the number's interval and what follows."""
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments import report
+from experiments.staleness import draw, lab, pareto, pipeline, precision, resolution, solvers, window
+
+LITTLE = 0.05  # a change that counts as none, of an error
+
+
+class Claim(NamedTuple):
+    """A claim, and how it is judged.
+
+    Attributes:
+      text: as it circulates.
+      number: what the number is.
+      question: whose rows hold it.
+      match: the columns by which the row of a subject is found.
+      judge: (low, high) of the ratio's interval -> a verdict.
+      kind: which ratio of the row: "rms" or "total_rms".
+    """
+
+    text: str
+    number: str
+    question: str
+    match: dict
+    judge: callable
+    kind: str = "rms"
+
+
+def below(least, low, high):
+    """Whether a ratio is less than `least`, for all that its interval says."""
+    return "holds" if high < least else "fails" if low >= least else "undecided"
+
+
+def above(least, low, high):
+    """Whether a ratio is more than `least`."""
+    return {"holds": "fails", "fails": "holds"}.get(below(least, low, high), "undecided")
+
+
+def free(low, high):
+    """Whether a ratio is 1 but for `LITTLE`."""
+    return below(1 + LITTLE, low, high)
+
+
+def recovers(low, high):
+    """What is left of an error: nothing much, part of it, or all."""
+    return "holds" if high < 0.1 else "in part" if high < 1 - LITTLE else "fails" if low > 0.5 else "undecided"
+
+
+def claims(rows):
+    """The claims, for the numbers of devices and bits that the rows have."""
+    parts = [r["devices"] for r in rows if r["question"] == pipeline.QUESTION] or [2]
+    least, most = min(parts), max(parts)
+    pixels = sorted({int(r["subject"].split()[0]) for r in rows if r["question"] == resolution.QUESTION}) or [0]
+    steps = max((r["steps"] for r in rows if r["question"] == solvers.QUESTION), default=0)
+    root = float(np.sqrt(most / least))
+    grown = {"attention": "stale", "devices": most}
+    sent = {"devices": lab.DEVICES, "forecast": 0, "form": "plain"}
+    few, many = (f"warm-up {count}" for count in (window.FEW, window.MANY))
+    faster = {"solver": "DPM++ 2M", "steps": steps}
+    return [
+        Claim("It gets worse with more devices", f"error at {most} over {least} devices", pipeline.QUESTION, grown,
+              functools.partial(above, 1 + LITTLE)),
+        Claim("Warm up by base times sqrt(n)", f"the same growth; sqrt(n) wants {report.sig(root)}", pipeline.QUESTION, grown,
+              functools.partial(above, 0.9 * root)),
+        Claim("Patches in a pipeline have half the error", f"over displaced patches, {most} parts", pipeline.QUESTION,
+              {"attention": "pipefusion", "devices": most}, functools.partial(below, 0.5 + LITTLE)),
+        Claim(f"A warm-up of {window.FEW} steps recovers it", f"share of the error left, {window.STEPS} steps", window.QUESTION,
+              {"place": few}, recovers),
+        Claim(f"A warm-up of {window.MANY} steps recovers it", f"share of the error left, {window.STEPS} steps", window.QUESTION,
+              {"place": many}, recovers),
+        Claim("A larger picture degrades less", f"error at {pixels[-1]} over {pixels[0]} pixels, uniform grid", resolution.QUESTION,
+              {"subject": f"{pixels[-1]} pixels", "grid": "uniform"}, functools.partial(below, 1 - LITTLE)),
+        Claim("A larger picture degrades less", "the same, the grid shifted with the size", resolution.QUESTION,
+              {"subject": f"{pixels[-1]} pixels", "grid": "shifted"}, functools.partial(below, 1 - LITTLE)),
+        Claim("DPM-Solver is more robust than DDIM", f"2M over DDIM, each to its own run, {steps} steps", solvers.QUESTION, faster,
+              functools.partial(below, 1 - LITTLE)),
+        Claim("DPM-Solver is better in all", f"2M over DDIM, to the converged run, {steps} steps", solvers.QUESTION, faster,
+              functools.partial(below, 1 - LITTLE), "total_rms"),
+        *(Claim("Mixed precision is free", f"{bits} bits over full precision", precision.QUESTION, sent | {"bits": bits}, free)
+          for bits in (16, 8, 4)),
+        Claim("Compensation makes it free: residuals with error feedback", "4 bits over full precision", precision.QUESTION,
+              sent | {"form": "residual", "bits": 4}, free),
+        Claim("Compensation helps: a forecast", "tuned over held, one synchronous step", pareto.QUESTION,
+              {"forecast": "tuned", "policy": "warm-up 1"}, functools.partial(below, 1 - LITTLE)),
+    ]  # fmt: skip
+
+
+def judged(rows):
+    """[{claim, number, subject, ratio, low, high, verdict}]: each claim on each subject whose rows are there."""
+    table = []
+    for claim in claims(rows):
+        for row in rows:
+            if row["question"] == claim.question and all(row[name] == value for name, value in claim.match.items()):
+                ratio, low, high = (row[f"{claim.kind}_{end}"] for end in ("ratio", "low", "high"))
+                table.append(
+                    {"claim": claim.text, "number": claim.number, "subject": row["subject"], "ratio": ratio}
+                    | {"low": low, "high": high, "verdict": claim.judge(low, high)}
+                )
+    return table
+
+
+def sentences(rows):
+    """A sentence a claim: its verdicts with their numbers."""
+    said = {}
+    for found in judged(rows):
+        subject = lab.NAMES[found["subject"]] if found["subject"] in ("field", "network", "emoji") else ""
+        number = draw.ratio({"rms_ratio": found["ratio"], "rms_low": found["low"], "rms_high": found["high"]})
+        told = f"{found['verdict']}{' on ' + subject if subject else ''}, {number}"
+        said.setdefault((found["claim"], found["number"]), []).append(told)
+    return [f"**{claim}** ({number}): {'; '.join(told)}." for (claim, number), told in said.items()]
+
+
+def section(rows, command):
+    """The section of the page, or None where no row speaks of a claim."""
+    table = judged(rows)
+    if not table:
+        return None
+    fig, ax = report.canvas(width=6.4, height=0.5 + 0.24 * len(table))
+    colours = {"holds": report.GREEN, "fails": report.RED, "in part": report.AMBER, "undecided": report.GREY}
+    for place, found in enumerate(table):
+        ends = [max(found[name], 1e-3) for name in ("low", "high")]
+        ax.plot(ends, [place] * 2, color=colours[found["verdict"]], linewidth=2.5)
+        ax.plot(max(found["ratio"], 1e-3), place, "o", color=colours[found["verdict"]])
+    names = [f"{t['claim']} ({t['number'].split(',')[0]}; {t['subject']})" for t in table]
+    ax.set_yticks(range(len(table)), names, fontsize=6)
+    ax.axvline(1, color=report.INK, linewidth=0.8)
+    ax.set(xscale="log", xlabel="ratio of errors with its 95 % interval")
+    ax.invert_yaxis()
+    for verdict, colour in colours.items():
+        ax.plot([], [], "o", color=colour, label=verdict)
+    fig.legend(loc="outside lower center", ncols=4)
+    return report.Section(
+        question="What of the claims that circulate?",
+        expected="That few hold as they are told: staleness saturates, a warm-up by rule spends its steps where they do not help on every subject, and no "
+        "solver is immune.",
+        answer=" ".join(sentences(rows)),
+        figures=(
+            report.picture(
+                fig,
+                "For each claim and subject the ratio of errors with its interval, coloured by the verdict.",
+                "Green holds, red fails, amber in part. Each ratio is of RMS errors on the same starts, to the own synchronous run unless it says in all.",
+            ),
+        ),
+        table=table,
+        caveat=f"A verdict is of these subjects and sizes. Less than {LITTLE:.0%} counts as no change; recovering means that less than a tenth of the error "
+        "is left; the rule of sqrt(n) is taken to hold from nine tenths of its growth.",
+        command=command,
+    )  # fmt: skip
