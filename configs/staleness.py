@@ -34,8 +34,8 @@ class Config:
     The later questions have seeds and subjects of their own:
       repeats: seeds.
       asked: subjects of most of them: "field", "network", and "emoji", the guided emoji network.
-      emoji_samples, pixel_samples: starts a seed, of the emoji network and of the exact fields of emoji.
-      emoji_guidance: scale of its guidance.
+      field_starts, network_starts, emoji_starts, pixel_starts: starts a seed; pixel: of the exact fields of emoji.
+      emoji_guidance: scale of the emoji network's guidance.
       fine_steps, emoji_fine_steps: RK4 steps of the converged runs of networks and of emoji fields, and of the emoji network.
       parts: numbers of parts that an image is cut into, displaced or in a pipeline.
       pixels: sides of the emoji whose exact fields are compared.
@@ -63,8 +63,10 @@ class Config:
     pictures: int = 10
     repeats: int = 5
     asked: tuple[str, ...] = ("field", "network", "emoji")
-    emoji_samples: int = 2
-    pixel_samples: int = 6
+    field_starts: int = 16
+    network_starts: int = 5
+    emoji_starts: int = 2
+    pixel_starts: int = 6
     emoji_guidance: float = 3.0
     fine_steps: int = 64
     emoji_fine_steps: int = 40

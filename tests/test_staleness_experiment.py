@@ -70,8 +70,8 @@ def run(tmp_path_factory):
     config = dataclasses.replace(
         get_config("quick"), network="random", seeds=2, field_samples=2, network_samples=2, steps=(4, 6), one_steps=6,
         solvers=("Euler", "DPM++ 2M"), devices=(2, 4), warmups=(1, 3, 6), placed=(2,), claim_steps=(16, 32),
-        reference_steps=8, pictures=2, repeats=2, asked=("network",), parts=(2, 4), robust_steps=(4,), tolerances=(0.05, 0.2),
-        sent=("network",), bits=(32, 4), pixels=(8, 16), pixel_samples=1, fine_steps=4, emoji_samples=1, emoji_fine_steps=4,
+        reference_steps=8, pictures=2, repeats=2, field_starts=2, network_starts=2, asked=("network",), parts=(2, 4), robust_steps=(4,), tolerances=(0.05, 0.2),
+        sent=("network",), bits=(32, 4), pixels=(8, 16), pixel_starts=1, fine_steps=4, emoji_starts=1, emoji_fine_steps=4,
         shown=1,
     )  # fmt: skip
     workdir = tmp_path_factory.mktemp("staleness")

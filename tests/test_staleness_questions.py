@@ -78,12 +78,16 @@ def policy_row(policy, synced, error):
 
 
 def test_a_front_holds_what_nothing_beats():
-    rows = [policy_row("warm-up", synced, error) for synced, error in ((1, 1.0), (3, 0.5), (3, 0.4), (5, 0.6), (8, 0.1))]
+    rows = [
+        policy_row("warm-up", synced, error) for synced, error in ((1, 1.0), (3, 0.5), (3, 0.4), (5, 0.6), (8, 0.1))
+    ]
     assert [(r["synced"], r["sync_rms"]) for r in pareto.front(rows)] == [(1, 1.0), (3, 0.4), (8, 0.1)]
 
 
 def test_a_duel_is_fought_at_equal_steps_between_the_tolerances():
-    tolerances = [policy_row(f"tolerance {tol}", synced, error) for tol, synced, error in ((0.2, 2, 1.0), (0.1, 6, 0.01))]
+    tolerances = [
+        policy_row(f"tolerance {tol}", synced, error) for tol, synced, error in ((0.2, 2, 1.0), (0.1, 6, 0.01))
+    ]
     fixed = [policy_row("warm-up 4", 4, 0.2), policy_row("cool-down 0", 1, 0.2), policy_row("every 2", 10, 0.2)]
     (duel,) = pareto.duels([*tolerances, *fixed])
     assert duel["policy"] == "warm-up 4"

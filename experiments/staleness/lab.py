@@ -184,12 +184,21 @@ def subject(name, seeds, samples, slots, reference_steps, network, scale):
 
 def _key(config, name, seeds):
     """What `subject` wants: sizes of the first questions where `seeds` is None, of the later ones where it is a number."""
-    kind = "pixel" if name.endswith("pixels") else name
-    samples, scale = getattr(config, f"{kind}_samples"), config.emoji_guidance if name == "emoji" else 1
+    scale = config.emoji_guidance if name == "emoji" else 1
     if seeds is None:
+        samples = getattr(config, f"{name}_samples")
         return name, config.seeds, samples, max(config.devices), config.reference_steps, config.network, scale
+    kind = "pixel" if name.endswith("pixels") else name
     steps = {"field": config.reference_steps, "emoji": config.emoji_fine_steps}.get(name, config.fine_steps)
-    return name, seeds, samples, 4 if kind == "pixel" else DEVICES, steps, config.network, scale
+    return (
+        name,
+        seeds,
+        getattr(config, f"{kind}_starts"),
+        4 if kind == "pixel" else DEVICES,
+        steps,
+        config.network,
+        scale,
+    )
 
 
 def of(config, name, seeds=None):
