@@ -102,7 +102,7 @@ def contiguous(tokens, devices):
 
 def exchange(
     plan, tokens, devices, *, attention="stale", warmup=1, policy=None, refresh=1, forecast=0, comm_dtype=None,
-    residual=False, share="device", slots=None, **tune,
+    residual=False, share="device", slots=None,
 ):  # fmt: skip
     """`Exchange` of a run.
 
@@ -121,7 +121,6 @@ def exchange(
       residual: send what the forecast missed.
       share: of "tuned": who shares gains: "device", "token", or "layer", the latter all tokens of all samples.
       slots: size of the tables, at least n; exchanges of one size share a compiled program. By default n.
-      **tune: gains, ridge, bounds of `parallel.forecast.forecast`.
     """
     check_choice("parallel.emulate", "attention", attention, ATTENTIONS)
     check_choice("parallel.emulate", "share", share, ("device", "token", "layer"))
@@ -156,7 +155,7 @@ def exchange(
         before,
         sent,
         stage[:, None] == np.arange(stage.max() + 1)[None],
-        forecasting.forecast(plan, stage, forecast, **tune),
+        forecasting.forecast(plan, stage, forecast),
         np.eye(tokens, dtype=bool) if share == "token" else (shards == everyone[:, None]) | (share == "layer"),
         np.bool_(share == "layer"),
         np.float64(comm_dtype if isinstance(comm_dtype, int) else bits_of("parallel.emulate", comm_dtype)),
@@ -178,7 +177,7 @@ def emulate(model, noise, label, plan, *, devices, guidance=1.0, attention="gath
       guidance: scale of classifier-free guidance; 1 is none. Both branches are stale in the same way.
       attention: "gather", exact; "stale"; or "pipefusion".
       key: for plans that draw noise, as in `flowjax.sample`; the result of an exact mode does not depend on n.
-      **options: warmup, policy, refresh, forecast, comm_dtype, residual and how "tuned" is fitted, see `exchange`.
+      **options: warmup, policy, refresh, forecast, comm_dtype, residual and share, see `exchange`.
 
     Returns:
       `flowjax.Solution` whose stats are `Stats`, and whose carry is None.
