@@ -120,8 +120,8 @@ def numpy_modulated(x, shift, scale):
     return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * (1 + scale) + shift
 
 
-def numpy_velocity(params, x, t, label, attend):
-    """The DiT of one sample, x (L, 1), layer by layer; attend(layer, q, k, v) -> (L, heads, d)."""
+def numpy_velocity(params, x, t, label, attend, tokens=slice(None)):
+    """The DiT of some tokens of one sample, x (L, 1), layer by layer; attend(layer, q, k, v) -> (L, heads, d)."""
 
     def linear(layer, x):
         return x @ layer["kernel"] + layer["bias"]
@@ -135,13 +135,13 @@ def numpy_velocity(params, x, t, label, attend):
     angle = (1 - t) * 10000.0 ** (-np.arange(128) / 128)
     time = linear(params["time2"], silu(linear(params["time1"], np.concatenate([np.cos(angle), np.sin(angle)]))))
     condition = silu(time + params["labels"]["embedding"][label])
-    h = linear(params["patches"], x) + positions(CONFIG)
+    h = linear(params["patches"], x) + positions(CONFIG)[tokens]
     for layer in range(CONFIG.depth):
         block = jax.tree.map(lambda leaf, layer=layer: leaf[layer], params["blocks"])
         shift1, scale1, gate1, shift2, scale2, gate2 = np.split(linear(block["modulation"], condition), 6)
         y = numpy_modulated(h, shift1, scale1)
-        q, k, v = (linear(block[name], y).reshape(TOKENS, CONFIG.heads, -1) for name in ("query", "key", "value"))
-        h = h + gate1 * linear(block["out"], attend(layer, q, k, v).reshape(TOKENS, -1))
+        q, k, v = (linear(block[name], y).reshape(len(x), CONFIG.heads, -1) for name in ("query", "key", "value"))
+        h = h + gate1 * linear(block["out"], attend(layer, q, k, v).reshape(len(x), -1))
         y = numpy_modulated(h, shift2, scale2)
         h = h + gate2 * linear(block["mlp2"], gelu(linear(block["mlp1"], y)))
     shift, scale = np.split(linear(params["modulation"], condition), 2)
