@@ -69,10 +69,10 @@ def test_places_are_where_they_say():
 def run(tmp_path_factory):
     config = dataclasses.replace(
         get_config("quick"), network="random", seeds=2, field_samples=2, network_samples=2, steps=(4, 6), one_steps=6,
-        solvers=("Euler", "DPM++ 2M"), devices=(2, 4), warmups=(1, 3, 6), placed=(2,), claim_steps=(16, 32),
-        reference_steps=8, pictures=2, repeats=2, field_starts=2, network_starts=2, asked=("network",), parts=(2, 4), robust_steps=(4,), tolerances=(0.05, 0.2),
-        sent=("network",), bits=(32, 4), pixels=(8, 16), pixel_starts=1, fine_steps=4, emoji_starts=1, emoji_fine_steps=4,
-        shown=1,
+        solvers=("Euler", "DPM++ 2M"), devices=(2, 4), warmups=(1, 3, 6), placed=(2,), claim_steps=(16, 32), pictures=2,
+        reference_steps=8, fine_steps=4, emoji_fine_steps=4, repeats=2, field_starts=2, network_starts=2, emoji_starts=1,
+        pixel_starts=1, asked=("network",), parts=(2, 4), robust_steps=(4,), tolerances=(0.05, 0.2), sent=("network",),
+        bits=(32, 4), pixels=(8,), shown=1,
     )  # fmt: skip
     workdir = tmp_path_factory.mktemp("staleness")
     staleness.run(config, workdir)
@@ -86,11 +86,12 @@ def of(workdir, question):
 @pytest.mark.slow
 def test_the_page_holds_every_question_and_the_verdict(run):
     page = pathlib.Path(staleness.make_report(run)[0]).read_text(encoding="utf-8")
+    assert "from kept rows" not in page
     for module in staleness.QUESTIONS:
         section = module.section(of(run, module.QUESTION), "command")
         assert html.escape(section.question) in page
         assert section.answer and section.expected and section.figures
-    assert len(verdict.lead(records.read(run))) == 5
+    assert len(verdict.lead(records.read(run))) == 10
 
 
 @pytest.mark.slow
@@ -102,6 +103,27 @@ def test_one_device_and_a_whole_warm_up_have_no_error(run):
     assert max(alone) == 0
     assert max(whole) < 1e-6  # other sums in another order, in float32
     assert min(row["sync_rms"] for row in of(run, "error") if row["devices"] > 1) > 1e-4
+
+
+@pytest.mark.slow
+def test_every_cell_of_comparison_has_ratio_one(run):
+    alone = [row for row in of(run, "pareto") if (row["forecast"], row["policy"]) == (0, "warm-up 1")]
+    alone += [row for row in of(run, "precision") if row["bits"] == 32]
+    assert len(alone) == 1 + 5
+    assert all(row[name] == 1 for row in alone for name in ("rms_ratio", "total_rms_ratio"))
+
+
+@pytest.mark.slow
+def test_a_question_that_was_not_asked_is_shown_from_kept_rows(run, tmp_path, monkeypatch):
+    lines = (run / "rows.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    for name in ("config.json", "environment.json"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    (tmp_path / "rows.jsonl").write_text("".join(line for line in lines if '"orders"' in line), encoding="utf-8")
+    monkeypatch.setattr(staleness, "KEPT", run)
+    sections = staleness.chapter(tmp_path).sections
+    kept = {section.question for section in sections if section.question.endswith("(from kept rows)")}
+    assert len(kept) == len(sections) - 1
+    assert orders.section(of(run, "orders"), "").question in {section.question for section in sections}
 
 
 @pytest.mark.slow
