@@ -1,6 +1,7 @@
-"""How much compute lies under each collective of sampling a DiT-XL/2 over a mesh of TPUs, certified without a TPU.
+"""How much compute lies under each collective of sampling a DiT-XL/2 over TPUs or GPUs, certified without one.
 
     make EXTRAS="test certificate" env                                  (adds the compiler for TPU, 1.2 GB; versions pinned)
+    make EXTRAS="test cuda13" env                                       (or that for GPU)
     python -m experiments.benchmarks.overlap --config=configs/overlap.py --workdir=results/overlap
                                                   (eighteen programs of 20 s to a minute each on 2 cores with nothing else to do)
 
@@ -27,6 +28,21 @@ ASYNCHRONOUS = {
 }
 
 
+# The figures of an H100 SXM, as the compiler for GPU wants them of a card that is not here.
+H100 = """
+gpu_device_info {
+  cuda_compute_capability { major: 9 minor: 0 }
+  threads_per_block_limit: 1024   threads_per_warp: 32   threads_per_core_limit: 2048
+  core_count: 132   fpus_per_core: 128   clock_rate_ghz: 1.98
+  shared_memory_per_block: 49152   shared_memory_per_block_optin: 232448   shared_memory_per_core: 233472
+  registers_per_core_limit: 65536   registers_per_block_limit: 65536
+  block_dim_limit_x: 2147483647   block_dim_limit_y: 65535   block_dim_limit_z: 65535
+  memory_bandwidth: 3352320000000   l2_cache_size: 52428800   device_memory_size: 84978434048
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 10 }
+device_description_str: "NVIDIA H100 80GB HBM3"
+"""
 ATTENTIONS = ("gather", "early", "late", "ring", "ulysses")
 
 
@@ -37,7 +53,10 @@ class Config:
     Attributes:
       programs: "machine attention" of each: the name of a TPU topology, all of whose devices share an image, with "+flags" at
         its end where `flags` are set; and one of experiments.benchmarks.overlap.CONTENDERS.
-      flags: options of the compiler.
+      flags: options of the compiler for TPU.
+      gpus: "number attention" of each: so many GPUs of one machine.
+      gpu, gpu_flags: the description of one, and options of its compiler. Without a GPU at hand it cannot choose tiles for its
+        own matrix products (Triton's) in these sizes, and stops; cuBLAS does them here.
       network, size, layers: of `flowjax.models.preset`, with latents of (H, W) and so many layers.
       dtype: of parameters and matrix products.
       batch, steps: images, and rows of the plan.
@@ -49,6 +68,9 @@ class Config:
         *(f"{machine} late" for machine in ("v6e:2x2", "v5p:2x2x1")),
     )
     flags: dict = dataclasses.field(default_factory=lambda: dict(ASYNCHRONOUS))
+    gpus: tuple[str, ...] = tuple(f"4 {attention}" for attention in ATTENTIONS)
+    gpu: str = H100
+    gpu_flags: dict = dataclasses.field(default_factory=lambda: {"xla_gpu_enable_triton_gemm": False})
     network: str = "DiT-XL/2"
     size: tuple[int, ...] = (128, 128)
     layers: int = 28
@@ -59,4 +81,4 @@ class Config:
 
 def get_config(arg=""):
     """`arg` "quick" compiles late gathers alone, two layers for one machine."""
-    return shrink(Config(), arg, quick={"programs": ("v5e:2x2 late",), "layers": 2})
+    return shrink(Config(), arg, quick={"programs": ("v5e:2x2 late",), "gpus": ("4 late",), "layers": 2})

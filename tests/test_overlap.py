@@ -237,6 +237,17 @@ def test_unknown_contender_is_refused(tmp_path):
         command.run(configured.Config(programs=("v5e:2x2 lazy",)), tmp_path)
 
 
+def test_what_no_compiler_knows_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    def unknown(**_):
+        raise RuntimeError("no such chip")
+
+    monkeypatch.setattr(overlap, "missing", lambda platform: None if platform == "tpu" else "it is not here")
+    monkeypatch.setattr(overlap.topologies, "get_topology_desc", unknown)
+    with pytest.raises(ValueError, match="'v9z:1x1' is no machine that the compiler for tpu knows: no such chip"):
+        command.run(configured.Config(programs=("v9z:1x1 late",)), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_program_is_laid_out_by_shapes_alone():
     """The same program, whether its arguments are arrays or only their shapes."""
     sizes = models.preset("digits", depth=2)

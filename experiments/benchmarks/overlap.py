@@ -1,4 +1,4 @@
-"""A certificate of overlap: what stands between the start and the end of every collective of a program for TPUs."""
+"""A certificate of overlap: what stands between the start and the end of every collective of a program for TPU or GPU."""
 
 import os
 import pathlib
@@ -24,12 +24,11 @@ WHOLE = "whole"  # the kind of the row that speaks of the program; it comes last
 
 def certificate(config, machine, contender):
     """Rows of one program: one for each collective, and one for the whole."""
-    name, _, flagged = machine.partition("+")
-    devices = overlap.topology("tpu", name)
+    devices, flags = target(config, machine)
     sizes = models.preset(config.network, size=config.size, depth=config.layers, dtype=config.dtype)
     mesh = parallel.make_mesh(seq=len(devices), devices=devices)
     plan = plans.adams_bashforth(grids.uniform(config.steps), 2)
-    options, flags = CONTENDERS[contender], config.flags if flagged else None
+    options = CONTENDERS[contender]
     began = time.perf_counter()
     program = overlap.compiled(sizes, config.batch, plan, mesh, dtype=config.dtype, compiler_options=flags, **options)
     seconds, memory = time.perf_counter() - began, program.memory_analysis()
@@ -46,14 +45,35 @@ def certificate(config, machine, contender):
     return [*found, {"kind": WHOLE, "number": len(found), **whole, "seconds": seconds}]
 
 
+def platform(machine):
+    """What the compiler for a machine is asked under: "cuda" for "GPU:4", else "tpu"."""
+    return "cuda" if machine.startswith("GPU:") else "tpu"
+
+
+def target(config, machine):
+    """(the devices of a machine, options of the compiler for it)."""
+    if platform(machine) == "cuda":
+        name = machine.replace("GPU:", "1x1x")
+        return overlap.topology("cuda", name, target_config=config.gpu), config.gpu_flags
+    name, _, flagged = machine.partition("+")
+    return overlap.topology("tpu", name), config.flags if flagged else None
+
+
 def run(config, workdir):
-    """Certify what `workdir` does not hold yet and return all rows."""
-    programs = [dict(zip(("machine", "contender"), program.partition(" ")[::2])) for program in config.programs]
-    for program in programs:  # what cannot be compiled is refused before anything is
-        check_choice("experiments.benchmarks.overlap", "contender", program["contender"], tuple(CONTENDERS))
-        overlap.topology("tpu", program["machine"].partition("+")[0])
+    """Certify what `workdir` does not hold yet, for the platforms whose compiler is here, and return all rows."""
+    asked = [*config.programs, *(f"GPU:{program}" for program in config.gpus)]
+    asked = [dict(zip(("machine", "contender"), program.rpartition(" ")[::2], strict=True)) for program in asked]
+    for cell in asked:
+        check_choice("experiments.benchmarks.overlap", "contender", cell["contender"], tuple(CONTENDERS))
+    absent = {name: overlap.missing(name) for name in sorted({platform(cell["machine"]) for cell in asked})}
+    here = [cell for cell in asked if not absent[platform(cell["machine"])]]
+    if not here:
+        raise ValueError("; ".join(absent.values()) + ".")
+    print(*(f"left out: {reason}." for reason in absent.values() if reason), sep="\n")
+    for cell in here:  # what cannot be compiled is refused before anything is
+        target(config, cell["machine"])
     kept = records.Records(workdir, config)
-    cells = [program for program in programs if not kept.done({**program, "kind": WHOLE})]
+    cells = [cell for cell in here if not kept.done({**cell, "kind": WHOLE})]
     for cell in progress(cells, lambda cell: f"{cell['contender']} for {cell['machine']}"):
         for row in certificate(config, **cell):
             key = {**cell, "kind": row.pop("kind"), "number": row.pop("number")}

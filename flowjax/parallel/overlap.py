@@ -34,6 +34,10 @@ from flowjax.models.model import Card, model
 from flowjax.parallel import hlo
 from flowjax.parallel.sample import program
 
+COMPILERS = {
+    "tpu": ("libtpu", "certificate"),
+    "cuda": ("jax_cuda13_plugin", "cuda13"),
+}  # module, and the extra that holds it
 # What TPU's compiler asks of a machine that has none.
 ABSENT = {
     "TPU_SKIP_MDS_QUERY": "1",
@@ -217,30 +221,41 @@ def _dims(line):
 # -- programs for devices that are not here
 
 
+def missing(platform):
+    """Why programs for `platform`, "tpu" or "cuda", cannot be compiled here, in words; None where they can."""
+    module, extra = COMPILERS[platform]
+    if importlib.util.find_spec(module):
+        return None
+    return (
+        f"the compiler for {platform} is not here; install the extra that holds it: pip install -e '.[{extra}]', or "
+        f"make EXTRAS='test {extra}'"
+    )
+
+
 def topology(platform, name, **options):
     """The devices of a machine that need not be here, for `parallel.make_mesh(..., devices=...)`.
 
     Args:
-      platform: "tpu", which takes the extra `certificate`.
-      name: such as "v5e:2x2", "v5e:2x4", "v6e:2x2", "v5p:2x2x1".
-      **options: of `jax.experimental.topologies.get_topology_desc`.
+      platform: "tpu", which takes the extra `certificate`, or "cuda", which takes `cuda13`.
+      name: "v5e:2x2", "v5e:2x4", "v6e:2x2", "v5p:2x2x1", ... for a TPU; "1x1x4" for four GPUs of one machine.
+      **options: of the compiler's description; a GPU that is not here needs target_config, the text of a
+        `stream_executor.GpuTargetConfigProto`.
 
     Raises:
       ValueError: the compiler for the platform is not installed, or knows no such machine.
     """
-    if platform == "tpu" and importlib.util.find_spec("libtpu") is None:
-        raise ValueError(
-            "overlap.topology: the compiler for TPU is not here; install the extra that holds it: "
-            "pip install -e '.[certificate]', or make EXTRAS='test certificate'."
-        )
+    reason = missing(platform)
+    if reason:
+        raise ValueError(f"overlap.topology: {reason}.")
     if platform == "tpu" and jax.default_backend() != "tpu":
         for variable, value in ABSENT.items():
             os.environ.setdefault(variable, value)
+    named = {"topology_name": name} if platform == "tpu" else {"topology_name": "", "topology": name}
     try:
-        return topologies.get_topology_desc(platform=platform, topology_name=name, **options).devices
+        return topologies.get_topology_desc(platform=platform, **named, **options).devices
     except (RuntimeError, ValueError, NotImplementedError) as error:
         raise ValueError(
-            f"overlap.topology: {name!r} is no machine that the compiler for {platform!r} knows: {error}"
+            f"overlap.topology: {name!r} is no machine that the compiler for {platform} knows: {error}"
         ) from error
 
 
