@@ -10,7 +10,7 @@ import pytest
 from flowjax import Linear, grids, plans
 from flowjax.parallel.emulate import exchange
 from flowjax.parallel.forecast import FORECASTS, MOST, Forecast, forecast, predict
-from tests.test_emulate import SPAN, SUBJECTS, TOKENS, slope
+from tests.test_emulate import SPAN, TOKENS, of_field, of_network, slope
 
 ROWS = 9
 UNEVEN = np.array([1.0, 0.93, 0.9, 0.71, 0.6, 0.42, 0.37, 0.2, 0.11, 0.05])
@@ -159,35 +159,44 @@ def test_layers_and_samples_never_share_by_themselves():
 
 # ---- the order that they give back
 
+SUBJECTS = pytest.mark.parametrize(
+    "subject", [pytest.param(of_network, marks=pytest.mark.slow), of_field], ids=["network", "field"]
+)
 STEPS = (64, 128)
-HELD = Forecast(
-    np.eye(1, 2).repeat(STEPS[-1], 0), None, None
-)  # as deep a history as the line's, so one program serves both
+KINDS = (0, 1, "tuned")
+
+
+def alike(told, depth=4):
+    """The same forecast in tables as deep as a tuned one's and with a gain, so that one program serves all kinds."""
+    weights = np.pad(told.weights, ((0, 0), (0, depth - told.weights.shape[1])))
+    zeros = np.zeros_like(weights)
+    return Forecast(weights, *((zeros, zeros) if told.change is None else told[1:]))
 
 
 @functools.cache
 def errors(subject):
-    """{(order of the forecast, devices): RMS distance to the own synchronous run}, of 64 and of 128 steps of 2M."""
-    cases = [(order, devices) for devices in (1, 2, 8) for order in (0, 1)]
+    """{(kind, devices): RMS distance to the own synchronous run}, of 64 and of 128 steps of 2M."""
+    cases = [(kind, devices) for devices in (1, 2, 8) for kind in KINDS[-1 if devices == 1 else 0 :]]
     made = [plans.pad(plans.dpm_solver_pp(Linear(), grids.uniform(n, **SPAN), 2), STEPS[-1]) for n in STEPS]
-    told = [exchange(plan, TOKENS, n, slots=8, forecast=1) for _, n in cases for plan in made]
-    told = [
-        x if order else x._replace(forecast=HELD)
-        for x, order in zip(told, np.repeat([c[0] for c in cases], 2), strict=True)
-    ]
-    found = subject(*(jax.tree.map(lambda *leaves: np.stack(leaves), *many) for many in (made * len(cases), told)))
-    ends = np.asarray(found).reshape(len(cases), len(STEPS), -1)
-    return dict(zip(cases, np.sqrt(np.mean((ends - ends[:1]) ** 2, axis=-1)), strict=True))
+    told = [exchange(plan, TOKENS, n, slots=8, forecast=kind) for kind, n in cases for plan in made]
+    told = [x._replace(forecast=alike(x.forecast)) for x in told]
+    plain = [exchange(plan, TOKENS, 1, slots=8) for plan in made]
+    told += [x._replace(forecast=alike(x.forecast)) for x in plain]
+    found = subject(
+        *(jax.tree.map(lambda *leaves: np.stack(leaves), *many) for many in (made * (len(cases) + 1), told))
+    )
+    ends = np.asarray(found).reshape(len(cases) + 1, len(STEPS), -1)
+    return dict(zip(cases, np.sqrt(np.mean((ends - ends[-1:]) ** 2, axis=-1)), strict=False))
 
 
 @SUBJECTS
 @pytest.mark.parametrize("devices", [2, 8])
-@pytest.mark.parametrize("order", [0, 1])
-def test_a_linear_forecast_restores_the_second_order_that_holding_loses(subject, devices, order):
-    """Away from the ends of time, in float64: holding is first order, a linear forecast second, as the solver is."""
-    assert slope(errors(subject)[order, devices]) == pytest.approx(order + 1, abs=0.1)
+@pytest.mark.parametrize(("kind", "order"), [(0, 1), (1, 2), ("tuned", 2)])
+def test_forecasts_restore_the_second_order_that_holding_loses(subject, devices, kind, order):
+    """Away from the ends of time, in float64, where the linear forecast is stable: the solver is of order 2."""
+    assert slope(errors(subject)[kind, devices]) == pytest.approx(order, abs=0.1)
 
 
 @SUBJECTS
 def test_a_forecast_changes_nothing_where_nobody_is_stale(subject):
-    assert errors(subject)[1, 1].max() < 1e-13
+    assert errors(subject)["tuned", 1].max() < 1e-13
