@@ -44,6 +44,8 @@ class Rule:
       leaps_out, leaps_in: log-SNR is infinite at the start, at the end, and the pair's steps are measured in it.
       peers: the controller of the public codes.
       share: errors (B,) -> the errors that decide: the same (per sample) or their maximum (lockstep).
+      whole: means (B,) over the numbers that are here -> over all numbers of each sample: the same, or the mean over devices
+        that hold equal parts of it.
       max_evaluations: for each lane.
     """
 
@@ -56,6 +58,7 @@ class Rule:
     leaps_in: bool
     peers: bool
     share: Callable
+    whole: Callable
     max_evaluations: int
 
     @property
@@ -66,6 +69,10 @@ class Rule:
     def place(self, t):
         """`t` in the variable of the steps."""
         return self.pair.place(self.schedule, t)
+
+    def norm(self, x):
+        """Root of the mean square over each sample: (B,)."""
+        return jnp.sqrt(self.whole(jnp.mean(jnp.square(x), axis=tuple(range(1, x.ndim)))))
 
     def delta(self, before, after):
         """Elementwise error allowed: max(atol, rtol max(|before|, |after|)), never 0.
@@ -86,11 +93,6 @@ class Rule:
         tolerance = jnp.minimum(sum(jnp.asarray(value, dtype) for value in self.tolerance), 1.0)
         step = tolerance ** (1 / self.pair.order) / 2
         return step, jnp.sqrt(tolerance)
-
-
-def norm(x):
-    """Root of the mean square over each sample: (B,)."""
-    return jnp.sqrt(jnp.mean(jnp.square(x), axis=tuple(range(1, x.ndim))))
 
 
 def expand(values, like):
@@ -137,7 +139,7 @@ def leap_in(rule, x, t, nearest):
     decay = falls(ends) / falls(t)
     end = expand(decay, x) * x + expand(grows(ends) - grows(t) * decay, x) * nearest
     length = jnp.maximum(jnp.abs(end - x), expand(falls(t), x))
-    bound = norm(length / rule.delta(x, end))
+    bound = rule.norm(length / rule.delta(x, end))
     return end, jnp.where(rule.sign * rule.place(t) > 0.99 * far(t.dtype), 0.0, bound)
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from flowjax.adaptive.control import FAILURES, STRICT, arrives, choose, expand, far, finite, leap_in, norm, resize
+from flowjax.adaptive.control import FAILURES, STRICT, arrives, choose, expand, far, finite, leap_in, resize
 from flowjax.adaptive.pairs import Steps, leap_out
 from flowjax.sample import NOT_FINITE, OK, OUT_OF_EVALUATIONS
 from flowjax.schedules import predict
@@ -109,8 +109,9 @@ def judge(rule, lanes, history, leaping):
     difference = combine(jnp.zeros_like(lanes.t), lanes.steps.error, lanes.x, history)
     low = high - difference if rule.peers else None
     delta = rule.delta(lanes.low, low) if rule.peers else rule.delta(lanes.x, high)
-    error = norm(difference / delta) * jnp.where(leaping, STRICT, 1.0).astype(lanes.x.dtype)
-    return high, low, rule.share(jnp.where(finite(high) & jnp.isfinite(error), error, jnp.inf))
+    size = jnp.where(expand(finite(high), high), difference / delta, jnp.inf)
+    error = rule.norm(size) * jnp.where(leaping, STRICT, 1.0).astype(lanes.x.dtype)
+    return high, low, rule.share(jnp.where(jnp.isfinite(error), error, jnp.inf))
 
 
 def advance(rule, lanes, velocity, carry):
@@ -139,7 +140,7 @@ def advance(rule, lanes, velocity, carry):
     kept = accept & (leaping | pair.reuses_last)
     starts = running & ((stage == 0) | kept)
     history = (choose(kept, prediction, history[0]), *history[1:])
-    broken = rule.share(jnp.where(starts & ~finite(prediction), 1.0, 0.0)) > 0
+    broken = rule.share(rule.whole(jnp.where(starts & ~finite(prediction), 1.0, 0.0))) > 0
     failures = lanes.failures + (reject & jnp.isinf(error))
     arrived = accept & arrives(rule, t)
     if rule.leaps_in:

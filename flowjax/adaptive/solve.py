@@ -32,7 +32,7 @@ class AdaptiveStats(NamedTuple):
 
 def sample_adaptive(
     model, noise, schedule, tolerance, *, order, span, max_evaluations, method="dpm_solver_pp", variant="midpoint",
-    lockstep=False, axis_name=None, controller="default", carry=None, save_grid=False,
+    lockstep=False, axis_name=None, split=None, controller="default", carry=None, save_grid=False,
 ):  # fmt: skip
     """Solve from span[0] to span[1] with steps chosen so that the estimated error of each stays within `tolerance`.
 
@@ -52,7 +52,7 @@ def sample_adaptive(
     method="singlestep")` on the saved grid of a sample gives its result again.
 
     Under `jax.jit` over sharded arrays the loop asks all devices at every turn whether one still runs. Inside
-    `jax.shard_map` it holds no collective, and each device stops when its own samples are done.
+    `jax.shard_map` it holds no collective but those of axis_name and split, and each device stops when its own samples are done.
 
     Args:
       model: (x, t) -> velocity (B, *D), t (B,); with a carry, (x, t, carry) -> (velocity, carry).
@@ -68,6 +68,8 @@ def sample_adaptive(
       lockstep: the error is the maximum over the batch, and all samples take the same steps.
       axis_name: with lockstep inside shard_map, the mesh axis (or axes) over which the maximum is taken too: one scalar
         for each evaluation, because the devices must agree on every step.
+      split: inside shard_map, the mesh axis (or axes) over which each sample's numbers lie in equal parts: its error is then
+        that of the whole sample, at three scalars a sample for each evaluation, and all parts take the same steps.
       controller: "default", or "peers": the one of the public DPM-Solver codes, step for step in float64. Its first step is
         0.05, growth has no limit, delta uses the lower-order states, a rejected step is evaluated again from its start,
         it is within 1e-5 of the end when it stops, and it is in lockstep. The span must have finite log-SNR.
@@ -93,8 +95,9 @@ def sample_adaptive(
     lockstep = lockstep or controller == "peers"
     if axis_name is not None and not lockstep:
         raise ValueError(f"{name}: axis_name={axis_name!r} without lockstep=True; samples of their own need no axis.")
-    share = _maximum(axis_name) if lockstep else lambda error: error
-    rule = _rule(name, schedule, tolerance, order, span, max_evaluations, method, variant, controller, share)
+    share = _maximum(axis_name) if lockstep else _same
+    whole = _same if split is None else lambda mean: jax.lax.pmean(mean, split)
+    rule = _rule(name, schedule, tolerance, order, span, max_evaluations, method, variant, controller, share, whole)
     model = lift(model, carry)
     velocity, _ = _check_model(name, model, x, rule.start, carry)
     vary = _varying(x, velocity, carry)
@@ -141,9 +144,7 @@ def sample_adaptive_many(
     count = x.shape[0]
     if lanes not in range(1, count + 1):
         raise ValueError(f"{name}: lanes={lanes!r} for {count} samples; wanted a whole number from 1 to {count}.")
-    rule = _rule(
-        name, schedule, tolerance, order, span, max_evaluations, method, variant, "default", lambda error: error
-    )
+    rule = _rule(name, schedule, tolerance, order, span, max_evaluations, method, variant, "default", _same, _same)
     lifted = lambda x, t, ids: (model(x, t, ids), ids)
     ids = jnp.arange(lanes)
     velocity, _ = _check_model(name, lifted, x[:lanes], rule.start, ids)
@@ -169,7 +170,7 @@ def sample_adaptive_many(
     return Solution(end, status, AdaptiveStats(nfe, accepted, rejected, computed), None, None)
 
 
-def _rule(name, schedule, tolerance, order, span, max_evaluations, method, variant, controller, share):
+def _rule(name, schedule, tolerance, order, span, max_evaluations, method, variant, controller, share, whole):
     check_choice(name, "controller", controller, ("default", "peers"))
     pair = find_pair(name, method, order, variant)
     try:
@@ -203,8 +204,9 @@ def _rule(name, schedule, tolerance, order, span, max_evaluations, method, varia
             "usual run some hundred: give a whole number of at least that, for example 1000."
         )
     return Rule(
-        pair, schedule, tolerance, start, end, leaps_out, leaps_in, controller == "peers", share, int(max_evaluations)
-    )
+        pair, schedule, tolerance, start, end, leaps_out, leaps_in, controller == "peers", share, whole,
+        int(max_evaluations),
+    )  # fmt: skip
 
 
 def _state(name, noise):
@@ -223,6 +225,10 @@ def _check_model(name, model, x, start, carry):
             f"{name}: the model returned shape {answer[0].shape} for a state of shape {x.shape}; wanted the same."
         )
     return answer
+
+
+def _same(values):
+    return values
 
 
 def _maximum(axis_name):
