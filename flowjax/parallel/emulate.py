@@ -208,7 +208,7 @@ def emulate_with(model, noise, label, plan, told, *, guidance=1.0, key=None):
     def network(x, t, label, carry):
         def evaluate(copy, synced):
             fresh = synced | jnp.asarray(told.fresh)[jnp.asarray(told.shards)[:, None], jnp.asarray(told.shards)[None]]
-            attend = _attention(copy, fresh[None, None])
+            attend = mixed_attention(copy, fresh[None, None])
             return model.apply(model.params, x, t, label, attention=attend, carry=jax.tree.map(jnp.zeros_like, copy))
 
         return exchanged(told, carry, evaluate)
@@ -306,7 +306,7 @@ def _occupied(told):
     return parts[:, None] & parts[None]
 
 
-def _attention(copy, fresh):
+def mixed_attention(copy, fresh):
     """Attention as `flowjax.models.dit` takes it; its carry collects the (keys, values) of all layers.
 
     Args:
