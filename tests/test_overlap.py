@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs import overlap as configured
-from experiments.benchmarks import flops
+from experiments.benchmarks import flops, gpu
 from experiments.benchmarks import overlap as command
 from flowjax import grids, models, parallel, plans
 from flowjax.parallel import hlo, overlap, traffic
@@ -259,6 +259,24 @@ def test_a_program_is_laid_out_by_shapes_alone():
     again, abstract, *_ = parallel.program(shapes, jax.eval_shape(lambda: noise), None, plan, mesh)
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(abstract))
     assert run.lower(*args).as_text() == again.lower(*abstract).as_text()
+
+
+@pytest.mark.slow
+def test_seconds_of_gathers_are_measured_where_devices_are():
+    """On virtual devices the seconds mean nothing, but that all three programs ran."""
+    found = command.measured(models.preset("digits", depth=2), 1, 3, 1, jax.devices()[:2])
+    assert found.keys() == {"gather", "late", "frozen", "hidden", "share"}
+    assert all(found[name] > 0 for name in ("gather", "late", "frozen"))
+    waited, none = found["gather"], found["frozen"]
+    assert found["hidden"] * (waited - none) == pytest.approx(waited - found["late"])
+
+
+def test_several_gpus_get_a_sentence():
+    row = dict(size=8, batch=2, contender="flowjax", failed="no memory", peak=1e12)
+    several = dict(gpus=4, gather=3e-3, late=2e-3, frozen=1e-3, hidden=0.5, share=1.0)
+    text = gpu.markdown([row, several], "command")
+    assert "4 GPUs that share an image: 3 ms" in text and "so 50% of their time is hidden" in text
+    assert text.count("| no memory") == 1
 
 
 def carried(text, heads):

@@ -9,7 +9,7 @@ import time
 
 import jax
 
-from experiments.benchmarks import flops, worker
+from experiments.benchmarks import flops, overlap, worker
 from experiments.benchmarks.case import Case
 from experiments.run import main
 from flowjax import models, records
@@ -108,6 +108,17 @@ def _go(config, kept, folder, contenders, clock):
         longest = max(longest, time.monotonic() - start)
 
 
+def _gathers(config, kept):
+    """Where several GPUs are, what gathering keys and values a layer ahead hides: beside the text, the seconds."""
+    gpus = [device for device in jax.devices() if device.platform == "gpu"]
+    if len(gpus) < 2 or kept.done({"gpus": len(gpus)}):
+        return
+    sizes = models.DiTConfig(
+        (max(config.sizes),) * 2, 4, 2, config.width, config.depth, config.heads, 1000, out_channels=8, dtype="bfloat16"
+    )
+    kept.add({"gpus": len(gpus)}, **overlap.measured(sizes, 2, config.steps, config.repeats, gpus))
+
+
 def run(config, workdir):
     """Measure the cases that `workdir` does not hold yet, for at most `config.seconds`, and return all rows."""
     if config.gpus and not any(device.platform == "gpu" for device in jax.devices()):
@@ -124,6 +135,8 @@ def run(config, workdir):
         with tempfile.TemporaryDirectory() as folder:
             if _cases(config, kept):
                 _go(config, kept, folder, [name for name in CONTENDERS if name not in absent], clock)
+            if clock.left() > 120:  # three programs to compile
+                _gathers(config, kept)
     except RuntimeError:
         if not clock.up:
             raise
@@ -145,6 +158,8 @@ def markdown(rows, command):
         "| image, batch | contender | images/s | TFLOP/s | share of peak | memory, GB | first call, s | error |",
         "|---|---|---|---|---|---|---|---|",
     ]
+    several = [row for row in rows if "gpus" in row]
+    rows = [row for row in rows if "gpus" not in row]
     for row in rows:
         cell = f"| {8 * row['size']}, {row['batch']} | {row['contender']} |"
         if "failed" in row:
@@ -155,9 +170,15 @@ def markdown(rows, command):
             f"{cell} {row['images_per_second']:.3g} | {row['flops'] / 1e12:.4g} | {row['flops'] / row['peak']:.1%} | "
             f"{row['memory'] / 1e9:.2f} | {row['first']:.3g} | {row['error']:.1e}{note} |"
         )
+    said = [
+        f"{row['gpus']} GPUs that share an image: {1e3 * row['gather']:.3g} ms a row that waits for its gathers, "
+        f"{1e3 * row['late']:.3g} where they go a layer ahead, {1e3 * row['frozen']:.3g} without them, so {row['hidden']:.0%} of "
+        f"their time is hidden; the compiler laid {row['share']:.0%} of a layer's products under each."
+        for row in several
+    ]
     device = next((row["device"] for row in rows if "device" in row), "no device")
     return "\n".join(
-        [*lines, "", f"{device}, bfloat16 matmul peak {rows[0]['peak'] / 1e12:.4g} TFLOP/s; `{command}`", ""]
+        [*lines, "", *said, f"{device}, bfloat16 matmul peak {rows[0]['peak'] / 1e12:.4g} TFLOP/s; `{command}`", ""]
     )
 
 

@@ -1,13 +1,16 @@
 """A certificate of overlap: what stands between the start and the end of every collective of a program for TPU or GPU."""
 
+import functools
 import os
 import pathlib
 import time
 
 import jax
 
+import flowjax
 from experiments.benchmarks.parallel import BRANCHES
 from experiments.run import main, progress
+from experiments.timing import interleaved
 from flowjax import grids, models, parallel, plans, records
 from flowjax.errors import check_choice
 from flowjax.parallel import overlap, stale, traffic
@@ -80,6 +83,37 @@ def run(config, workdir):
             if not kept.done(key):  # of a cell that a killed run began
                 kept.add(key, **row)
     return kept.rows
+
+
+def measured(sizes, batch, steps, repeats, devices):
+    """What a device's text cannot tell, on devices that are here: seconds of a row that waits for its gathers, gathers a layer
+    ahead, or says nothing, and the share of the gathers' seconds that gathering ahead hides.
+
+    Args:
+      sizes: a `DiTConfig`.
+      batch, steps: images and rows of the plan; all rows but the first are of the kind that is named.
+      repeats: timed calls of each, in turn.
+      devices: which share an image.
+
+    Returns:
+      {"gather", "late", "frozen": seconds of a row, "hidden": (gather - late) / (gather - frozen), "share": of a layer's
+      products that the compiler laid under a late gather, with the kernels that it chose on these devices}.
+    """
+    mesh, plan = parallel.make_mesh(seq=len(devices), devices=devices), plans.adams_bashforth(grids.uniform(steps), 2)
+    model = models.init(sizes, jax.random.key(0))
+    model = model._replace(params=jax.tree.map(lambda leaf: leaf.astype(sizes.dtype or leaf.dtype), model.params))
+    noise = flowjax.draw_noise(jax.random.key(1), range(batch), (*sizes.size, sizes.channels))
+    calls, shares = {}, {}
+    for name in ("gather", "late", "frozen"):
+        options = CONTENDERS.get(name, {"attention": "stale", "refresh": None})
+        run, args, _ = parallel.program(model, noise, None, plan, mesh, **options)
+        program = run.lower(*args).compile()
+        inside = [each for each in overlap.overlaps(program.as_text()) if each.times >= steps * sizes.depth]
+        shares[name] = min((each.share for each in inside if each.branch == stale.EXCHANGE), default=0.0)
+        calls[name] = functools.partial(program, *args)
+    seconds = {name: steady / steps for name, (_, steady) in interleaved(calls, repeats).items()}
+    hidden = (seconds["gather"] - seconds["late"]) / (seconds["gather"] - seconds["frozen"])
+    return {**seconds, "hidden": hidden, "share": shares["late"]}
 
 
 def markdown(rows, command):
