@@ -1,0 +1,252 @@
+"""(o) When does an error in what others see grow from row to row? The loop gain of forecasts, measured on networks.
+
+In a row each device sees, of the others, W(K1, K2, ...), and computes keys and values with it; these are what the next rows
+forecast from. Round that loop goes an error, by way of the layers of one row and by way of the state that moves. Its gain is
+that of the row's derivative: with the state x, the last velocity and the keys and values of three rows as one vector,
+
+    copy = sum_m w_m dK_m,    (dv, dK) = d(velocity, K)(x, copy) (dx, copy),    dx' = dx - h (3/2 dv - 1/2 dv'),
+
+repeated at one time of one path. The rate at which that grows, its spectral radius, is to be compared with the path's own.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import flowjax
+from experiments import report
+from experiments.staleness import lab
+from flowjax import grids, models, plans
+from flowjax.parallel.emulate import contiguous, emulate_with, exchange, mixed_attention, tokens_of
+from flowjax.parallel.forecast import Forecast
+
+QUESTION = "loop"
+WEIGHTS = {
+    "hold": (1, 0, 0), "linear, half": (1.5, -0.5, 0), "linear over two steps": (1.5, 0, -0.5), "linear": (2, -1, 0),
+    "quadratic": (3, -3, 1),
+}  # fmt: skip
+NETWORKS = {
+    "digits": ("digits", "digits-smooth"),
+    "random": ("random",),
+}  # the shipped one and its twin that is told 1 - t
+TIME, STEPS, PARTS = 0.5, 20, (2, 4, 8)
+ROUNDS = 60  # of the loop; the rate is that of the second half
+GROWS = 1.05  # a rate this many times the path's own is a loop that grows by itself
+
+
+def swing(weights):
+    """The most of a wiggle z^-i that a forecast misses, max over |z| = 1 of |1 - sum_m w_m z^m|."""
+    z = np.exp(1j * np.linspace(0, np.pi, 1001))
+    return float(np.abs(1 - sum(w * z ** (m + 1) for m, w in enumerate(weights))).max())
+
+
+def cells(config):
+    """One cell a network, forecast and number of devices; then one network, linear, 8 devices, and one thing changed."""
+    if "network" not in config.asked:
+        return []
+    networks = NETWORKS.get(config.network, (config.network,))
+    base = {"question": QUESTION, "network": networks[0], "forecast": "linear", "devices": PARTS[-1], "layers": 0,
+            "time": TIME, "steps": STEPS, "state": "moves"}  # fmt: skip
+    matrix = [
+        base | {"network": network, "forecast": name, "devices": devices}
+        for network in networks
+        for name in WEIGHTS
+        for devices in PARTS
+    ]
+    depth = network_of(networks[0]).card.config.depth
+    changes = [
+        *({"layers": count} for count in range(1, depth)), *({"time": time} for time in (0.9, 0.7, 0.3, 0.1)),
+        *({"steps": steps} for steps in (2 * STEPS, 4 * STEPS)), {"state": "rests"},
+    ]  # fmt: skip
+    return matrix + [base | change for change in changes]
+
+
+@functools.cache
+def network_of(name):
+    """The network called `name`."""
+    return lab.stand_in() if name == "random" else models.load(name)
+
+
+@functools.cache
+def program(name):
+    """(params, x, t, step, label, weights, fresh (L, L), layers, moves) -> (ROUNDS,) growth of each round of the loop."""
+    model = network_of(name)
+    config = model.card.config
+
+    def rounds(params, x, t, step, label, weights, fresh, layers, moves):
+        def row(x, copy):
+            def attend(q, k, v, layer, carry):
+                return mixed_attention(copy, (fresh | (layer >= layers))[None, None])(q, k, v, layer, carry)
+
+            return model.apply(params, x, t, label, attention=attend, carry=jax.tree.map(jnp.zeros_like, copy))
+
+        shape = (config.depth, len(x), tokens_of(model, x), config.heads, config.width // config.heads)
+        zeros = (jnp.zeros(shape, x.dtype),) * 2
+        everyone = mixed_attention(zeros, jnp.ones_like(fresh)[None, None])
+        _, truth = model.apply(params, x, t, label, attention=everyone, carry=zeros)
+        _, derivative = jax.linearize(row, x, truth)
+
+        def again(errors, _):
+            dx, before, history = errors
+            copy = jax.tree.map(lambda leaf: jnp.tensordot(weights, leaf, 1), history)
+            velocity, new = derivative(dx, copy)
+            dx = dx - moves * step * (1.5 * velocity - 0.5 * before)
+            history = jax.tree.map(lambda old, newest: jnp.concatenate([newest[None], old[:-1]]), history, new)
+            errors = dx, velocity, history
+            size = jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(errors)))
+            return jax.tree.map(lambda leaf: leaf / jnp.where(size > 0, size, 1), errors), size
+
+        draw = lambda key: jax.random.normal(key, (len(weights), *shape), x.dtype)
+        state = jax.random.normal(jax.random.key(1), x.shape, x.dtype)
+        start = moves * state, jnp.zeros_like(x), tuple(map(draw, jax.random.split(jax.random.key(0))))
+        return jax.lax.scan(again, start, None, ROUNDS)[1]
+
+    return jax.jit(rounds)
+
+
+@functools.cache
+def setting(name, samples):
+    """(noise (B, *D), labels (B,), {t: state} along the synchronous path of STEPS steps)."""
+    model = network_of(name)
+    noise = flowjax.draw_noise(jax.random.key(0), np.arange(samples), lab.SHAPES["network"]).astype(np.float32)
+    label = np.arange(samples) % model.card.config.classes
+    plan = plans.dpm_solver_pp(model.card.schedule, grids.uniform(STEPS), 2)
+    solve = jax.jit(
+        lambda p: flowjax.sample(lambda x, t: model.apply(p, x, t, label), noise, plan, save_path=True).path
+    )
+    return noise, label, dict(zip(np.round(grids.uniform(STEPS), 12), np.asarray(solve(model.params)), strict=True))
+
+
+def rate_of(key, devices, samples=2):
+    """The rate of a cell with its number of devices replaced: with one device nothing is stale, and it is the path's own."""
+    model = network_of(key["network"])
+    _, label, path = setting(key["network"], samples)
+    x = path[round(key["time"], 12)]
+    part = contiguous(tokens_of(model, x), devices)
+    sizes = program(key["network"])(
+        model.params, x, np.float32(key["time"]), np.float32(1 / key["steps"]), label, np.float32(WEIGHTS[key["forecast"]]),
+        part[:, None] == part, key["layers"] or model.card.config.depth, np.float32(key["state"] == "moves"),
+    )  # fmt: skip
+    late = np.asarray(sizes[ROUNDS // 2 :], np.float64)
+    return float(np.exp(np.mean(np.log(late)))) if late.all() else 0.0
+
+
+@functools.cache
+def sampled(name, samples):
+    """(weights or None, devices) -> endpoints of whole runs; None is synchronous."""
+    model = network_of(name)
+    noise, label, _ = setting(name, samples)
+    plan = plans.dpm_solver_pp(model.card.schedule, grids.uniform(STEPS), 2)
+    run = jax.jit(lambda params, told: emulate_with(model._replace(params=params), noise, label, plan, told).x)
+
+    @functools.cache
+    def end(forecast, devices):
+        told = exchange(plan, tokens_of(model, noise), devices, slots=max(PARTS))
+        weights = np.where(np.arange(STEPS)[:, None] < 3, WEIGHTS["hold"], WEIGHTS[forecast])
+        return np.asarray(run(model.params, told._replace(forecast=Forecast(weights, None, None))))
+
+    return end
+
+
+def measure(config, todo):
+    """Yield (key, values): the rate, the path's own, what the forecast misses of a wiggle, and what became of whole runs.
+
+    `worse`, of the matrix only, is the RMS distance of a run to the synchronous one, over that of held keys and values.
+    """
+    for key in todo:
+        share, missed = 1 - 1 / key["devices"], swing(WEIGHTS[key["forecast"]])
+        values = {"rate": rate_of(key, key["devices"]), "own_rate": rate_of(key, 1), "swing": missed}
+        values |= {"swing_share": share * missed}
+        if of_matrix(key):
+            end = sampled(key["network"], config.network_samples)
+            found, held = (
+                np.linalg.norm(end(name, key["devices"]) - end("hold", 1)) for name in (key["forecast"], "hold")
+            )
+            values["worse"] = float(found / held)
+        yield key, values
+
+
+def of_matrix(key):
+    """Whether nothing but network, forecast and devices was changed."""
+    return (key["layers"], key["time"], key["steps"], key["state"]) == (0, TIME, STEPS, "moves")
+
+
+def grows(row):
+    """Whether the loop grows by itself."""
+    return row["rate"] > GROWS * row["own_rate"]
+
+
+def section(rows, command):
+    """The section of the page."""
+    matrix, changed = ([r for r in rows if of_matrix(r) == kind] for kind in (True, False))
+    first = rows[0]["network"]
+    fig, axes = report.canvas(1, 2)
+    for ax, y, words in zip(axes, ("rate", "worse"), ("growth a row", "error over that of holding"), strict=True):
+        for network in dict.fromkeys(r["network"] for r in matrix):
+            own = sorted((r for r in matrix if r["network"] == network), key=lambda r: r["swing_share"])
+            ax.plot([r["swing_share"] for r in own], [r[y] for r in own], marker="o", linestyle="", label=network)
+        ax.axhline(1, color=report.GREY, linestyle=(0, (1, 3)))
+        ax.set(xlabel="stale share times what is missed of a wiggle", ylabel=words, yscale="log")
+    axes[0].legend()
+    return report.Section(
+        question="When does an error in what others see grow from row to row?",
+        expected="Where a forecast misses much of a wiggle: each layer forecasts anew what the layers before it missed, so the loop's gain is "
+        "a power of (n-1)/n max |1 - W|, and steep forecasts are unstable on many devices and in deep networks.",
+        answer=" ".join(_said(matrix, [r for r in changed if r["network"] == first])),
+        figures=(
+            report.picture(
+                fig,
+                "Growth of an error a row, and the error of whole runs over that of held keys and values, against the stale share times "
+                "what the forecast misses of a wiggle; the networks lie on one curve that leaves 1 at one place.",
+                f"Points: five forecasts on 2, 4 and 8 devices; t = {TIME}, {STEPS} steps.",
+            ),
+        ),
+        table=[
+            {name: r[name] for name in ("network", "forecast", "devices", "swing_share", "rate", "own_rate", "worse")}
+            | {"grows": grows(r)}
+            for r in matrix
+        ],
+        caveat="A rate is that of one place of one path, with its steps; a run sees all of them, and its errors stop growing where softmax and norms "
+        "saturate. Where little is missed, `worse` also holds what the forecast gains. " + _changes(changed),
+        command=command,
+    )
+
+
+def _said(matrix, changed):
+    """Sentences of the answer."""
+    quiet, loud = ([r["swing_share"] for r in matrix if grows(r) == kind] for kind in (False, True))
+    if quiet and loud:
+        split = max(quiet) < min(loud)
+        yield (
+            f"{len(loud)} of {len(matrix)} loops grow by themselves: "
+            + (f"**all above {report.sig(min(loud))} and none up to {report.sig(max(quiet))}** of " if split
+               else f"from {report.sig(min(loud))}, while others up to {report.sig(max(quiet))} do not, of ")
+            + "(n-1)/n max |1 - W|."
+        )  # fmt: skip
+        worse, better = ([r["worse"] for r in matrix if grows(r) == kind] for kind in (True, False))
+        yield (
+            f"Runs whose loop grows end {report.sig(min(worse))} to {report.sig(max(worse))} times as far from the synchronous one as held keys and "
+            f"values do, the others {report.sig(min(better))} to {report.sig(max(better))} times."
+        )
+    for name in WEIGHTS:
+        own = [r for r in matrix if r["forecast"] == name and r["network"] == matrix[0]["network"]]
+        rates = ", ".join(report.sig(r["rate"], 3) for r in own)
+        yield f"{name.capitalize()} (misses {report.sig(own[0]['swing'])}): {rates} a row on {', '.join(str(r['devices']) for r in own)} devices."
+    rest = [r for r in changed if r["state"] == "rests"]
+    if rest:
+        yield (
+            f"While the state rests the rate is **{report.sig(rest[0]['rate'])}**: a layer sees only what layers before it missed, so after as many rows as "
+            "layers have passed it on, nothing is left. What closes the loop is the state, which moves with the wrong velocity."
+        )
+
+
+def _changes(changed):
+    """What depth, time and steps do to the linear forecast, as a sentence."""
+    parts = []
+    for name, words, default in (("layers", "stale layers", 0), ("time", "t", TIME), ("steps", "steps", STEPS)):
+        own = [r for r in changed if r[name] != default]
+        if own:
+            parts.append(f"{words} " + ", ".join(f"{report.sig(r[name])}: {report.sig(r['rate'], 3)}" for r in own))
+    return "The linear forecast's rate on 8 devices by " + "; by ".join(parts) + "." if parts else ""
