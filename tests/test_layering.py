@@ -29,7 +29,7 @@ ALLOWED = {
     "data": set(),
     "checkpoint": {"records"},
     "train": {"schedules", "models"},
-    "parallel": {"schedules", "grids", "plans", "sample", "guidance", "fields", "models"},
+    "parallel": {"schedules", "grids", "plans", "sample", "adaptive", "guidance", "fields", "models"},
 }
 SAMPLERS = {"sample", "adaptive", "parallel", "plans"}
 NEVER = {"configs", "experiments", "tests", "absl", "matplotlib"}

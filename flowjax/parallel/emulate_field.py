@@ -39,26 +39,44 @@ def emulate_field(field, noise, plan, told, *, key=None):
         )
 
     def model(x, t, carry):
-        x = check_state("DataSet", x, t, field.centre.shape)
-        y, centre = (jnp.asarray(a, x.dtype).reshape(-1, size) for a in (field.offsets, field.centre))  # (K, F), (1, F)
-        path, flat = path_at(field.schedule, t, x.dtype, 2), x.reshape(-1, size)
-        values = jnp.asarray(field.bandwidth, x.dtype).reshape(1, 1) ** 2
-        mine = (jnp.asarray(told.shards)[None] == jnp.arange(devices)[:, None])[:, None]  # (devices, 1, F)
-        shift = path.alpha * (centre @ y.T + 0.5 * jnp.asarray(field.squares, x.dtype)[None])  # (1, K)
-
         def evaluate(copy, synced):
-            new = jnp.matmul(jnp.where(mine, flat[None], 0), y.T, precision=HIGHEST)  # (devices, B, K)
-            fresh = (synced | jnp.asarray(told.fresh)).astype(x.dtype)  # (devices that see, devices that are seen)
-            seen = jnp.einsum("ij,jbk->ibk", fresh, new) + jnp.einsum("ij,bjk->ibk", 1 - fresh, copy[0])
-            logits = path.alpha[None] * (seen - shift[None]) / variance(path, values)[None]
-            mean = jnp.matmul(jax.nn.softmax(logits, axis=-1), y, precision=HIGHEST)  # (devices, B, F)
-            mean = jnp.sum(jnp.where(mine, mean, 0), axis=0)  # each device answers for its part
-            offset, gain = gains("velocity", path, values)
-            velocity = offset * (mean + centre) + gain * (flat - path.alpha * (mean + centre))
-            return velocity.reshape(x.shape), jnp.moveaxis(new, 0, 1)[None]
+            fresh = jnp.broadcast_to(synced | jnp.asarray(told.fresh), (len(x), devices, devices))
+            velocity, new = answer(field, told.shards, x, t, jnp.moveaxis(copy[0], 1, 0), fresh)
+            return velocity, new[None]
 
         return exchanged(told, carry, evaluate)
 
     dtype = jnp.promote_types(noise.dtype, jnp.float32)
     told = told._replace(share=jnp.eye(devices, dtype=bool) | told.pooled)
     return solve(model, noise, plan, told, jnp.zeros((1, len(noise), devices, count), dtype), key)
+
+
+def answer(field, shards, x, t, copy, fresh):
+    """What the devices answer together.
+
+    Args:
+      field: the `DataSet`.
+      shards: (F,) the device of each number of a sample.
+      x, t: (B, *D), and a scalar or (B,).
+      copy: (n, B, K) the inner products of each device as the others know them.
+      fresh: (B, n, n) bool, whether device i sees device j's products of this x.
+
+    Returns:
+      (velocity (B, *D), the inner products of each device (B, n, K)).
+    """
+    size, devices = field.offsets.shape[1], len(copy)
+    x = check_state("DataSet", x, t, field.centre.shape)
+    y, centre = (jnp.asarray(a, x.dtype).reshape(-1, size) for a in (field.offsets, field.centre))  # (K, F), (1, F)
+    path, flat = path_at(field.schedule, t, x.dtype, 2), x.reshape(-1, size)
+    values = jnp.asarray(field.bandwidth, x.dtype).reshape(1, 1) ** 2
+    mine = (jnp.asarray(shards)[None] == jnp.arange(devices)[:, None])[:, None]  # (n, 1, F)
+    shift = path.alpha * (centre @ y.T + 0.5 * jnp.asarray(field.squares, x.dtype)[None])  # (1 or B, K)
+    new = jnp.matmul(jnp.where(mine, flat[None], 0), y.T, precision=HIGHEST)  # (n, B, K)
+    fresh = fresh.astype(x.dtype)
+    seen = jnp.einsum("bij,jbk->ibk", fresh, new) + jnp.einsum("bij,jbk->ibk", 1 - fresh, copy)
+    logits = path.alpha[None] * (seen - shift[None]) / variance(path, values)[None]
+    mean = jnp.matmul(jax.nn.softmax(logits, axis=-1), y, precision=HIGHEST)  # (n, B, F)
+    mean = jnp.sum(jnp.where(mine, mean, 0), axis=0)  # each device answers for its part
+    offset, gain = gains("velocity", path, values)
+    velocity = offset * (mean + centre) + gain * (flat - path.alpha * (mean + centre))
+    return velocity.reshape(x.shape), jnp.moveaxis(new, 0, 1)
