@@ -7,9 +7,11 @@ from experiments.run import ask
 from experiments.staleness import (
     claims,
     error,
+    forecasts,
     gallery,
     geometry,
     law,
+    loop,
     orders,
     pareto,
     pictures,
@@ -26,7 +28,8 @@ from flowjax import records
 
 # The law is read from the rows of the errors.
 QUESTIONS = (
-    orders, error, law, pipeline, warmup, placement, window, pareto, precision, solvers, geometry, resolution, pictures, gallery,
+    orders, error, law, pipeline, warmup, placement, window, pareto, forecasts, loop, precision, solvers, geometry, resolution,
+    pictures, gallery,
 )  # fmt: skip
 WORDS = ("NFE", "order", "staleness", "misrouted")
 KEPT = pathlib.Path(__file__).parents[2] / "results" / "staleness"

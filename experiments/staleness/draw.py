@@ -38,7 +38,7 @@ def ratio(row, kind="rms"):
 def columns(rows, names):
     """The rows with these columns, and what every row has of errors and ratios."""
     common = ("sync_rms", "sync_rms_low", "sync_rms_high", "own_rms", "exact_rms", "rms_ratio", "rms_low", "rms_high",
-              "total_rms_ratio", "misrouted", "staleness")  # fmt: skip
+              "median_ratio", "total_rms_ratio", "misrouted", "staleness")  # fmt: skip
     return [{name: row[name] for name in (*names, *common)} for row in rows]
 
 

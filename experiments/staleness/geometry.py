@@ -40,7 +40,7 @@ def section(rows, command):
     """The section of the page."""
     fig, shown = draw.panels(rows, height=1.8)
     for ax, _, own in shown:
-        label = "RMS distance to the synchronous run, over that of rows"
+        label = "error, over that of rows"
         bars = [r for r in own if r["part"] != "rows"]
         report.bar_ledger(ax, bars, label="part", value="rms_ratio", low="rms_low", high="rms_high", xlabel=label)
         ax.axvline(1, color=report.GREY, linestyle=(0, (1, 3)))

@@ -77,7 +77,7 @@ def section(rows, command):
     fig, axes = report.canvas(len(subjects), 1, height=2.8 * len(subjects))
     for ax, subject in zip(np.atleast_1d(axes), subjects, strict=True):
         own = [r for r in elsewhere if r["subject"] == subject]
-        label = "RMS distance to the synchronous run, over that at the start"
+        label = "error, over that of as many at the start"
         report.bar_ledger(ax, own, label="name", value="rms_ratio", low="rms_low", high="rms_high", xlabel=label)
         ax.axvline(1, color=report.GREY, linestyle=(0, (1, 3)))
         ax.set_title(lab.NAMES[subject])

@@ -45,7 +45,7 @@ def section(rows, command):
     """The section of the page."""
     fig, shown = draw.panels(rows, height=2.6)
     for ax, _, own in shown:
-        label = "RMS distance to the synchronous run, over that of one synchronous step"
+        label = "error, over that of one synchronous step"
         report.bar_ledger(ax, own[1:], label="place", value="rms_ratio", low="rms_low", high="rms_high", xlabel=label)
         ax.axvline(1, color=report.GREY, linestyle=(0, (1, 3)))
     said = []
