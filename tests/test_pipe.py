@@ -49,10 +49,7 @@ def test_every_patch_of_every_row_passes_every_place_once_and_in_order(stages, p
         assert [when[s][row, patch] - entered for s in range(stages)] == [hop * s for s in range(stages)]
         assert when[stages][row, patch] == entered + hop * stages - 1
         assert row == 1 or entered > when[stages][row - 1, patch]
-    assert np.flatnonzero(made.whole).tolist() == [
-        0,
-        len(made.whole) - 1,
-    ]  # the pipe fills after the one, drains before the other
+    assert np.flatnonzero(made.whole).tolist() == [0, len(made.whole) - 1]  # before it fills, when it has drained
     assert made.row[made.whole, 0].tolist() == [0, 5]
 
 
@@ -216,7 +213,7 @@ def test_two_patches_wait_for_their_messages_and_guidance_is_one_sum_a_tick():
     assert counts == sums | {
         ("collective-permute", total): 1,
         ("collective-permute", 2 * total): 1,
-        ("all-reduce", 1): 5,
+        ("all-reduce", 1): 3,
     }
     assert all(c.waits for c in found if c.operation == "collective-permute")
 
@@ -269,10 +266,14 @@ def test_noise_of_the_steps_is_that_of_its_sample_and_row(sizes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "plan", [plans.heun(grids.uniform(3)), plans.dpm_solver_pp(Linear(), grids.uniform(4), 2, method="singlestep"), plans.pad(PLAN, 7)]
-)  # fmt: skip
-def test_several_rows_a_step_keep_their_stages_apart(plan):
+@pytest.mark.parametrize("name", ["heun", "singlestep", "padded"])
+def test_several_rows_a_step_keep_their_stages_apart(name):
+    grid = grids.uniform(4)
+    plan = {
+        "heun": plans.heun(grid),
+        "singlestep": plans.dpm_solver_pp(Linear(), grid, 2, method="singlestep"),
+        "padded": plans.pad(plans.euler(grid), 6),
+    }[name]
     agree(piped(2, 4, plan), emulated(4, plan))
 
 

@@ -15,7 +15,8 @@ enter, and takes those that come round through the head of the network and the r
                 stage 0. Where M >= 2 n it is under way while the stages work on the next patches (h = 2 in parallel.ticks)
     whole       a synchronous row: n collective-permutes of the image's, (B, L, E)
     guidance    a tick: one all-reduce of the velocity of what came round, where the mesh has cfg=2
-    at the end  all-reduces of the image, which stage 0 has, and of the meter's sums
+    at the end  one all-reduce over the stages, of the image, which stage 0 has, and of the meter's sums; two of the meter's
+                over data and cfg, the sum and the maximum of samples
 """
 
 import functools
