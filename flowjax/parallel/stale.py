@@ -24,7 +24,7 @@ from flowjax.parallel import policies
 from flowjax.parallel.attention import attend
 from flowjax.parallel.forecast import Forecast, forecast
 from flowjax.parallel.mesh import CFG, DATA
-from flowjax.parallel.ways import EXCHANGE, HOLD, SYNC
+from flowjax.parallel.ways import EXCHANGE, HOLD, SYNC, at, put
 
 
 class Options(NamedTuple):
@@ -177,9 +177,9 @@ def model(network, rows, way, kinds, line, sums):
         synced = metered > rows.policy[row]
         kind = jnp.where(synced, SYNC, jnp.where(rows.sent[row], EXCHANGE, HOLD))
         index = jnp.minimum(kind, len(kinds) - 1)  # the place of the row's kind in `kinds`
-        buffers = jax.tree.map(lambda b: jax.lax.dynamic_index_in_dim(b, stage, keepdims=False), carry.buffers)
+        buffers = jax.tree.map(lambda b: at(b, stage), carry.buffers)
         velocity, buffers, sums = jax.lax.switch(index, [branch(kind) for kind in kinds], row, x, t, label, buffers)
-        kept = jax.tree.map(lambda all, one: all.at[stage].set(one), carry.buffers, buffers)
+        kept = jax.tree.map(lambda all, one: put(all, one, stage), carry.buffers, buffers)
         said = _metered(carry.said, row, synced, row == rows.begins[stage], line, sums)
         return velocity, Carry(row + 1, kept, said)
 

@@ -131,10 +131,11 @@ def late(line, depth):
         return Late(own, jax.ShapeDtypeStruct(_everyones(shape, line), dtype))
 
     def sync(own, layer, row, kept):
-        past = _at(kept.own, layer)
+        past = at(kept.own, layer)
+        own, told = _first(own, line.arrived(line.forecast(past, row)))
         everyone = gathered(own, line.axes)
         ahead = jnp.where(layer == 0, everyone, kept.ahead) if line.plain else kept.ahead
-        return everyone, line.arrived(line.forecast(past, row)), Late(_put(kept.own, _newest(own, past), layer), ahead)
+        return everyone, told, Late(put(kept.own, _newest(own, past), layer), ahead)
 
     def settled(row, kept):
         if line.plain:
@@ -143,11 +144,11 @@ def late(line, depth):
 
     def exchange(own, layer, row, kept):
         when = jnp.where(layer + 1 < depth, row, line.rows.after[row])
-        message = lambda history: line.forecast(_at(history, (layer + 1) % depth), when)
+        message = lambda history: line.forecast(at(history, (layer + 1) % depth), when)
         # Read before written, in this order: fused into one, the two would have the gather wait for this layer's keys and
         # values, and on a TPU hide 90 % of the layer's products behind it where all of them could (parallel.overlap).
         before, told = jax.lax.optimization_barrier((kept.own, message(kept.own)))
-        later = _put(before, _newest(own, _at(before, layer)), layer)
+        later = put(before, _newest(own, at(before, layer)), layer)
         # A network of one layer is its own next layer, and the next row wants what this row computed.
         ahead = line.tell(told if depth > 1 else message(later))
         return line.with_own(kept.ahead, own), line.own(kept.ahead), Late(later, ahead)
@@ -163,21 +164,23 @@ def early(line, depth):
         return Early(own, jax.ShapeDtypeStruct((depth, *_everyones(shape, line)), dtype))
 
     def keep(own, layer, row, kept, everyone=None):
-        past = jnp.concatenate([own[None], _at(kept.own, layer)])
+        past = jnp.concatenate([own[None], at(kept.own, layer)])
         told = line.tell(line.forecast(past, line.rows.after[row])) if everyone is None else everyone
-        return Early(_put(kept.own, past[:-1], layer), _put(kept.told, told, layer))
+        return Early(put(kept.own, past[:-1], layer), put(kept.told, told, layer))
 
     def sync(own, layer, row, kept):
+        own, told = _first(own, line.own(at(kept.told, layer)))
         everyone = gathered(own, line.axes)
-        before = line.own(_at(kept.told, layer))
-        return everyone, before, keep(own, layer, row, kept, everyone if line.plain else None)
+        return everyone, told, keep(own, layer, row, kept, everyone if line.plain else None)
 
     def hold(own, layer, row, kept):
-        before = _at(kept.told, layer)
+        before = at(kept.told, layer)
         return line.with_own(before, own), line.own(before), kept
 
     def exchange(own, layer, row, kept):
-        return *hold(own, layer, row, kept)[:2], keep(own, layer, row, kept)
+        before = at(kept.told, layer)
+        own, told = _first(own, line.own(before))
+        return line.with_own(before, own), told, keep(own, layer, row, kept)
 
     return Way(begin, {SYNC: sync, EXCHANGE: exchange, HOLD: hold}, lambda row, kept: kept)
 
@@ -189,15 +192,15 @@ def residual(line, depth):
         return jax.ShapeDtypeStruct((depth, line.memory, *_everyones(shape, line)), dtype)
 
     def sync(own, layer, row, kept):
-        past, everyone = _at(kept, layer), gathered(own, line.axes)
-        return everyone, line.forecast(line.own(past), row), _put(kept, _newest(everyone, past), layer)
+        past, everyone = at(kept, layer), gathered(own, line.axes)
+        return everyone, line.forecast(line.own(past), row), put(kept, _newest(everyone, past), layer)
 
     def exchange(own, layer, row, kept):
-        past = _at(kept, layer)
+        past = at(kept, layer)
         expected = line.forecast(past, row)
         mine = line.own(expected)
         arrived = expected + line.tell(own - mine)
-        return line.with_own(expected, own), mine, _put(kept, _newest(arrived, past), layer)
+        return line.with_own(expected, own), mine, put(kept, _newest(arrived, past), layer)
 
     return Way(begin, {SYNC: sync, EXCHANGE: exchange}, lambda row, kept: kept)
 
@@ -211,14 +214,21 @@ def _everyones(shape, line):
     return 2, batch, jax.lax.axis_size(line.axes) * local, *head
 
 
+def _first(own, told):
+    """Both, with `told` read before own keys and values take its place: else the compiler copies the whole buffer."""
+    return jax.lax.optimization_barrier((own, told))
+
+
 def _newest(values, past):
     """The history with `values` as its newest, and without its oldest."""
     return jnp.concatenate([values[None], past[:-1]])
 
 
-def _at(buffer, index):
+def at(buffer, index):
+    """Place `index` of the buffer."""
     return jax.lax.dynamic_index_in_dim(buffer, index, keepdims=False)
 
 
-def _put(buffer, values, index):
+def put(buffer, values, index):
+    """The buffer with `values` in place `index`."""
     return jax.lax.dynamic_update_index_in_dim(buffer, values, index, 0)
