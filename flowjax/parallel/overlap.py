@@ -96,8 +96,13 @@ class _Phase(NamedTuple):
     devices: int
 
 
-def overlaps(text):
+def overlaps(text, choice=min):
     """The `Overlap` of every collective of a scheduled program, loop by loop; `text` is that of `compiled.as_text()`.
+
+    Args:
+      text: as above.
+      choice: what one between branches counts as, of their operations: the cheapest, so that what is said to be hidden
+        is; or the dearest (max), where one is no work at all and what counts are the times when there is work.
 
     Raises:
       ValueError: the text is not scheduled, as `run.lower(...).as_text()`: its order means nothing.
@@ -108,7 +113,7 @@ def overlaps(text):
             "of their execution; give compiled.as_text(), of what `run.lower(...).compile()` returned."
         )
     bodies, entry = hlo.computations(text)
-    count = Products(bodies)
+    count = Products(bodies, choice)
     places = dict.fromkeys((name, times, branch) for name, _, times, branch in hlo.walk(bodies, entry))
     return [found for place in places for found in _in_body(bodies, count, *place)]
 
@@ -152,11 +157,12 @@ def _phase(line, bodies):
 class Products:
     """Operations of matrix products, a multiplication and an addition as two, of lines and computations of a program.
 
-    A loop counts as often as it turns, and a choice between branches as the cheapest, so that what is said to be hidden is.
+    A loop counts as often as it turns, and a choice between branches as the cheapest, or as `choice` says.
     """
 
-    def __init__(self, bodies):
+    def __init__(self, bodies, choice=min):
         self._bodies = bodies
+        self._choice = choice
         self._known = {}
         self._dims = {}
 
@@ -175,7 +181,7 @@ class Products:
         called = hlo.calls(line)
         branches = [self.of(inner) for label, inner in called if isinstance(label, int)]
         loops = sum(hlo.trips(line, self._bodies) * self.of(inner) for label, inner in called if label == "body")
-        return loops + min(branches, default=0) + sum(self.of(inner) for inner in CALLED.findall(line))
+        return loops + self._choice(branches, default=0) + sum(self.of(inner) for inner in CALLED.findall(line))
 
     def _operands(self, name, line):
         """The sizes of an instruction's operands."""
