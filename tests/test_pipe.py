@@ -10,7 +10,7 @@ import pytest
 
 import flowjax
 from flowjax import Linear, grids, guidance, models, parallel, plans
-from flowjax.parallel import policies, traffic
+from flowjax.parallel import hlo, overlap, policies, traffic
 from flowjax.parallel.emulate import emulate_with, exchange
 from flowjax.parallel.hlo import collectives
 from flowjax.parallel.ticks import schedule
@@ -203,6 +203,29 @@ def test_a_message_a_tick_needs_no_product_of_its_tick():
     assert hop.branch != image.branch and not hop.waits and image.waits
     received = (~ticks.whole).sum() * hop.received + 2 * ticks.whole.sum() * image.received
     assert piped(2, 4, warmup=2).stats.bytes.sum() == received
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("patches", "least", "most"), [(8, 0.99, 1), (4, 0, 0.1)])
+def test_a_message_travels_while_a_stage_works_where_patches_are_twice_the_stages(patches, least, most):
+    """Of the operations of a tick with work, the share between the start and the end of the hop, compiled for four TPUs."""
+    pytest.importorskip("libtpu", reason="the compiler for TPU comes with the extra certificate")
+    mesh = parallel.make_mesh(pipe=4, devices=overlap.topology("tpu", "v5e:2x2"))
+    config = models.DiTConfig((32, 32), channels=4, patch=1, width=256, depth=4, heads=4, classes=3, dtype="bfloat16")
+    with jax.enable_x64(False):
+        program = overlap.compiled(config, 1, PLAN, mesh, attention="pipefusion", patches=patches)
+    found = overlap.overlaps(program.as_text(), max)
+    message = traffic.message(config, (1, 32, 32, 4), mesh, 1.0, "float32", patches)
+    (hop,) = (c for c in found if (c.operation, c.bytes) == ("collective-permute", message))
+    assert least <= hop.share <= most
+
+
+def test_a_choice_counts_as_its_cheapest_or_its_dearest_branch():
+    def chosen(which, x):
+        return jax.lax.cond(which, lambda x: x @ x, lambda x: x, x)
+
+    bodies, entry = hlo.computations(jax.jit(chosen).lower(True, np.ones((8, 8))).compile().as_text())
+    assert [overlap.Products(bodies, choice).of(entry) for choice in (min, max)] == [0, 2 * 8**3]
 
 
 @pytest.mark.slow

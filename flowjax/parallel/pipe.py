@@ -24,12 +24,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import PartitionSpec
 
 from flowjax.models import dit
 from flowjax.models.model import CLOCKS
-from flowjax.parallel import device, forecast, traffic
+from flowjax.parallel import device, forecast
 from flowjax.parallel.mesh import CFG, DATA, PIPE, doubled
 from flowjax.parallel.stale import Rows, Said
 from flowjax.parallel.ticks import Ticks, schedule
@@ -65,8 +64,9 @@ class Setup(NamedTuple):
         """h of parallel.ticks: 2 where a message may be under way for a tick and still no stage waits."""
         return 2 if self.patches >= 2 * self.stages > 2 else 1
 
-    def everywhere(self):
-        """The axes over which what a device computes varies, but for stages: samples, and branches of guidance."""
+    @property
+    def groups(self):
+        """The axes that share samples and branches of guidance."""
         return (DATA, CFG) if self.mesh.shape[CFG] == 2 else (DATA,)
 
 
@@ -126,19 +126,6 @@ def parameters(card, mesh):
     return {name: split if name == "blocks" else PartitionSpec() for name in dit.network(card.config).shapes()}
 
 
-def received(config, shape, setup, dtype, table):
-    """(N, 2) int64, bytes that one device receives from others in each row if it is stale, and if synchronous.
-
-    A stale row takes the hops from its first patch's entry to that of the next row, so these sum up to the run's. A row of
-    the other kind would take M of its ticks, or n hops of the whole image.
-    """
-    if setup.stages == 1:
-        return np.zeros((len(table.rows.policy), 2), np.int64)
-    part, image = (traffic.message(config, shape, setup.mesh, setup.guidance, dtype, m) for m in (setup.patches, 1))
-    ticks = np.where(table.rows.policy < 0, setup.patches, table.ticks.of_rows(len(table.rows.policy)))
-    return np.stack([part * ticks, np.full(len(ticks), image * setup.stages)], axis=1)
-
-
 def body(setup, params, noise, label, keys, plan, table, positions):
     """(images, status, counts, `stale.Said`) of this device's part of the batch: what it does from images to images."""
     card, mesh = setup.card, setup.mesh
@@ -153,8 +140,8 @@ def body(setup, params, noise, label, keys, plan, table, positions):
     stage = Stage(setup, params, label, told, positions, plan, table.rows, draws, jax.lax.axis_index(PIPE))
 
     def tick(state, now):
-        one, all_at_once = (functools.partial(kind, stage) for kind in (patch, whole))
-        return jax.lax.cond(now.whole, all_at_once, one, state, now), None
+        kinds = (functools.partial(kind, stage) for kind in (whole, patch))
+        return jax.lax.cond(now.whole, *kinds, state, now), None
 
     state, _ = jax.lax.scan(tick, start(stage, card.patchify(noise)), table.ticks)
     end = jax.lax.psum(jnp.where(stage.here == 0, state.x, 0), PIPE)
@@ -167,7 +154,7 @@ def start(stage, x):
     each, memory = len(stage.told), stage.rows.forecast.weights.shape[1]
     own = len(stage.params["blocks"]["query"]["bias"])  # K/n
     tokens, heads = x.shape[1], (config.heads, config.width // config.heads)
-    zeros = lambda shape, dtype: jax.lax.pcast(jnp.zeros(shape, dtype), (*setup.everywhere(), PIPE), to="varying")
+    zeros = lambda shape, dtype: jax.lax.pcast(jnp.zeros(shape, dtype), (*setup.groups, PIPE), to="varying")
     x = jax.lax.pcast(x, PIPE, to="varying")
     kept = zeros((len(stage.rows.begins), own, memory, 2, each, tokens, *heads), config.dtype or x.dtype)
     message = zeros((each, tokens // setup.patches, config.width), x.dtype)
@@ -244,7 +231,7 @@ def solve(stage, state, first, row, acts, hidden):
 
 def said(stage, sums):
     """`stale.Said` of the run, its layers those of this stage, from the sums (N, 2, K/n, b)."""
-    rows, groups = stage.rows, stage.setup.everywhere()
+    rows, groups = stage.rows, stage.setup.groups
     synced = rows.policy < 0
     begins = jnp.arange(len(synced)) == rows.begins[rows.stage]
     layers = jax.lax.psum(sums.sum(3), groups)  # (N, 2, K/n)

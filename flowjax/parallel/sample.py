@@ -94,8 +94,7 @@ def sample(
     run, args, rows = _program(model, noise, label, plan, mesh, guidance, attention, options, key)
     x, status, counts, said = run(*args)
     if attention == "pipefusion":
-        setup = pipe.Setup(model.card, mesh, guidance, patches, share)
-        received = pipe.received(model.card.config, np.shape(noise), setup, x.dtype, rows)
+        received = traffic.piped(model.card.config, np.shape(noise), mesh, guidance, x.dtype, patches, rows)
         return Solution(x, status, Stats(*counts, *said, received), None, None)
     extra = (options.way, comm_dtype, rows.forecast.weights.shape[1]) if rows else ()
     row = traffic.a_row(model.card.config, np.shape(noise), mesh, attention, guidance, x.dtype, *extra)

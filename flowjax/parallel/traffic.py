@@ -8,9 +8,12 @@ b bytes a number, n = devices that share an image. Per device and layer, receive
     ring            2 (n-1)/n L E B b          the same, a block at a time
     ulysses         4 (n-1)/n^2 L E B b        q, k, v one way and the output the other, each (n-1)/n of L/n tokens
     ulysses_ring    4 (u-1)/(u n) L E B b + 2 (r-1)/n L E B b,   n = u r
+
+and per device and row, whatever the layers: pipefusion  L E B b of hidden states in M messages, n L E B b if synchronous.
 """
 
 import jax.numpy as jnp
+import numpy as np
 
 from flowjax.parallel.mesh import DATA, PIPE, RING, SEQ, doubled, token_shards
 from flowjax.parallel.precision import bytes_of
@@ -74,6 +77,22 @@ def message(config, shape, mesh, guidance, dtype, patches):
     tokens = shape[1] * shape[2] // config.patch**2
     batch = shape[0] // mesh.shape[DATA] * (2 if doubled(mesh, guidance) else 1)
     return tokens // patches * config.width * batch * jnp.dtype(dtype).itemsize
+
+
+def piped(config, shape, mesh, guidance, dtype, patches, table):
+    """(N, 2) int64, bytes that one device receives in each row of PipeFusion if it is stale, and if it is synchronous.
+
+    A stale row takes the messages from its first patch's entry to that of the next row, those of a pipe that fills or drains
+    among them, so these sum up to the run's; a synchronous one would have taken M. It takes n of the whole image.
+
+    Args:
+      patches, table: M, and a `pipe.Table`.
+      others: as in `received`.
+    """
+    synced, stages = table.rows.policy < 0, mesh.shape[PIPE]
+    part, image = (message(config, shape, mesh, guidance, dtype, m) if stages > 1 else 0 for m in (patches, 1))
+    ticks = np.where(synced, patches, table.ticks.of_rows(len(synced)))
+    return np.stack([part * ticks, np.full(len(synced), image * stages)], axis=1).astype(np.int64)
 
 
 def pipe_buffer(config, shape, mesh, guidance, dtype, memory=1, stages=1):
