@@ -18,7 +18,7 @@ from experiments.latency import layouts, planning, published
 from experiments.latency.tables import TABLES
 from flowjax import grids, models, parallel, plans, records
 from flowjax.models.dit import SIZES, DiTConfig
-from flowjax.parallel import latency, policies, traffic
+from flowjax.parallel import latency, policies, ticks, traffic
 from flowjax.parallel.latency import Device, Work, masked, of_run, seconds
 
 XL = models.preset("DiT-XL/2", size=(64, 64))
@@ -87,36 +87,42 @@ def test_rounds_are_the_collectives_of_the_program(attention):
     assert latency.transfer(IDEAL._replace(latency=1.0), attention, 4, 1.0) == count / (3 * 5)
 
 
-def simulate(stages, patches, rows, lag):
-    """Ticks of a pipeline by walking through it: a stage takes patches in turn, a hop arrives `lag` ticks after its start."""
-    free = [0] * stages
-    back = [0] * patches
-    for _, patch in itertools.product(range(rows), range(patches)):
-        ready = back[patch]
-        for stage in range(stages):
-            start = max(ready, free[stage])
-            free[stage], ready = start + 1, start + lag
-        back[patch] = ready
-    return max(free)
-
-
 @pytest.mark.parametrize("lag", [1, 2])
 @pytest.mark.parametrize("stages, patches", [(2, 1), (2, 2), (4, 2), (4, 4), (4, 6), (4, 8), (3, 8), (8, 4), (8, 32)])
-def test_a_pipeline_takes_the_ticks_of_its_simulation(stages, patches, lag):
-    work = Work(stages, 1, 1, token=float(patches), pair=0.0)  # a tick is one second on one operation a second
+def test_a_pipeline_takes_the_ticks_of_its_table(stages, patches, lag):
+    work = Work(stages, 1, 1, token=float(patches), pair=0.0)  # a tick is so many seconds, on one operation a second
     device = Device(1.0, 1.0, math.inf, math.inf)
-    rows = 6
-    found = seconds(
-        work, patches, masked(rows, 1), device, attention="pipefusion", pipe=stages, patches=patches, lag=lag
-    )
-    tick, first = patches, patches * stages * patches
-    assert found.total == first + tick * simulate(stages, patches, rows - 1, lag)
+    synced = np.isin(np.arange(12), [0, 1, 5])
+    found = seconds(work, patches, synced, device, attention="pipefusion", pipe=stages, patches=patches, lag=lag)
+    table = ticks.schedule(synced, patches, stages, lag)
+    whole = stages * patches * patches  # all tokens through all stages
+    assert found.total == patches * np.sum(~table.whole) + whole * np.sum(table.whole)
+    assert found.compute - whole * 3 == patches * np.sum(table.busy[~table.whole, 0])
     assert found.exposed == 0
+
+
+def test_hops_fly_where_the_program_lets_them():
+    pipe = dict(attention="pipefusion", pipe=4)
+    for patches, lag in ((4, 1), (7, 1), (8, 2), (16, 2)):
+        given, found = (seconds(_linear(4), 64, masked(9, 1), H, patches=patches, lag=x, **pipe) for x in (lag, None))
+        assert given == found
+
+
+@pytest.mark.parametrize("patches", [4, 8])
+def test_a_hop_moves_the_bytes_of_the_traffic(patches):
+    mesh = parallel.make_mesh(pipe=4)
+    sent = traffic.message(XL, SHAPE, mesh, 1.0, jnp.float32, patches)
+    device = IDEAL._replace(link=1.0)
+    found = of_run(XL, SHAPE, 9, 1, "pipefusion", 4, device, patches=patches, lag=1)
+    assert (
+        found.exposed == 3 * sent * patches + 8 * patches * sent
+    )  # the whole image through 4 stages; 8 rows of patches
 
 
 def test_enough_patches_reach_the_published_utilisation():
     stages, patches, rows = 4, 8, 20
-    found = seconds(_linear(4), 64, masked(rows, 1), IDEAL, attention="pipefusion", pipe=stages, patches=patches)
+    pipe = dict(attention="pipefusion", pipe=stages, patches=patches, lag=1)
+    found = seconds(_linear(4), 64, masked(rows, 1), IDEAL, **pipe)
     alone = seconds(_linear(4), 64, masked(1, 1), IDEAL, attention="gather").total
     busy = found.compute - alone  # the first row, one stage after the other
     stale = patches * (rows - 1)

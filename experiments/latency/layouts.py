@@ -53,11 +53,12 @@ def layouts(work, tokens, devices, most_patches, attentions=latency.ATTENTIONS):
     return found
 
 
-def seconds(layout, work, tokens, synced, device, *, samples=1, lag=1):
+def seconds(layout, work, tokens, synced, device, *, samples=1, lag=None):
     """`latency.Seconds` of a guided run of so many samples."""
     return latency.seconds(
         work, tokens, synced, device, attention=layout.attention, samples=samples * 2 // layout.cfg, cfg=layout.cfg,
         seq=layout.seq, pipe=layout.pipe, patches=layout.patches, lag=lag,
+        message=4 if layout.attention == "pipefusion" else None,  # hidden states are float32
     )  # fmt: skip
 
 

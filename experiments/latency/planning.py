@@ -120,7 +120,7 @@ def section(rows, command, share):
             ),
         ),
         table=[{k: r[k] for k in COLUMNS} for r in rows],
-        caveat="A layout that takes fewer than the devices leaves the others to further images. A pipeline here waits for its hops and shares no tokens, as in this "
+        caveat="A layout that takes fewer than the devices leaves the others to further images. A pipeline here shares no tokens besides, as in this "
         "package; all-to-all on a torus is counted as if every device had its link to itself; a stale layout is approximate, and what it costs in error the chapter on staleness says.",
         command=command,
     )  # fmt: skip

@@ -134,12 +134,13 @@ def section(rows, command):
         expected="Within a factor of 1.3: the formulas know operations, bytes and rounds, not kernels.",
         answer=f"The typical misfit is **{math.expm1(all_of):.0%}** (root mean square of log ratios) over {len(own)} published numbers, with {numbers} fitted ones, at most "
         f"two a table; over the {len(predicted)} in whose tables nothing was fitted it is **{math.expm1(of_predicted):.0%}**. The worst: {worst['what']} at {worst['size']} "
-        f"pixels ({worst['table']}), {report.sig(worst['ratio'])} of the published. The published patch sweep needs hops that take a tick of their own, so that a pipeline "
-        f"wants twice as many patches as stages: misfit **{math.expm1(flown):.0%}**, against {math.expm1(waited):.0%} if they only cost their bytes.",
+        f"pixels ({worst['table']}), {report.sig(worst['ratio'])} of the published. The published patch sweep is met to **{math.expm1(flown):.0%}** if a hop takes a tick of "
+        f"its own, so that a pipeline wants twice as many patches as stages, and missed by {math.expm1(waited):.0%} if hops cost only their bytes.",
         figures=(report.picture(fig, "Modelled over published against published: most points lie between 0.8 and 1.2.", "A point a published number; hollow where nothing was fitted in its table."),),
         table=[{k: r[k] for k in (*COLUMNS, "taken")} for r in rows],
         caveat="SDXL is a U-Net, of which only ratios are modelled, its seconds without a word taken as they were published. A pipeline whose patches nobody states has the best "
-        "number of four. Ulysses over 8 devices at 16 heads is taken to send queries, keys and values at once. Displaced patches on 8 L20 were published as 4.43 and 6.32 s at "
+        "number of four. Ulysses is taken to send queries, keys and values at once. What is fitted as hidden over "
+        "PCIe is also that one bandwidth serves gathers and exchanges alike, and what is fitted as latency is the host's time to start a collective. Displaced patches on 8 L20 were published as 4.43 and 6.32 s at "
         "1024 and 2048 pixels: four times the bytes in 1.4 times the time fit no bandwidth, and the model passes between them.",
         command=command,
     )  # fmt: skip

@@ -18,17 +18,17 @@ A layer on T of the tokens that attend to L, and what it says to others:
 Displaced patches (DistriFusion, arXiv:2402.19481) spend w synchronous rows as gather and the others as stale. A pipeline of
 patches (PipeFusion, arXiv:2405.14430) runs ceil(K/p) layers on L/M tokens in a tick and passes T E numbers on, H = (2) of
 one round. A hop that is waited for makes a tick C + H, one that flies under the next patch's tick max(C, H), and then it is
-`lag` = 2 ticks, not 1, from a stage to the next. S stale rows without a synchronous one between them take
+`lag` = 2 ticks, not 1, from a stage to the next (h of parallel.ticks). S stale rows between synchronous ones take
 
-    (5)  ticks = max(M, lag p) (S - 1) + M + lag (p - 1)
+    (5)  ticks = max(M, lag p) (S - 1) + M + lag p - 1
 
 of which M S are work: for M >= p and lag 1 the published utilisation, M S / (M S + p - 1). With fewer patches than lag p a
 patch's next row waits for its return from the last stage. A synchronous row goes through the stages one after the other.
 Stages and sequence parallelism multiply as in xDiT (arXiv:2411.01738): then T = L/(M n), and a tick's layers gather patches.
 
 Left out: that collectives take processors from compute, but for the one number `hidden`; products that lose efficiency in
-small shards, but for the floor; contention of several groups for one link; the solver (elementwise), the text encoder and the
-decoder of latents; loading and compiling. `experiments.latency` holds the formulas to published measurements.
+small shards, but for the floor; contention of several groups for one link; the meter's sum, which nothing waits for; the solver
+(elementwise), the text encoder and the decoder of latents; loading and compiling. `experiments.latency` holds the formulas to published measurements.
 """
 
 import math
@@ -38,7 +38,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowjax.errors import check_choice
-from flowjax.parallel.precision import bits_of
+from flowjax.parallel.precision import BITS, bytes_of
 
 ATTENTIONS = ("gather", "ulysses", "ring", "ulysses_ring", "stale", "pipefusion")
 
@@ -124,7 +124,7 @@ def work(config):
 
 
 def of_run(
-    config, shape, steps, synced, attention, devices, device, *, guidance=1.0, cfg=1, patches=None, lag=1,
+    config, shape, steps, synced, attention, devices, device, *, guidance=1.0, cfg=1, patches=None, lag=None,
     comm_dtype=None, dtype="bfloat16",
 ):  # fmt: skip
     """`Seconds` of sampling a batch with a DiT over devices; `.total` is the sum.
@@ -142,19 +142,22 @@ def of_run(
       device: a `Device`; configs/latency.py has some.
       guidance, cfg: the scale, 1 is none; cfg=2 gives each branch its own devices, twice as many in all.
       patches: M of "pipefusion", `devices` by default.
-      lag: 1: a hop of the pipeline is waited for; 2: it flies under the next patch.
+      lag: 1: a hop of the pipeline is waited for; 2: it flies under the next patch. None: 2 from 2 n patches on, as in
+        `parallel.sample`.
       comm_dtype: of stale messages, as in `parallel.precision`; None for `dtype`. Synchronous ones are whole.
-      dtype: of the network.
+      dtype: of the network; hidden states pass from stage to stage in float32 at least.
     """
     tokens = shape[1] * shape[2] // config.patch**2
     branches = 1 if guidance == 1 else 2
     if cfg not in (1, branches):
         raise ValueError(f"latency.of_run: cfg={cfg} with guidance={guidance}; wanted 1, or 2 where there is guidance.")
+    check_choice("latency.of_run", "comm_dtype", comm_dtype, BITS)
     sizes = {"pipe": devices} if attention == "pipefusion" else {"seq": devices}
-    number = jnp.dtype(dtype).itemsize
+    number, head = jnp.dtype(dtype).itemsize, config.width // config.heads
+    message = bytes_of(head, comm_dtype, number) / head if attention == "stale" else max(number, 4)
     return seconds(
         work(config), tokens, masked(steps, synced), device, attention=attention, samples=shape[0] * branches // cfg,
-        cfg=cfg, patches=patches, lag=lag, number=number, message=_message(comm_dtype, number, config), **sizes,
+        cfg=cfg, patches=patches, lag=lag, number=number, message=message, **sizes,
     )  # fmt: skip
 
 
@@ -169,16 +172,8 @@ def masked(steps, synced):
     return mask
 
 
-def _message(comm_dtype, number, config):
-    """Bytes of a number on the way; integers travel with a float32 scale for each head of a token."""
-    bits = bits_of("latency.of_run", comm_dtype)
-    if bits in (0, 16):
-        return min(number, 2) if bits else number
-    return bits / 8 + 4 * config.heads / config.width
-
-
 def seconds(
-    work, tokens, synced, device, *, attention, samples=1, cfg=1, seq=1, pipe=1, patches=None, lag=1, number=2,
+    work, tokens, synced, device, *, attention, samples=1, cfg=1, seq=1, pipe=1, patches=None, lag=None, number=2,
     message=None,
 ):  # fmt: skip
     """`Seconds` of a run on seq x pipe x cfg devices.
@@ -194,16 +189,17 @@ def seconds(
       cfg: 2 adds the sum over the branches.
       patches: M, `pipe` by default.
       lag: as in `of_run`.
-      number, message: bytes of a number, and of one in a stale message.
+      number, message: bytes of a number, and of one in a stale message, or in the hidden states between stages.
     """
     check_choice("latency.seconds", "attention", attention, ATTENTIONS)
     patches = patches or pipe
+    lag = lag or (2 if patches >= 2 * pipe > 2 else 1)
     said = _exchanges(attention, seq)
     seq = math.prod(n for _, n, _ in said)
     _check(work, tokens, said, seq, pipe, patches, lag)
     one = dict(work=work, device=device, samples=samples, cfg=cfg, seq=seq, keys=tokens, number=number)
     if attention == "pipefusion":
-        return _pipeline(one, np.asarray(synced), pipe, patches, lag)
+        return _pipeline(one, np.asarray(synced), pipe, patches, lag, message or number)
     if pipe > 1:
         raise ValueError(f"latency.seconds: pipe={pipe} with attention={attention!r}; stages want 'pipefusion'.")
     if attention != "stale":
@@ -285,7 +281,7 @@ def _row(work, device, samples, cfg, seq, keys, number, *, said, message=None, q
     return Seconds(layers * compute + ends, exposed)
 
 
-def _pipeline(one, synced, pipe, patches, lag):
+def _pipeline(one, synced, pipe, patches, lag, message):
     """(5): all rows of a pipeline, drained before each synchronous one."""
     work, device, keys = one["work"], one["device"], one["keys"]
     layers, queries = math.ceil(work.layers / pipe), math.ceil(keys / patches)
@@ -293,7 +289,7 @@ def _pipeline(one, synced, pipe, patches, lag):
     rate = device.network if crosses else device.link
 
     def hop(tokens):
-        size = one["samples"] * math.ceil(tokens / one["seq"]) * work.width * one["number"]
+        size = one["samples"] * math.ceil(tokens / one["seq"]) * work.width * message
         return device.latency + size / rate if pipe > 1 else 0.0
 
     said = [("gather", one["seq"], 1)]
@@ -301,7 +297,7 @@ def _pipeline(one, synced, pipe, patches, lag):
     late = hop(queries) if lag == 1 else max(0.0, hop(queries) - tick.total)  # what a hop adds to a tick
     edges = np.flatnonzero(np.diff(np.concatenate([[1], synced, [1]]).astype(int)))
     runs = (edges[1::2] - edges[::2]).tolist()  # the lengths of runs of stale rows
-    ticks = sum(max(patches, lag * pipe) * (s - 1) + patches + lag * (pipe - 1) for s in runs)
+    ticks = sum(max(patches, lag * pipe) * (s - 1) + patches + lag * pipe - 1 for s in runs)
     busy, count = patches * sum(runs), int(np.sum(synced))
     return Seconds(
         count * whole.compute + busy * tick.compute,
