@@ -27,7 +27,11 @@ class Config:
       mesh: factors such as "seq=4" or "data=2, cfg=2, seq=2" (see `flowjax.parallel.make_mesh`); "" is one device. A CPU
         then shows so many virtual devices: the numbers of many devices, not their speed.
       attention: of a mesh: "gather", "ring", "ulysses", "ulysses_ring" (exact) or "stale".
-      warmup, refresh: of stale attention, see `flowjax.parallel.sample`.
+      warmup, refresh, residual: of stale attention, see `flowjax.parallel.sample`.
+      policy: in the place of warmup, which steps are synchronous: "tolerance=0.05, cool_down=2", "window=0.7:0.3", "every=4",
+        "warm_up=3" or "sqrt_rule=2" (see `flowjax.parallel.policies`); where one of several says so.
+      forecast: of stale attention: "0", "1", "2" or "tuned".
+      comm_dtype: of stale attention: "" (as it is), "bfloat16", "int8" or "int4".
     """
 
     model: str
@@ -50,3 +54,7 @@ class Config:
     attention: str = "gather"
     warmup: int = 1
     refresh: int | None = 1
+    residual: bool = False
+    policy: str = ""
+    forecast: str = "0"
+    comm_dtype: str = ""

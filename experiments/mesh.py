@@ -1,10 +1,15 @@
-"""A mesh from a configuration's text, with virtual devices where there is only a CPU."""
+"""What a configuration's text says of sampling on a mesh, with virtual devices where there is only a CPU."""
 
 import math
 import os
 import re
 
 import jax
+import numpy as np
+
+from flowjax.errors import check_choice
+from flowjax.parallel import policies
+from flowjax.parallel.mesh import token_shards
 
 FACTORS = ("data", "cfg", "seq", "pipe")
 
@@ -34,3 +39,38 @@ def make_devices(text):
             jax.config.update("jax_num_cpu_devices", count)
         except RuntimeError:
             pass  # devices are there already, and make_mesh says if they are too few
+
+
+POLICIES = {
+    "warm_up": lambda plan, devices, count: policies.warm_up(plan.steps, count),
+    "sqrt_rule": lambda plan, devices, base: policies.sqrt_rule(plan.steps, base, devices),
+    "cool_down": lambda plan, devices, count: policies.cool_down(plan.steps, count),
+    "window": lambda plan, devices, start, end: policies.window(plan, start, end),
+    "every": lambda plan, devices, period: policies.every(plan.steps, period),
+    "tolerance": lambda plan, devices, tol: policies.tolerance(plan.steps, tol),
+}
+
+
+def policy(text, plan, devices):
+    """Synchronous where one of the parts says so: (steps,) of "tolerance=0.05, cool_down=2" or "window=0.7:0.3"; "" is None."""
+    found = None
+    for part in filter(None, re.split(r"[,\s]+", text)):
+        name, _, numbers = part.partition("=")
+        check_choice("policy", "part", name, tuple(POLICIES))
+        try:
+            one = POLICIES[name](
+                plan, devices, *(float(n) if "." in n or "e" in n else int(n) for n in numbers.split(":"))
+            )
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"policy={text!r}: {part!r} does not fit: {error}") from None
+        found = one if found is None else np.minimum(found, one)
+    return found
+
+
+def options(config, plan, mesh):
+    """The options of `flowjax.parallel.sample` that a configuration of experiments.sample holds."""
+    return {name: getattr(config, name) for name in ("guidance", "attention", "warmup", "refresh", "residual")} | {
+        "policy": policy(config.policy, plan, token_shards(mesh)),
+        "forecast": int(config.forecast) if config.forecast.isdigit() else config.forecast,
+        "comm_dtype": config.comm_dtype or None,
+    }

@@ -130,7 +130,7 @@ def programs(model, plan, config, tick):
     """(noise, label, keys) -> (jitted function, its arguments), on one device or on a mesh; it gives (x, status, ...)."""
     if config.mesh:
         made = parallel.make_mesh(**mesh.factors(config.mesh))
-        options = {name: getattr(config, name) for name in ("guidance", "attention", "warmup", "refresh")}
+        options = mesh.options(config, plan, made)
         placed = parallel.place(model, made)
         return lambda noise, label, keys: parallel.program(placed, noise, label, plan, made, key=keys, **options)[:2]
 
