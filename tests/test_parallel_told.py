@@ -301,7 +301,7 @@ def test_bytes_are_of_the_rows_that_were_synchronous():
         ({"comm_dtype": "int9"}, "comm_dtype='int9'"),
         ({"comm_dtype": 4}, "comm_dtype=4"),
         ({"gather": "lat"}, "did you mean 'late'"),
-        ({"share": "layer"}, "share='layer' would take one more all-reduce"),
+        ({"share": "layer"}, "share='layer' is not known"),
         ({"share": "devices"}, "did you mean 'device'"),
         ({"attention": "gather", "policy": policies.warm_up(STEPS, 2)}, "policy=.*exact in every row"),
         ({"attention": "ring", "forecast": 1}, "forecast=1 with attention='ring'"),

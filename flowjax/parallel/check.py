@@ -68,11 +68,6 @@ def check_stale(plan, options):
         check_choice(name, "gather", gather, ("late", "early"))
     check_choice(name, "forecast", options.forecast, FORECASTS)
     bits_of(name, options.comm_dtype)
-    if options.share == "layer":
-        raise ValueError(
-            f"{name}: share='layer' would take one more all-reduce a layer for gains that all devices share; on a mesh take "
-            "'device' or 'token', or study it with parallel.emulate."
-        )
     check_choice(name, "share", options.share, ("device", "token"))
     if not whole(warmup) or not 1 <= warmup <= plan.steps:
         raise ValueError(

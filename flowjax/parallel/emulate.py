@@ -44,8 +44,7 @@ class Exchange(NamedTuple):
       stage: (rows, S) bool, one True a row: which of the S histories it reads and extends. (One-hot, so that a traced program
         knows S from the shape.)
       forecast: a `forecast.Forecast`.
-      share: (n or L, L) bool: tokens marked in one line share fitted gains.
-      pooled: () bool, gains are shared by the batch.
+      share: (n or L, L) bool: tokens marked in one line share fitted gains, each is in one.
       bits: () of a number on the way (see parallel.precision); 0: as it is.
       residual: () bool, what is sent is what the forecast missed.
     """
@@ -58,7 +57,6 @@ class Exchange(NamedTuple):
     stage: np.ndarray
     forecast: forecasting.Forecast
     share: np.ndarray
-    pooled: np.ndarray
     bits: np.ndarray
     residual: np.ndarray
 
@@ -119,11 +117,11 @@ def exchange(
       forecast: 0 holds the newest copy, 1 and 2 extrapolate, "tuned" fits gains (see parallel.forecast).
       comm_dtype: None, "bfloat16", "int8" or "int4" (see parallel.precision); or a number of bits.
       residual: send what the forecast missed.
-      share: of "tuned": who shares gains: "device", "token", or "layer", the latter all tokens of all samples.
+      share: of "tuned": who shares a gain: the tokens of a "device", or each "token" has its own. Samples never share.
       slots: size of the tables, at least n; exchanges of one size share a compiled program. By default n.
     """
     check_choice("parallel.emulate", "attention", attention, ATTENTIONS)
-    check_choice("parallel.emulate", "share", share, ("device", "token", "layer"))
+    check_choice("parallel.emulate", "share", share, ("device", "token"))
     if not 1 <= warmup <= plan.steps:
         raise ValueError(f"parallel.emulate: warmup={warmup} of {plan.steps} steps; wanted from 1 to {plan.steps}.")
     if refresh is not None and refresh < 1:
@@ -156,8 +154,7 @@ def exchange(
         sent,
         stage[:, None] == np.arange(stage.max() + 1)[None],
         forecasting.forecast(plan, stage, forecast),
-        np.eye(tokens, dtype=bool) if share == "token" else (shards == everyone[:, None]) | (share == "layer"),
-        np.bool_(share == "layer"),
+        np.eye(tokens, dtype=bool) if share == "token" else shards == everyone[:, None],
         np.float64(comm_dtype if isinstance(comm_dtype, int) else bits_of("parallel.emulate", comm_dtype)),
         np.bool_(residual),
     )
@@ -266,9 +263,8 @@ def exchanged(told, carry, evaluate):
 
     def pool(sums):
         share = told.share.astype(sums.dtype)
-        sums = jnp.where(told.pooled, sums.sum(1, keepdims=True), sums)
         total = jnp.einsum("kbl,nl->kbn", sums, share)
-        return jnp.broadcast_to(jnp.einsum("kbn,nl->kbl", total, share) / share.sum(0)[None, None], sums.shape)
+        return jnp.einsum("kbn,nl->kbl", total, share)  # each token is in one line
 
     def less(x):
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -24,7 +24,7 @@ def emulate_field(field, noise, plan, told, *, key=None):
       noise: (B, *D).
       plan, key: as in `flowjax.sample`.
       told: an `Exchange` whose shards are (F,), F numbers in a sample, flattened. Its size n counts: tables for 8 parts that
-        hold 2 cost 8. Fitted gains are shared by the inner products of one part, or where pooled by all.
+        hold 2 cost 8. Fitted gains are shared by the inner products of one part.
 
     Returns:
       `flowjax.Solution` whose stats are `flowjax.parallel.emulate.Stats`.
@@ -47,7 +47,7 @@ def emulate_field(field, noise, plan, told, *, key=None):
         return exchanged(told, carry, evaluate)
 
     dtype = jnp.promote_types(noise.dtype, jnp.float32)
-    told = told._replace(share=jnp.eye(devices, dtype=bool) | told.pooled)
+    told = told._replace(share=jnp.eye(devices, dtype=bool))
     return solve(model, noise, plan, told, jnp.zeros((1, len(noise), devices, count), dtype), key)
 
 
