@@ -119,15 +119,16 @@ def setting(name, samples):
     return noise, label, dict(zip(np.round(grids.uniform(STEPS), 12), np.asarray(solve(model.params)), strict=True))
 
 
-def rate_of(key, devices, samples=2):
-    """The rate of a cell with its number of devices replaced: with one device nothing is stale, and it is the path's own."""
-    model = network_of(key["network"])
-    _, label, path = setting(key["network"], samples)
-    x = path[round(key["time"], 12)]
+@functools.cache
+def rate_of(network, forecast, devices, layers, time, steps, state, samples=2):
+    """The rate of a cell; with one device nothing is stale, and it is the path's own."""
+    model = network_of(network)
+    _, label, path = setting(network, samples)
+    x = path[round(time, 12)]
     part = contiguous(tokens_of(model, x), devices)
-    sizes = program(key["network"])(
-        model.params, x, np.float32(key["time"]), np.float32(1 / key["steps"]), label, np.float32(WEIGHTS[key["forecast"]]),
-        part[:, None] == part, key["layers"] or model.card.config.depth, np.float32(key["state"] == "moves"),
+    sizes = program(network)(
+        model.params, x, np.float32(time), np.float32(1 / steps), label, np.float32(WEIGHTS[forecast]),
+        part[:, None] == part, layers or model.card.config.depth, np.float32(state == "moves"),
     )  # fmt: skip
     late = np.asarray(sizes[ROUNDS // 2 :], np.float64)
     return float(np.exp(np.mean(np.log(late)))) if late.all() else 0.0
@@ -157,7 +158,9 @@ def measure(config, todo):
     """
     for key in todo:
         share, missed = 1 - 1 / key["devices"], swing(WEIGHTS[key["forecast"]])
-        values = {"rate": rate_of(key, key["devices"]), "own_rate": rate_of(key, 1), "swing": missed}
+        cell = {name: value for name, value in key.items() if name != "question"}
+        alone = rate_of(**cell | {"forecast": "hold", "devices": 1, "layers": 0})
+        values = {"rate": rate_of(**cell), "own_rate": alone, "swing": missed}
         values |= {"swing_share": share * missed}
         if of_matrix(key):
             end = sampled(key["network"], config.network_samples)
