@@ -74,7 +74,7 @@ def test_orders_are_held_to_the_barrier():
 
 
 def policy_row(policy, synced, error):
-    return {"subject": "network", "forecast": 0, "policy": policy, "synced": synced, "sync_rms": error}
+    return {"subject": "network", "forecast": 0, "policy": policy, "synced": synced, "sync_rms": error, "steps": 20}
 
 
 def test_a_front_holds_what_nothing_beats():
@@ -92,6 +92,13 @@ def test_a_duel_is_fought_at_equal_steps_between_the_tolerances():
     (duel,) = pareto.duels([*tolerances, *fixed])
     assert duel["policy"] == "warm-up 4"
     assert duel["ratio"] == pytest.approx(0.1 / 0.2)
+
+
+def test_regret_is_over_the_best_with_as_many_steps_and_where_all_are_synchronous_there_is_none():
+    rows = [policy_row("warm-up 4", 4, 0.8), policy_row("cool-down 3", 4, 0.2), policy_row("warm-up 8", 8, 0.1)]
+    rows += [policy_row("tolerance 0.1", 20, 0.0)]
+    found = {row["policy"]: row["network"] for row in pareto.regrets(rows)}
+    assert found == pytest.approx({"warm-up": 2.0, "cool-down": 1.0})
 
 
 def test_more_synchronous_steps_take_longer_in_the_model():

@@ -81,8 +81,9 @@ def kind(row):
 
 
 def front(rows):
-    """The rows that no other row beats in synchronous steps and error alike, by their steps."""
+    """The rows that no other row beats in synchronous steps and error alike, by their steps; not where every step is."""
     best, found = np.inf, []
+    rows = [row for row in rows if row["synced"] < row["steps"]]
     for row in sorted(rows, key=lambda r: (r["synced"], r["sync_rms"])):
         if row["sync_rms"] < best:
             best = row["sync_rms"]
@@ -109,6 +110,27 @@ def duels(rows):
     return table
 
 
+def regrets(rows):
+    """[{forecast, policy, worst on, and its regret on each subject}]: error over the best of all policies on as many steps.
+
+    The regret of a kind on a subject is the geometric mean over its rows; the rule of sqrt(n) is a warm-up.
+    """
+    table = {}
+    for (subject, forecast), own in groups(rows).items():
+        own = [r for r in own if 1 < r["synced"] < r["steps"]]
+        for name in [name for name in KINDS if name != "sqrt rule"]:
+            logs = [
+                np.log(r["sync_rms"] / min(o["sync_rms"] for o in own if o["synced"] <= r["synced"]))
+                for r in own
+                if kind(r).replace("sqrt rule", "warm-up") == name
+            ]
+            if logs:
+                found = table.setdefault((forecast, name), {"forecast": forecast, "policy": name})
+                found[subject] = float(np.exp(np.mean(logs)))
+    subjects = dict.fromkeys(row["subject"] for row in rows)
+    return [found | {"worst on": max((s for s in subjects if s in found), key=found.get)} for found in table.values()]
+
+
 def groups(rows):
     """{(subject, forecast): its rows}."""
     found = {}
@@ -125,7 +147,7 @@ def section(rows, command):
         _draw(ax, own)
     first = rows[0]
     dear = [seconds(count, first["steps"], first["devices"]) for count in (1, first["steps"])]
-    said = " ".join(_said(rows, fought, *key) for key in groups(rows))
+    said = " ".join([*(_said(fought, *key) for key in groups(rows)), *_safest(rows)])
     return report.Section(
         question="Which policy buys most for its synchronous steps?",
         expected="A tolerance, which sees when keys and values change; a fixed place can only guess. It cannot know which changes matter to the "
@@ -140,14 +162,24 @@ def section(rows, command):
                 f"{NETWORK} on as many {MACHINE}, a straight line between.",
             ),
         ),
-        table=[*draw.columns(rows, ("subject", "forecast", "policy", "synced")), *fought],
+        table=[*regrets(rows), *fought, *draw.columns(rows, ("subject", "forecast", "policy", "synced"))],
         caveat="A tolerance decides for the whole batch by its worst sample; alone, a sample would take fewer synchronous steps. Ratios of tolerances to fixed "
         "policies interpolate between the tolerances measured. " + draw.converged(rows),
         command=command,
     )  # fmt: skip
 
 
+def _safest(rows):
+    """For each forecast, how far each kind of policy is from the best at worst, as a sentence."""
+    for forecast in dict.fromkeys(row["forecast"] for row in rows):
+        own = sorted((r for r in regrets(rows) if r["forecast"] == forecast), key=lambda r: r[r["worst on"]])
+        told = ", ".join(f"{r['policy']} {report.sig(r[r['worst on']])} ({lab.NAMES[r['worst on']]})" for r in own)
+        how = "Held" if forecast == 0 else "Forecast"
+        yield f"{how}, the mean error over that of the best policy with as many synchronous steps is, on the subject where it is largest: {told}."
+
+
 def _draw(ax, own):
+    own = [r for r in own if r["synced"] < r["steps"]]
     for forecast in FORECASTS:
         for name, colour in KINDS.items():
             rows = sorted(
@@ -167,7 +199,7 @@ def _draw(ax, own):
     ax.legend(fontsize=7, ncols=2)
 
 
-def _said(rows, fought, subject, forecast):
+def _said(fought, subject, forecast):
     duels_here = [d for d in fought if (d["subject"], d["forecast"]) == (subject, forecast)]
     how = "held" if forecast == 0 else "forecast"
     if not duels_here:
