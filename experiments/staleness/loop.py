@@ -34,6 +34,7 @@ NETWORKS = {
 TIME, STEPS, PARTS = 0.5, 20, (2, 4, 8)
 ROUNDS = 60  # of the loop; the rate is that of the second half
 GROWS = 1.05  # a rate this many times the path's own is a loop that grows by itself
+FAST = 1.3  # a row: 190 times in 20 rows
 
 
 def swing(weights):
@@ -191,7 +192,8 @@ def section(rows, command):
             own = sorted((r for r in matrix if r["network"] == network), key=lambda r: r["swing_share"])
             ax.plot([r["swing_share"] for r in own], [r[y] for r in own], marker="o", linestyle="", label=network)
         ax.axhline(1, color=report.GREY, linestyle=(0, (1, 3)))
-        ax.set(xlabel="stale share times what is missed of a wiggle", ylabel=words, yscale="log")
+        ax.set(xlabel="(n-1)/n max |1 - W|", ylabel=words)
+    axes[1].set_yscale("log")
     axes[0].legend()
     return report.Section(
         question="When does an error in what others see grow from row to row?",
@@ -221,18 +223,18 @@ def _said(matrix, changed):
     """Sentences of the answer."""
     quiet, loud = ([r["swing_share"] for r in matrix if grows(r) == kind] for kind in (False, True))
     if quiet and loud:
-        split = max(quiet) < min(loud)
-        yield (
-            f"{len(loud)} of {len(matrix)} loops grow by themselves: "
-            + (f"**all above {report.sig(min(loud))} and none up to {report.sig(max(quiet))}** of " if split
-               else f"from {report.sig(min(loud))}, while others up to {report.sig(max(quiet))} do not, of ")
-            + "(n-1)/n max |1 - W|."
-        )  # fmt: skip
-        worse, better = ([r["worse"] for r in matrix if grows(r) == kind] for kind in (True, False))
-        yield (
-            f"Runs whose loop grows end {report.sig(min(worse))} to {report.sig(max(worse))} times as far from the synchronous one as held keys and "
-            f"values do, the others {report.sig(min(better))} to {report.sig(max(better))} times."
+        low, high = report.sig(max(quiet)), report.sig(min(loud))
+        split = (
+            f"**all from {high} on and none up to {low}**"
+            if max(quiet) < min(loud)
+            else f"some from {high} on, others not up to {low},"
         )
+        yield f"{len(loud)} of {len(matrix)} loops grow by themselves: {split} of (n-1)/n max |1 - W|."
+        better = [r["worse"] for r in matrix if not grows(r)]
+        slow, fast = ([r["worse"] for r in matrix if grows(r) and (r["rate"] > FAST) == kind] for kind in (False, True))
+        ends = [("whose loop does not grow end {} times as far from the synchronous one as held keys and values do", better),
+                (f"whose loop grows by less than {FAST} a row {{}} times", slow), ("by more {} times", fast)]  # fmt: skip
+        yield "Runs " + ", those ".join(words.format(_span(values)) for words, values in ends if values) + "."
     for name in WEIGHTS:
         own = [r for r in matrix if r["forecast"] == name and r["network"] == matrix[0]["network"]]
         rates = ", ".join(report.sig(r["rate"], 3) for r in own)
@@ -243,6 +245,11 @@ def _said(matrix, changed):
             f"While the state rests the rate is **{report.sig(rest[0]['rate'])}**: a layer sees only what layers before it missed, so after as many rows as "
             "layers have passed it on, nothing is left. What closes the loop is the state, which moves with the wrong velocity."
         )
+
+
+def _span(values):
+    low, high = report.sig(min(values)), report.sig(max(values))
+    return low if low == high else f"{low} to {high}"
 
 
 def _changes(changed):
