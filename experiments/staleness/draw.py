@@ -1,6 +1,7 @@
 """Figures that several questions share: a panel a subject, lines with their intervals, and the words of a ratio."""
 
 import numpy as np
+from matplotlib.ticker import NullLocator
 
 from experiments import report
 from experiments.staleness import lab
@@ -27,6 +28,12 @@ def lines(ax, rows, *, x, y, by, band=True, **style):
         if band:
             ends = ([row[f"{y}_{end}"] for row in own] for end in ("low", "high"))
             ax.fill_between(at, *ends, color=drawn.get_color(), alpha=0.15, linewidth=0)
+
+
+def ticks(ax, places):
+    """Marks at the places measured, of an axis that is logarithmic, and none between."""
+    ax.set_xticks(places, map(str, places))
+    ax.xaxis.set_minor_locator(NullLocator())
 
 
 def ratio(row, kind="rms"):

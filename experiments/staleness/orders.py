@@ -5,8 +5,7 @@ import numpy as np
 
 from experiments import report
 from experiments.order import lab as order_lab
-from experiments.staleness import lab
-from experiments.staleness.draw import lines
+from experiments.staleness import draw, lab
 from flowjax import Linear, grids, plans
 from flowjax.parallel.emulate import exchange
 from flowjax.parallel.emulate_field import emulate_field
@@ -95,10 +94,9 @@ def section(rows, command):
     table, steps = slopes(rows), sorted({r["steps"] for r in rows})
     fig, axes = report.canvas(len(table), 1, height=2.6 * len(table))
     for ax, found in zip(np.atleast_1d(axes), table, strict=True):
-        lines(ax, [r for r in rows if r["solver"] == found["solver"]], x="steps", y="error", by="mode", band=False)
+        draw.lines(ax, [r for r in rows if r["solver"] == found["solver"]], x="steps", y="error", by="mode", band=False)
         ax.set(xscale="log", yscale="log", xlabel="steps", ylabel="error at t = 0.2", title=found["solver"])
-        ax.set_xticks(steps, map(str, steps))
-        ax.minorticks_off()
+        draw.ticks(ax, steps)
         ax.legend()
     modes = [mode for mode in MODES if mode in table[0]]
     said = "; ".join(f"{r['solver']} {', '.join(report.sig(r[mode], 3) for mode in modes)}" for r in table)

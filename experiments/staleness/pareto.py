@@ -186,9 +186,9 @@ def _draw(ax, own):
                 (r for r in own if (r["forecast"], kind(r)) == (forecast, name)),
                 key=lambda r: (r["synced"], r["policy"]),
             )
-            joined = ("-" if forecast == 0 else "--") if name in ("tolerance", "warm-up", "cool-down") else ""
+            joined = ("-" if forecast == 0 else "--") if name in ("tolerance", "warm-up", "cool-down") else "none"
             ax.plot(
-                [r["synced"] for r in rows], [r["sync_rms"] for r in rows], joined, marker="o", color=colour, linewidth=0.9,
+                [r["synced"] for r in rows], [r["sync_rms"] for r in rows], linestyle=joined, marker="o", color=colour, linewidth=0.9,
                 markerfacecolor=colour if forecast == 0 else "none", label=name if forecast == 0 else None,
             )  # fmt: skip
     ax.set(

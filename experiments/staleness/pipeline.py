@@ -60,8 +60,7 @@ def section(rows, command):
             ends = first["sync_rms"] * law.LAWS[name](curve) / law.LAWS[name](np.array([places[0]]))
             ax.plot(curve, ends, line, color=report.GREY, label=name)
         ax.set(xscale="log", xlabel="parts of an image", ylabel="RMS distance to the synchronous run", ylim=(0, None))
-        ax.set_xticks(places, map(str, places))
-        ax.minorticks_off()
+        draw.ticks(ax, places)
         ax.legend()
     return report.Section(
         question="Does the error grow as the stale share, and does a pipeline of patches halve it?",

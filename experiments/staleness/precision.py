@@ -56,8 +56,7 @@ def section(rows, command):
         draw.lines(ax, shown, x="bits", y="sync_rms", by="line", band=False)
         places = sorted({r["bits"] for r in own})
         ax.set(xscale="log", yscale="log", xlabel="bits of a number", ylabel="RMS distance to the synchronous run")
-        ax.set_xticks(places, map(str, places))
-        ax.minorticks_off()
+        draw.ticks(ax, places)
         ax.set_title(f"{lab.NAMES[pair[0]]}, {pair[1]} devices")
         ax.legend(fontsize=7)
     return report.Section(
@@ -80,7 +79,7 @@ def section(rows, command):
 
 
 def _said(rows, subject, devices):
-    """What one subject's bits cost: 8 and 4, plain and residual, of each forecast."""
+    """What one subject's bits cost: 8, 4 and 2, plain and residual, of each forecast."""
     own = [r for r in rows if (r["subject"], r["devices"]) == (subject, devices)]
     parts = []
     for forecast in dict.fromkeys(r["forecast"] for r in own):

@@ -35,8 +35,7 @@ def section(rows, command):
     draw.lines(ax, shown, x="pixels", y="sync_rms", by="grid")
     places = sorted({r["pixels"] for r in shown})
     ax.set(xscale="log", xlabel="pixels of a side", ylabel="RMS distance to the synchronous run", ylim=(0, None))
-    ax.set_xticks(places, map(str, places))
-    ax.minorticks_off()
+    draw.ticks(ax, places)
     ax.legend()
     said = []
     for grid in dict.fromkeys(r["grid"] for r in shown):
