@@ -132,7 +132,7 @@ def test_a_rejected_step_leaves_the_memory_bit_equal():
 
     model = remembering(how, evaluate)
     turn = jax.jit(lambda state: lanes.advance(rule, state, *model(state.at, state.t_at, state.carry)))
-    state = jax.jit(lambda x: lanes.begin(rule, x, begin(how, jnp.zeros((1, DEVICES, 12)))))(STARTS[:1])
+    state = jax.jit(lambda x: lanes.begin(rule, x, begin(how, jnp.zeros((1, DEVICES, 12)), x.dtype)))(STARTS[:1])
     at_start, rejections, entered = None, 0, 0
     for _ in range(60):
         after = turn(state)

@@ -38,7 +38,7 @@ def sample_adaptive(
     Args:
       model: what `models.load` returned.
       noise: (B, H, W, C) states at span[0]; B divides by the mesh's data, the tokens by its seq.
-      label: (B,) integers, or None for the null label.
+      label: (B,) integers, or None for the null label. One that is out of range gives status 2.
       schedule, tolerance, order, span, max_evaluations, method, variant: as in `flowjax.sample_adaptive`.
       mesh: from `make_mesh`, with cfg = pipe = 1.
       staleness: relative staleness that the next step can bear; above it, it is synchronous. Infinite: any.
@@ -105,9 +105,9 @@ def _device(card, schedule, axes, tokens, options, params, patches, label, posit
         sync = lambda: branch(_synchronous(axes, tokens, copy, now), (copy,))
         return jax.lax.cond(jnp.any(now), sync, late)
 
-    dtype = config.dtype or patches.dtype
-    like = jnp.zeros((batch, config.depth, 2, local, config.heads, config.width // config.heads), dtype)
-    memory = jax.tree.map(lambda leaf: jax.lax.pcast(leaf, (DATA, *axes), to="varying"), begin(how, like))
+    dtype = jnp.promote_types(patches.dtype, jnp.float32)
+    like = jnp.zeros((batch, config.depth, 2, local, config.heads, config.width // config.heads), config.dtype or dtype)
+    memory = jax.tree.map(lambda leaf: jax.lax.pcast(leaf, (DATA, *axes), to="varying"), begin(how, like, dtype))
     found = solve(evaluate, patches, schedule, tolerance, how, memory, whole=whole, **options)
     # All parts of a sample agree on its counts; one all-reduce tells the compiler so.
     agreed = jax.tree.map(lambda count: jax.lax.pmax(count, axes), (found.status, found.stats))

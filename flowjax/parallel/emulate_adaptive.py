@@ -1,16 +1,20 @@
 """Stale attention with steps that each sample chooses, on one device and in any precision.
 
 The solver is `flowjax.sample_adaptive`, unchanged; the model that it calls keeps what the devices know of each other in its
-carry (see `parallel.memory`). What we found, in units of the tolerance and beside the synchronous run:
+carry (see `parallel.memory`). What we found on 4 devices, beside the synchronous run (field: exact, of 12 data):
 
-- The estimate of the DPM-Solver pairs does not see held copies, whose error all stages share: the steps are those of the
-  synchronous run, and the error falls with their length, far above the tolerance.
-- That of the Runge-Kutta pairs sees them, since their stages lie unequally far from what they see, and takes more steps.
-- The cure by stage saves nothing: every evaluation of a DPM-Solver pair enters its estimate, and all but one of Dormand-
-  Prince. What does save is to extrapolate from the newest evaluations, to each one's own time, so that staleness shrinks
-  with the step that is tried; a pair of order p wants p - 1 as the order of the forecast, which is p of its error.
-- On a trained network over many devices extrapolation is unstable, steps shrink without end, and the bound `staleness` is
-  what stops that: it makes whole steps synchronous when the copies were bad.
+- The estimate of the DPM-Solver pairs does not see held copies, whose error all stages share: the steps stay and the
+  error is that of an order-1 method. Field, order 3, tolerance 1e-5: 75 steps either way, error 267 tolerances for 0.5.
+- The estimate of Dormand-Prince sees them, since its stages lie unequally far from what they see, and steps shrink. Field,
+  tolerance 1e-6: 66 steps for 11, and the error is still 470 tolerances.
+- A cure by stage, fresh evaluations where the estimate has a weight, saves none of a DPM-Solver pair's, 16 % of Dormand-
+  Prince's.
+- The polynomial through the newest evaluations, taken at each one's own time, is a cure where it is stable: what is missed
+  shrinks with the step that is tried. Order 2 and a straight line: the same steps to 1 %, the same error to 6 %, and one
+  synchronous evaluation, at tolerances from 1e-2 to 1e-5. Order 3 and a parabola: the same steps, 1 to 7 times the error.
+- On the trained digits over 8 devices it is not stable: 59 steps for 9 at tolerance 0.03, and in vain. The bound makes the
+  step after a bad one synchronous: with 0.1, 9.4 steps and 1.2 times the error, 37 % of it stale. A tighter tolerance
+  wants a tighter bound and leaves less: at 0.01 with 0.05, 17 steps for 14, 1.9 times the error, 39 % stale.
 """
 
 from typing import NamedTuple
@@ -100,9 +104,10 @@ def emulate_adaptive_with(model, noise, label, schedule, tolerance, shards, how,
         )
         return velocity, jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), new)
 
-    dtype = config.dtype or jnp.promote_types(jnp.asarray(noise).dtype, jnp.float32)
-    like = jnp.zeros((len(noise), config.depth, tokens, config.heads, config.width // config.heads), dtype)
-    return solve(evaluate, noise, schedule, tolerance, how, begin(how, (like, like)), **options)
+    dtype = jnp.promote_types(jnp.asarray(noise).dtype, jnp.float32)
+    shape = len(noise), config.depth, tokens, config.heads, config.width // config.heads
+    like = jnp.zeros(shape, config.dtype or dtype)
+    return solve(evaluate, noise, schedule, tolerance, how, begin(how, (like, like), dtype), **options)
 
 
 def emulate_adaptive_field(field, noise, tolerance, shards, how, **options):
@@ -124,7 +129,7 @@ def emulate_adaptive_field(field, noise, tolerance, shards, how, **options):
     noise = jnp.asarray(noise)
     dtype = jnp.promote_types(noise.dtype, jnp.float32)
     like = jnp.zeros((len(noise), devices, len(field.offsets)), dtype)
-    return solve(evaluate, noise, field.schedule, tolerance, how, begin(how, like), **options)
+    return solve(evaluate, noise, field.schedule, tolerance, how, begin(how, like, dtype), **options)
 
 
 def solve(evaluate, noise, schedule, tolerance, how, memory, *, whole=lambda sums: sums, **options):

@@ -118,15 +118,19 @@ def in_estimate(pair, schedule):
     return found
 
 
-def begin(told, like):
-    """`Memory` of nothing. `like`: a pytree of (B, ...), an evaluation's values; only shapes and dtypes count."""
-    leaf = jax.tree.leaves(like)[0]
-    batch, (histories, generations) = len(leaf), (told.history.shape[1], len(told.reach))
-    wide = jnp.promote_types(leaf.dtype, jnp.float32)
-    shape = batch, histories, generations
+def begin(told, like, dtype):
+    """`Memory` of nothing.
+
+    Args:
+      told: `Told`.
+      like: a pytree of (B, ...), an evaluation's values; only shapes and dtypes count.
+      dtype: of the state, float32 at least: times are told apart in it.
+    """
+    batch = len(jax.tree.leaves(like)[0])
+    shape = batch, told.history.shape[1], len(told.reach)
     values = jax.tree.map(lambda leaf: jnp.zeros((*shape, *leaf.shape[1:]), leaf.dtype), like)
-    zero, never = jnp.zeros(batch, jnp.int32), jnp.full(batch, jnp.inf, wide)
-    times, now = jnp.full(shape, jnp.nan, wide), jnp.ones(batch, bool)
+    zero, never = jnp.zeros(batch, jnp.int32), jnp.full(batch, jnp.inf, dtype)
+    times, now = jnp.full(shape, jnp.nan, dtype), jnp.ones(batch, bool)
     return Memory(times, values, zero, zero, never, now, jnp.zeros_like(never))
 
 
@@ -156,7 +160,7 @@ def remembering(told, evaluate, whole=lambda sums: sums):
         velocity, new = evaluate(x, t, copy, synced)
 
         gap, size = (whole(_square(part)) for part in (jax.tree.map(jnp.subtract, new, copy), new))
-        metered = jnp.where(unknown, jnp.inf, jnp.sqrt(gap / jnp.where(size > 0, size, 1)))
+        metered = jnp.where(unknown, jnp.inf, jnp.sqrt(gap / jnp.where(size > 0, size, 1))).astype(memory.step.dtype)
         again = jnp.abs(times[:, 0] - t) <= 8 * jnp.finfo(t.dtype).eps  # at the newest one's time: it takes its place
         push = lambda old, one: jnp.where(
             _like(again, old), old.at[:, 0].set(one), jnp.concatenate([one[:, None], old[:, :-1]], axis=1)
