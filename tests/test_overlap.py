@@ -12,7 +12,7 @@ import pytest
 from configs import overlap as configured
 from experiments.benchmarks import flops, gpu
 from experiments.benchmarks import overlap as command
-from flowjax import grids, models, parallel, plans
+from flowjax import grids, models, parallel, plans, records
 from flowjax.parallel import hlo, overlap, traffic
 
 # A GPU's: a loop of three turns with a gather that two products hide (one of them in a fusion), a start that waits all the
@@ -259,6 +259,20 @@ def test_a_program_is_laid_out_by_shapes_alone():
     again, abstract, *_ = parallel.program(shapes, jax.eval_shape(lambda: noise), None, plan, mesh)
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(abstract))
     assert run.lower(*args).as_text() == again.lower(*abstract).as_text()
+
+
+def test_a_run_without_one_of_the_compilers_is_not_complete(tmp_path, monkeypatch, capsys):
+    """All that can be certified here is there already: the table is drawn, and the rest is named."""
+    config = configured.Config(programs=("v5e:2x2 late",), gpus=("4 late",))
+    row = {"machine": "v5e:2x2", "contender": "late", "kind": command.WHOLE, "number": 0}
+    records.Records(tmp_path, config).add(row, temporary=2**20)
+    monkeypatch.setattr(overlap, "missing", lambda platform: None if platform == "tpu" else "no compiler for cuda")
+    monkeypatch.setattr(command, "target", lambda config, machine: None)
+    with pytest.raises(SystemExit) as status:
+        command.run(config, tmp_path)
+    assert status.value.code == 0
+    assert "left out: no compiler for cuda." in capsys.readouterr().out
+    assert (tmp_path / "table.md").exists() and not (tmp_path / "done.json").exists()
 
 
 @pytest.mark.slow
