@@ -16,8 +16,10 @@ forecasts before it missed; of a wiggle z^-i a forecast W(z) misses |1 - W(z)|, 
     hold 2              linear 4              quadratic 8              tuned at g = 1: |1 - z|^2 |1 + z/2| <= 3 sqrt(3)/2 = 2.6
 
 which through six layers is 64, 4096, 3e5 and 308 times what layers pass on. That decides whether errors die or grow from row to
-row. So the slope is taken over two steps, at 1.5 times the error of the slope over one, and a gain that is fitted takes back what
-the last row did not bear out: an oscillation turns it off. A forecast is data; a row with fewer rows behind it than M uses those.
+row: of 30 loops on two networks of six layers those grow, and all of them, in which n devices see (n-1)/n of that and it is
+above 2.3 to 2.6 (experiments.staleness.loop). So the slope is taken over two steps, at 1.5 times the error of the slope over one,
+and a gain that is fitted takes back what the last row did not bear out: an oscillation turns it off. A forecast is data; a row
+with fewer rows behind it than M uses those.
 """
 
 from typing import NamedTuple
