@@ -82,7 +82,7 @@ def run(config, workdir):
             key = {**cell, "kind": row.pop("kind"), "number": row.pop("number")}
             if not kept.done(key):  # of a cell that a killed run began
                 kept.add(key, **row)
-    if len(here) < len(asked):
+    if not all(kept.done({**cell, "kind": WHOLE}) for cell in asked):
         table(workdir)
         print("what was left out is asked by the same command, where its compiler is.")
         raise SystemExit(0)  # not an error, and not finished: `main` must not mark the run complete
@@ -126,7 +126,9 @@ def markdown(rows, command):
         "| machine | attention | loop | kind of row | collectives | MB received | GFLOP of a pass | behind each | temporary, MiB |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for (machine, contender), cell in _grouped(rows, ("machine", "contender")).items():
+    machines, contenders = list(dict.fromkeys(row["machine"] for row in rows)), list(CONTENDERS)
+    order = lambda item: (machines.index(item[0][0]), contenders.index(item[0][1]))
+    for (machine, contender), cell in sorted(_grouped(rows, ("machine", "contender")).items(), key=order):
         whole = next((row for row in cell if row["kind"] == WHOLE), None)
         if whole is None:  # a killed run began it
             continue
