@@ -150,16 +150,21 @@ def test_a_rejected_step_leaves_the_memory_bit_equal():
 # ---- what the estimate sees
 
 
-@pytest.mark.parametrize(("subject", "most"), [(of_field, 1.02), (of_network, 1.02)], ids=["field", "network"])
-def test_estimate_of_a_dpm_pair_does_not_see_held_copies(subject, most):
+SUBJECTS = pytest.mark.parametrize(
+    "subject", [of_field, pytest.param(of_network, marks=pytest.mark.slow)], ids=["field", "network"]
+)
+
+
+@SUBJECTS
+def test_estimate_of_a_dpm_pair_does_not_see_held_copies(subject):
     """The stages share what staleness adds, and their difference loses it: steps as without, errors far above."""
     for atol, blind in ((1e-3, 3), (1e-4, 7)):
         sync, held = (subject(atol, **options) for options in (SYNC, {}))
-        assert 1 / most < np.mean(held.stats.accepted) / np.mean(sync.stats.accepted) < most
+        assert 0.98 < np.mean(held.stats.accepted) / np.mean(sync.stats.accepted) < 1.02
         assert error(subject, held, atol) > blind * error(subject, sync, atol)
 
 
-@pytest.mark.parametrize("subject", [of_field, of_network], ids=["field", "network"])
+@SUBJECTS
 def test_extrapolating_the_newest_keeps_steps_and_error_with_one_synchronous_evaluation(subject):
     for atol in (1e-3, 1e-4):
         sync, cured = (subject(atol, **options) for options in (SYNC, CURED))
@@ -192,13 +197,14 @@ def test_estimate_of_a_runge_kutta_pair_sees_held_copies_and_shrinks_the_steps()
 
 
 def test_bound_makes_whole_steps_synchronous_and_a_tighter_one_more():
-    found = [of_network(1e-3, staleness=bound, **CURED) for bound in (np.inf, 0.003, 0.0003, 0.0)]
+    found = [of_field(1e-3, staleness=bound, **CURED) for bound in (np.inf, 0.003, 0.0003, 0.0)]
     synced = [np.sum(one.stats.synced) for one in found]
     assert synced[0] < synced[1] < synced[2] < synced[3] == np.sum(found[3].stats.kept)
-    np.testing.assert_array_equal(found[3].x, of_network(1e-3, **SYNC).x)
+    np.testing.assert_array_equal(found[3].x, of_field(1e-3, **SYNC).x)
     assert not found[3].stats.staleness.any()
 
 
+@pytest.mark.slow
 def test_one_device_is_never_stale():
     found = of_network(1e-3, devices=1)
     np.testing.assert_allclose(found.x, of_network(1e-3, **SYNC).x, rtol=0, atol=1e-13)
