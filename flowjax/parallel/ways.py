@@ -132,7 +132,7 @@ def late(line, depth):
 
     def sync(own, layer, row, kept):
         past = at(kept.own, layer)
-        own, told = _first(own, line.arrived(line.forecast(past, row)))
+        told = line.arrived(line.forecast(past, row))
         everyone = gathered(own, line.axes)
         ahead = jnp.where(layer == 0, everyone, kept.ahead) if line.plain else kept.ahead
         return everyone, told, Late(put(kept.own, _newest(own, past), layer), ahead)
@@ -169,7 +169,7 @@ def early(line, depth):
         return Early(put(kept.own, past[:-1], layer), put(kept.told, told, layer))
 
     def sync(own, layer, row, kept):
-        own, told = _first(own, line.own(at(kept.told, layer)))
+        told = line.own(at(kept.told, layer))
         everyone = gathered(own, line.axes)
         return everyone, told, keep(own, layer, row, kept, everyone if line.plain else None)
 
@@ -178,9 +178,7 @@ def early(line, depth):
         return line.with_own(before, own), line.own(before), kept
 
     def exchange(own, layer, row, kept):
-        before = at(kept.told, layer)
-        own, told = _first(own, line.own(before))
-        return line.with_own(before, own), told, keep(own, layer, row, kept)
+        return *hold(own, layer, row, kept)[:2], keep(own, layer, row, kept)
 
     return Way(begin, {SYNC: sync, EXCHANGE: exchange, HOLD: hold}, lambda row, kept: kept)
 
@@ -212,11 +210,6 @@ def _everyones(shape, line):
     """(2, B, L, heads, d), padding included, of one's own (B, L/n, heads, d)."""
     batch, local, *head = shape
     return 2, batch, jax.lax.axis_size(line.axes) * local, *head
-
-
-def _first(own, told):
-    """Both, with `told` read before own keys and values take its place: else the compiler copies the whole buffer."""
-    return jax.lax.optimization_barrier((own, told))
 
 
 def _newest(values, past):
