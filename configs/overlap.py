@@ -14,11 +14,11 @@ needed), for early gathers the same although they could wait a whole row, since 
 one pass of a loop to the next, and for late ones all of the layer; for the meter's reduction, one a row, nothing. Expect
 ulysses to hide nothing, and late to need less memory than early by 1 - 1/n of what early keeps, and more. On v6e and v5p
 expect everything to be synchronous but for the flags. On v6e 142.6 GFLOP of a layer are counted where its products take
-103.9: attention's again, once more; whether it is computed or only written twice is not known. On a GPU expect nothing for
-synchronous rows, a part of the layer for early gathers, whose consumer is the next row, and all of it for late ones: by the
-order of issue, which is all that the text holds. What it lacks: the kernels that a real card would choose, and whether the
-transfer's own kernel leaves the products the card to themselves; where several GPUs are, experiments.benchmarks.gpu measures
-that in seconds.
+103.9: its text has the scores of attention three times, the second and third inside the fusion that takes the softmax's
+maximum and sum. On a GPU expect nothing for synchronous rows, a part of the layer for early gathers, whose consumer is the
+next row, and all of it for late ones: by the order of issue, which is all that the text holds. What it lacks: the kernels
+that a real card would choose, and whether the transfer's own kernel leaves the products the card to themselves; where
+several GPUs are, experiments.benchmarks.gpu measures that in seconds.
 """
 
 import dataclasses
