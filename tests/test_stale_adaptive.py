@@ -20,6 +20,7 @@ from flowjax.parallel.emulate_adaptive import (
     emulate_adaptive_with,
 )
 from flowjax.parallel.emulate_field import answer, emulate_field
+from flowjax.parallel.hlo import collectives
 from flowjax.parallel.memory import begin, extrapolation, in_estimate, remembering, told
 
 LINEAR, SPAN, DEVICES, TOKENS = Linear(), (1.0, 0.0), 4, 16
@@ -282,6 +283,23 @@ def test_program_on_a_mesh_is_the_emulation_on_one_device(data, options):
     np.testing.assert_allclose(found.stats.staleness, wanted.stats.staleness, rtol=1e-9)
     lockstep = options.get("lockstep", False)
     assert (len(np.unique(found.stats.nfe)) == 1) == lockstep
+
+
+@pytest.mark.slow
+def test_program_holds_the_collectives_that_it_names():
+    """Branch 0 is stale: a gather a layer and one before; 1 is synchronous. Two reductions a turn, two at the end."""
+    options = {"order": 2, "span": SPAN, "max_evaluations": 200, "staleness": 0.1}
+    run = jax.jit(
+        lambda params: sample_adaptive(
+            network()._replace(params=params), STARTS[:1], LABEL[:1], LINEAR, Tolerance(1e-3, 0.0),
+            parallel.make_mesh(seq=2), **options,
+        )
+    )  # fmt: skip
+    found = collectives(run.lower(network().params).compile().as_text())
+    layers = sorted((c.branch, c.times) for c in found if c.operation == "all-gather")
+    assert layers == [(0, 1), (0, CONFIG.depth), (1, CONFIG.depth)]
+    assert [c.operation for c in found if c.branch is None] == ["all-reduce"] * 4
+    assert len(found) == 7
 
 
 # ---- refusals

@@ -3,11 +3,12 @@
 `flowjax.sample_adaptive` runs on each device's tokens, inside one jit of one `jax.shard_map`; what devices know of each other
 is the carry of its model (see `parallel.memory`). Collectives, over the devices that share an image's tokens:
 
-    error       three all-reduces of one number a sample for each evaluation, so that all parts of a sample take one step
-    meter       two more
+    error       three numbers a sample for each evaluation are added up, so that all parts of a sample take one step
+    meter       two more; these five travel in two all-reduces
     attention   stale: one all-gather a layer of the copies, of the next layer's while this one computes, and one before the
                 first: when the steps are not known before, nobody could have sent it earlier
                 synchronous: one all-gather a layer, used at once
+    at the end  two all-reduces, of status and counts
 
 A batch is evaluated at once, so an evaluation waits for its gathers if one of its samples is synchronous; there each
 sample's owner sends what that sample is to see, this evaluation's keys and values or the copy.
