@@ -69,6 +69,10 @@ class Setup(NamedTuple):
         """The axes that share samples and branches of guidance."""
         return (DATA, CFG) if self.mesh.shape[CFG] == 2 else (DATA,)
 
+    def zeros(self, shape, dtype):
+        """Zeros where every device will have its own."""
+        return jax.lax.pcast(jnp.zeros(shape, dtype), (*self.groups, PIPE), to="varying")
+
 
 class Stage(NamedTuple):
     """What a device knows from start to end.
@@ -154,11 +158,10 @@ def start(stage, x):
     each, memory = len(stage.told), stage.rows.forecast.weights.shape[1]
     own = len(stage.params["blocks"]["query"]["bias"])  # K/n
     tokens, heads = x.shape[1], (config.heads, config.width // config.heads)
-    zeros = lambda shape, dtype: jax.lax.pcast(jnp.zeros(shape, dtype), (*setup.groups, PIPE), to="varying")
     x = jax.lax.pcast(x, PIPE, to="varying")
-    kept = zeros((len(stage.rows.begins), own, memory, 2, each, tokens, *heads), config.dtype or x.dtype)
-    message = zeros((each, tokens // setup.patches, config.width), x.dtype)
-    sums = zeros((len(stage.rows.stage), 2, own, each), x.dtype)
+    kept = setup.zeros((len(stage.rows.begins), own, memory, 2, each, tokens, *heads), config.dtype or x.dtype)
+    message = setup.zeros((each, tokens // setup.patches, config.width), x.dtype)
+    sums = setup.zeros((len(stage.rows.stage), 2, own, each), x.dtype)
     return State(x, x, (jnp.zeros_like(x),) * DEPTH, kept, sums, message, message)
 
 
@@ -166,9 +169,9 @@ def patch(stage, state, now):
     """A tick in which every stage has a patch, or none, and the solver another."""
     size = state.inbox.shape[1]
     here = jax.tree.map(lambda column: column[stage.here], now._replace(whole=now.busy))
-    hidden, kept, sums = work(stage, state, size, here.patch * size, here.row, here.busy, state.inbox)
+    hidden, state = work(stage, state, size, here.patch * size, here.row, here.busy, state.inbox)
     arrived = hop(stage, hidden if stage.setup.hop == 1 else state.outbox)
-    state = state._replace(kept=kept, sums=sums, inbox=arrived, outbox=hidden)
+    state = state._replace(inbox=arrived, outbox=hidden)
     return solve(stage, state, now.patch[-1] * size, now.row[-1], now.busy[-1], arrived)
 
 
@@ -178,8 +181,8 @@ def whole(stage, state, now):
 
     def turn(carry, at):
         hidden, state = carry
-        hidden, kept, sums = work(stage, state, tokens, 0, row, at == stage.here, hidden)
-        return (hop(stage, hidden), state._replace(kept=kept, sums=sums)), None
+        hidden, state = work(stage, state, tokens, 0, row, at == stage.here, hidden)
+        return (hop(stage, hidden), state), None
 
     nothing = jnp.concatenate([jnp.zeros_like(state.inbox)] * stage.setup.patches, axis=1)
     (hidden, state), _ = jax.lax.scan(turn, (nothing, state), jnp.arange(stage.setup.stages))
@@ -193,19 +196,31 @@ def hop(stage, hidden):
 
 
 def work(stage, state, size, first, row, busy, message):
-    """This stage's layers on the tokens first .. first + size - 1 in `row`: (hidden states, kept, sums), or no work at all."""
+    """This stage's layers on the tokens first .. first + size - 1 in `row`, or no work: (hidden states, state).
 
-    def layers(message, kept, sums):
+    The layers read what is kept and give what is new, which is written once, after them: a write in each layer would make
+    XLA copy all that is kept, in each layer.
+    """
+    count, memory, _, each, _, *head = state.kept.shape[1:]
+    nothing = (
+        stage.setup.zeros((count, 2, each, size, *head), state.kept.dtype),
+        stage.setup.zeros((2, count, each), state.sums.dtype),
+    )
+
+    def layers(message):
         x = _cut(state.x, first, size)
         x = jnp.concatenate([x] * (len(stage.told) // len(x)))
         tokens, condition = _embedded(stage, x, stage.plan.label_time[row], stage.told, first)
         tokens = jnp.where(stage.here == 0, tokens, message)
-        attend = _attention(stage, first, row)
-        part = dit.network(stage.setup.card.config).part
-        hidden, (kept, sums) = part("layers", stage.params, tokens, condition, attend, (kept, sums))
-        return hidden, kept, sums
+        attend = _attention(stage, state.kept, first, row)
+        return dit.network(stage.setup.card.config).part("layers", stage.params, tokens, condition, attend, nothing)
 
-    return jax.lax.cond(busy, layers, lambda *same: same, message, state.kept, state.sums)
+    hidden, (own, squares) = jax.lax.cond(busy, layers, lambda message: (message, nothing), message)
+    place = [jnp.asarray(i, jnp.int32) for i in (stage.rows.stage[row], 0, 0, 0, 0, first, 0, 0)]
+    past = jax.lax.dynamic_slice(state.kept, place, (1, count, memory, *own.shape[1:]))
+    newest = jnp.concatenate([own[None, :, None], past[:, :, :-1]], axis=2)
+    kept = jax.lax.dynamic_update_slice(state.kept, jnp.where(busy, newest, past), place)
+    return hidden, state._replace(kept=kept, sums=state.sums.at[row].set(state.sums[row] + squares))
 
 
 def solve(stage, state, first, row, acts, hidden):
@@ -247,38 +262,33 @@ def said(stage, sums):
     )
 
 
-def _attention(stage, first, row):
-    """Attention as models.dit describes; its carry is (kept, sums), and it attends to the keys and values that are kept."""
-    kind, memory = stage.rows.stage[row], stage.rows.forecast.weights.shape[1]
+def _attention(stage, kept, first, row):
+    """Attention as models.dit describes; its carry is the keys and values (K/n, 2, b, l, heads, d), and sums (2, K/n, b)."""
+    kind, memory, tokens = stage.rows.stage[row], kept.shape[2], kept.shape[5]
+    run = 1 if stage.setup.share == "token" else tokens // stage.setup.patches  # tokens that share gains
 
-    def forecasted(past, run):
-        """(R, 2, b, T, heads, d) -> (2, b, T, heads, d), with gains shared by runs of so many tokens."""
+    def pool(sums):
+        runs = sums.reshape(*sums.shape[:-1], -1, run)
+        return jnp.broadcast_to(runs.sum(-1, keepdims=True), runs.shape).reshape(sums.shape)
+
+    def forecasted(past):
+        """(R, 2, b, T, heads, d) -> (2, b, T, heads, d)."""
         if memory == 1:
             return past[0]
-
-        def pool(sums):
-            runs = sums.reshape(*sums.shape[:-1], -1, run)
-            return jnp.broadcast_to(runs.sum(-1, keepdims=True), runs.shape).reshape(sums.shape)
-
         return jnp.concatenate(forecast.predict(stage.rows.forecast, row, (past[:, 0, None], past[:, 1, None]), pool))
 
     def attention(q, k, v, layer, carry):
-        kept, sums = carry
-        own = jnp.stack([k, v])
-        place = [jnp.asarray(i, jnp.int32) for i in (kind, layer, 0, 0, 0, first, 0, 0)]
-        past = jax.lax.dynamic_slice(kept, place, (1, 1, memory, *own.shape))[0, 0]
-        kept = jax.lax.dynamic_update_slice(kept, jnp.concatenate([own[None], past[:-1]])[None, None], place)
-        tokens, size = kept.shape[5], own.shape[2]
-        run = 1 if stage.setup.share == "token" else tokens // stage.setup.patches
-        new = own.astype(sums.dtype)
-        squares = [jnp.sum(jnp.square(a), axis=(0, 2, 3, 4)) for a in (new - forecasted(past, run), new)]
-        sums = sums.at[row, :, layer].set(sums[row, :, layer] + jnp.stack(squares))
+        own, size = jnp.stack([k, v]), k.shape[1]
         known = kept[kind, layer]
-        seen = known[0]
+        seen, new = known[0], own.astype(carry[1].dtype)
+        expected = forecasted(jax.lax.dynamic_slice_in_dim(known, first, size, 3))
+        squares = [jnp.sum(jnp.square(a), axis=(0, 2, 3, 4)) for a in (new - expected, new)]
         if memory > 1 and size < tokens:
-            passed = jnp.arange(tokens) < first + size
-            seen = jnp.where(passed[None, None, :, None, None], seen, forecasted(known, run))
-        return dit.softmax_attention(q, *seen)[0], (kept, sums)
+            passed = jnp.arange(tokens) < first
+            seen = jnp.where(passed[None, None, :, None, None], seen, forecasted(known))
+        seen = jax.lax.dynamic_update_slice_in_dim(seen, own, first, 2)
+        carry = carry[0].at[layer].set(own), carry[1].at[:, layer].set(jnp.stack(squares))
+        return dit.softmax_attention(q, *seen)[0], carry
 
     return attention
 
