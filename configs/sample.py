@@ -26,7 +26,8 @@ class Config:
       tile: side in pixels of the tiles in which latents are decoded, for images too large for the device; None decodes whole.
       mesh: factors such as "seq=4" or "data=2, cfg=2, seq=2" (see `flowjax.parallel.make_mesh`); "" is one device. A CPU
         then shows so many virtual devices: the numbers of many devices, not their speed.
-      attention: of a mesh: "gather", "ring", "ulysses", "ulysses_ring" (exact) or "stale".
+      attention: of a mesh: "gather", "ring", "ulysses", "ulysses_ring" (exact), "stale" or "pipefusion".
+      patches: of pipefusion, into how many the image is cut; 0 elsewhere.
       warmup, refresh, residual: of stale attention, see `flowjax.parallel.sample`.
       policy: in the place of warmup, which steps are synchronous: "tolerance=0.05, cool_down=2", "window=0.7:0.3", "every=4",
         "warm_up=3" or "sqrt_rule=2" (see `flowjax.parallel.policies`); where one of several says so.
@@ -52,6 +53,7 @@ class Config:
     tile: int | None = None
     mesh: str = ""
     attention: str = "gather"
+    patches: int = 0
     warmup: int = 1
     refresh: int | None = 1
     residual: bool = False

@@ -73,4 +73,5 @@ def options(config, plan, mesh):
         "policy": policy(config.policy, plan, token_shards(mesh)),
         "forecast": int(config.forecast) if config.forecast.isdigit() else config.forecast,
         "comm_dtype": config.comm_dtype or None,
+        "patches": config.patches or None,
     }

@@ -36,6 +36,11 @@ def check(model, noise, label, plan, mesh, guidance, attention, options):
     check_mesh(mesh, card.config, len(noise), tokens, attention)
     if attention == "stale":
         check_stale(plan, options)
+        if options.patches is not None:
+            raise ValueError(
+                f"parallel.sample: patches={options.patches!r} with attention='stale', whose parts are the devices'; leave it, or "
+                "take attention='pipefusion'."
+            )
     elif attention == "pipefusion":
         check_stale(plan, options)
         check_pipe(mesh, card.config, tokens, options)
