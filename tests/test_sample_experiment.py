@@ -285,7 +285,11 @@ def test_wrong_label_is_named_with_the_nearest(text, said):
         ),
         (["--config.mesh=seq=2", "--config.attention=stale", "--config.policy=every=0"], "period=0"),
         (["--config.mesh=seq=2", "--config.attention=stale", "--config.patches=4"], "patches=4 with attention='stale'"),
-        (["--config.mesh=pipe=2", "--config.attention=pipefusion", "--config.patches=7"], "patches=7 of"),
+        (
+            ["--config.mesh=pipe=2", "--config.attention=pipefusion", "--config.patches=4"],
+            "1 layers do not divide into pipe=2",
+        ),
+        (["--config.mesh=pipe=1", "--config.attention=pipefusion", "--config.patches=7"], "patches=7 of"),
         (["--config.mesh=seq=2", "--config.attention=stale", "--config.forecast=best"], "forecast='best'"),
         (["--config.mesh=seq=2", "--config.forecast=1"], "forecast=1 with attention='gather'"),
         (["--config.model=/nowhere/at/all"], "there is no /nowhere/at/all"),

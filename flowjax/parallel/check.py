@@ -38,8 +38,8 @@ def check(model, noise, label, plan, mesh, guidance, attention, options):
         check_stale(plan, options)
         if options.patches is not None:
             raise ValueError(
-                f"parallel.sample: patches={options.patches!r} with attention='stale', whose parts are the devices'; leave it, or "
-                "take attention='pipefusion'."
+                f"parallel.sample: patches={options.patches!r} with attention='stale', whose parts are the devices'; leave it, "
+                "or take attention='pipefusion'."
             )
     elif attention == "pipefusion":
         check_stale(plan, options)
@@ -101,17 +101,23 @@ def check_stale(plan, options):
         )
 
 
-def check_pipe(mesh, config, tokens, options):
-    """Raise a ValueError in words if a pipeline of layers cannot run so; `options` are `stale.Options`."""
-    name, stages, patches = "parallel.sample: attention='pipefusion'", mesh.shape[PIPE], options.patches
-    if token_shards(mesh) > 1:
-        raise ValueError(f"{name} cuts an image's tokens in time, not over devices; take seq=1, and the rest for pipe.")
+def check_layers(name, mesh, config):
+    """Raise a ValueError that begins with `name` if the layers do not divide over the axis pipe."""
+    stages = mesh.shape[PIPE]
     if config.depth % stages:
         fits = [k for k in range(1, config.depth + 1) if config.depth % k == 0]
         raise ValueError(
             f"{name} splits layers, and {config.depth} layers do not divide into pipe={stages} stages; take pipe="
             f"{' or '.join(map(str, fits))}."
         )
+
+
+def check_pipe(mesh, config, tokens, options):
+    """Raise a ValueError in words if a pipeline of layers cannot run so; `options` are `stale.Options`."""
+    name, stages, patches = "parallel.sample: attention='pipefusion'", mesh.shape[PIPE], options.patches
+    if token_shards(mesh) > 1:
+        raise ValueError(f"{name} cuts an image's tokens in time, not over devices; take seq=1, and the rest for pipe.")
+    check_layers(name, mesh, config)
     if not isinstance(patches, (int, np.integer)) or patches < 1 or tokens % patches:
         fits = [k for k in range(1, tokens + 1) if tokens % k == 0]
         raise ValueError(

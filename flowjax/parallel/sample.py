@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from flowjax.models import dit
 from flowjax.parallel import pipe, stale, traffic
-from flowjax.parallel.check import check
+from flowjax.parallel.check import check, check_layers
 from flowjax.parallel.device import Setup, body
 from flowjax.parallel.mesh import DATA, token_axes, token_shards
 from flowjax.sample import Solution
@@ -147,8 +147,9 @@ def _program(model, noise, label, plan, mesh, guidance, attention, options, key)
 def place(model, mesh):
     """The model with its parameters on the devices of the mesh, so that calls need not bring them there.
 
-    On every device, but for the layers, which lie over the axis pipe.
+    On every device, but for the layers, which lie over the axis pipe and must divide by it.
     """
+    check_layers("parallel.place", mesh, model.card.config)
     return model._replace(params=_laid(_placed, mesh, pipe.parameters(model.card, mesh), model.params))
 
 
