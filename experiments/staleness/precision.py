@@ -86,7 +86,7 @@ def _said(rows, subject, devices):
         at = {(r["form"], r["bits"]): r for r in own if r["forecast"] == forecast}
         told = ", ".join(
             f"{bits} bits {form} {draw.ratio(at[form, bits])}"
-            for bits in (8, 4)
+            for bits in (8, 4, 2)
             for form in FORMS
             if (form, bits) in at
         )
