@@ -53,7 +53,10 @@ def gathered(workdir):
 
 def marked(section, kept):
     """The section, with a word that its rows were not measured here if they were not."""
-    return section._replace(question=f"{section.question} (from kept rows)") if kept else section
+    if not kept:
+        return section
+    origin = "Not measured in this run: drawn from the rows that the full experiment left in `results/staleness/rows.jsonl`. "
+    return section._replace(question=f"{section.question} (from kept rows)", caveat=origin + section.caveat)
 
 
 def chapter(workdir):
