@@ -100,13 +100,9 @@ def section(rows, command):
         ax.grid(False)
         ax.set_title(SUBJECTS[row["subject"]])
         moved = ", ".join(
-            f"{name} {report.sig(float(np.sqrt(np.mean(np.square(error)))))} ({np.sum(np.array(error) > ANOTHER)} of {len(error)} another)"
-            for name, error in row["errors"].items()
-            if name != "synchronous"
+            f"{name} {_said(row, np.array(error))}" for name, error in row["errors"].items() if name != "synchronous"
         )
-        said.append(
-            f"On {SUBJECTS[row['subject']]}, relative distance to the synchronous images, and how many are another image: {moved}."
-        )
+        said.append(f"On {SUBJECTS[row['subject']]}, relative distance to the synchronous images: {moved}.")
     return report.Section(
         question="What does it look like in colour?",
         expected="On the exact field a sample is an animal of the set, so staleness shows where it makes it another animal or leaves it between two. On "
@@ -124,3 +120,9 @@ def section(rows, command):
         "details: the sharp animals are the exact field's.",
         command=command,
     )  # fmt: skip
+
+
+def _said(row, errors):
+    """The RMS of a strip's errors, and on the field, where an image is one of the set, how many are another one."""
+    another = f" ({np.sum(errors > ANOTHER)} of {len(errors)} another animal)" if row["subject"] == "animals" else ""
+    return report.sig(float(np.sqrt(np.mean(errors**2)))) + another
