@@ -53,7 +53,9 @@ def assert_as_emulated(plan=PLAN, sizes=None, guidance=1.0, gather=None, depth=3
     np.testing.assert_allclose(found.x, wanted.x, rtol=0, atol=1e-12)
     np.testing.assert_array_equal(found.stats.synced, wanted.stats.synced)
     for name in ("staleness", "layers", "worst"):
-        np.testing.assert_allclose(getattr(found.stats, name), getattr(wanted.stats, name), rtol=1e-9, err_msg=name)
+        # Rows of padding move nothing: what is left of their staleness is rounding, of 1e-19 and less.
+        pair = getattr(found.stats, name), getattr(wanted.stats, name)
+        np.testing.assert_allclose(*pair, rtol=1e-9, atol=1e-24, err_msg=name)
     return found
 
 
