@@ -1,7 +1,7 @@
 """What sampling one image over a mesh says to other devices, keeps, and costs to compile.
 
     python -m experiments.benchmarks.parallel --config=configs/bench_parallel.py --workdir=runs/bench-parallel
-                                                                                            (about three minutes on 2 cores)
+                                                                                            (half a minute on 2 cores)
 
 Without several accelerators it runs on 8 virtual devices of the CPU: these show numbers and the structure of the program, and
 no speed, so no seconds are kept but those of compiling. Where several devices exist it adds the seconds of sampling, and
