@@ -6,7 +6,7 @@
 
 Plain, the message is the forecast itself. As a *residual* the message is what the forecast missed, KV - forecast, and both
 sides, which know the same forecast, keep the sum of the two: what one message lost the next one sees, which is error
-feedback (CompactFusion, arXiv:2408.17143 in its form; 1-bit Adam before it). Everything then rests on reconstructions, so
+feedback (as in CompactFusion, arXiv:2507.17511). Everything then rests on reconstructions, so
 the receiver keeps everyone's, and synchronous steps, whose messages are whole, begin anew.
 
 `rounded` is what arrives, in one expression, for any number of bits; `encoded` and `decoded` are the message itself:
