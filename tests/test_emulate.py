@@ -265,6 +265,18 @@ def test_half_precision_keys_and_values_keep_the_state_in_float32():
     assert np.abs(found - true).max() < 0.1 * np.abs(true).max()
 
 
+def test_residuals_against_what_the_others_know_cost_less_than_as_many_bits_plain():
+    """Error feedback: what one message lost the next one sees, so little is lost in all."""
+    whole = stale(4).x
+
+    def lost(bits, residual):
+        return np.abs(stale(4, comm_dtype=bits, residual=residual).x - whole).max()
+
+    assert lost(14, True) < 1e-5  # many bits: as none lost
+    assert 0 < lost(4, True) < 0.2 * lost(4, False)
+    assert lost(8, False) < 0.2 * lost(4, False)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

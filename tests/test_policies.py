@@ -27,6 +27,9 @@ def test_fixed_policies_are_the_steps_that_they_name():
     assert steps_of(policies.at(10, np.arange(10) == 9)) == [0, 9]
     # Steps begin at 1, .9, .8, ... .1
     assert steps_of(policies.window(PLAN, 0.55, 0.25)) == [0, 5, 6, 7]
+    eighths = plans.euler(grids.uniform(8))  # both ends belong to a window
+    assert steps_of(policies.window(eighths, 0.5, 0.25)) == [0, 4, 5, 6]
+    assert steps_of(policies.window(eighths, 1, 0)) == list(range(8))
 
 
 def test_a_window_counts_steps_and_not_rows():
