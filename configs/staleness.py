@@ -49,7 +49,7 @@ class Config:
 
     subjects: tuple[str, ...] = ("field", "network")
     network: str = "digits"
-    seeds: int = 4
+    seeds: int = 5
     field_samples: int = 32
     network_samples: int = 8
     solvers: tuple[str, ...] = ("Euler", "DPM++ 2M", "DPM++ 3M exact")
