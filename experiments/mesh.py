@@ -69,7 +69,9 @@ def policy(text, plan, devices):
 
 def options(config, plan, mesh):
     """The options of `flowjax.parallel.sample` that a configuration of experiments.sample holds."""
-    return {name: getattr(config, name) for name in ("guidance", "attention", "warmup", "refresh", "residual")} | {
+    return {
+        name: getattr(config, name) for name in ("guidance", "attention", "warmup", "refresh", "correction", "residual")
+    } | {
         "policy": policy(config.policy, plan, token_shards(mesh)),
         "forecast": int(config.forecast) if config.forecast.isdigit() else config.forecast,
         "comm_dtype": config.comm_dtype or None,

@@ -80,9 +80,11 @@ def test_policy_is_as_emulated(policy):
 
 def test_policies_are_numbers_of_one_program():
     run = parallel.program(smooth(3), NOISE, LABEL, PLAN, parallel.make_mesh(seq=4), attention="stale")[0]
+    on_mesh()
+    before = run._cache_size()
     for policy in POLICIES.values():
         on_mesh(policy=policy)
-    assert run._cache_size() == 1
+    assert run._cache_size() == before
 
 
 def test_a_tighter_tolerance_never_synchronises_less():
@@ -139,6 +141,10 @@ def test_residual_in_four_bits_is_as_emulated():
         {"comm_dtype": "int8", "gather": "early"},
         {"forecast": "tuned", "residual": True, "comm_dtype": "int4"},
         {"forecast": 1, "residual": True, "comm_dtype": "bfloat16"},
+        {"correction": 1.0},
+        {"forecast": 1, "correction": 0.3, "gather": "early"},
+        {"forecast": 1, "correction": 0.7, "residual": True},
+        {"forecast": "tuned", "correction": 0},
     ],
     ids=lambda options: "-".join(map(str, options.values())),
 )
@@ -184,6 +190,22 @@ def test_late_is_early_and_all_of_the_residual(options):
     np.testing.assert_allclose(on_mesh(gather="early", **options).x, late.x, rtol=0, atol=1e-13)
     if "comm_dtype" not in options:
         np.testing.assert_allclose(on_mesh(residual=True, **options).x, late.x, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("refresh", [2, None])
+def test_correction_of_values_that_are_held_for_many_rows_is_as_emulated(refresh):
+    """Of what was told last, however long ago."""
+    assert_as_emulated(refresh=refresh, correction=0.5, warmup=2)
+
+
+def test_shares_are_numbers_of_one_program():
+    run = parallel.program(smooth(3), NOISE, LABEL, PLAN, parallel.make_mesh(seq=4), attention="stale")[0]
+    ends = [np.asarray(on_mesh(correction=0.3).x)]
+    before = run._cache_size()
+    ends += [np.asarray(on_mesh(correction=share).x) for share in (0.6, 1.0)]
+    assert run._cache_size() == before
+    assert min(np.abs(ends[0] - ends[1]).max(), np.abs(ends[1] - ends[2]).max()) > 1e-6
+    np.testing.assert_array_equal(on_mesh(correction=0).x, on_mesh().x)
 
 
 # -- messages
@@ -300,6 +322,11 @@ def test_bytes_are_of_the_rows_that_were_synchronous():
         ({"residual": True, "gather": "late"}, "residual=True.*take gather='early'"),
         ({"forecast": 3}, "forecast=3"),
         ({"forecast": "tunes"}, "did you mean 'tuned'"),
+        ({"correction": -0.1}, r"correction=-0.1; wanted a share from 0 to 1"),
+        ({"correction": 2}, "correction=2"),
+        ({"correction": "all"}, "correction='all'"),
+        ({"correction": float("nan")}, "correction=nan"),
+        ({"attention": "ring", "correction": 0.5}, "correction=0.5 with attention='ring'"),
         ({"comm_dtype": "int9"}, "comm_dtype='int9'"),
         ({"comm_dtype": 4}, "comm_dtype=4"),
         ({"gather": "lat"}, "did you mean 'late'"),

@@ -301,7 +301,9 @@ def test_several_rows_a_step_keep_their_stages_apart(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [{"forecast": 1}, {"forecast": "tuned"}, {"forecast": "tuned", "share": "token"}])
+@pytest.mark.parametrize(
+    "options", [{"forecast": 1}, {"forecast": "tuned"}, {"forecast": "tuned", "share": "token"}, {"correction": 0.8}]
+)
 def test_forecasts_are_those_of_the_emulation(options):
     found = piped(2, 4, policy=COOL, **options)
     agree(found, emulated(4, policy=COOL, **options))

@@ -62,7 +62,7 @@ def claims(rows):
     grown = {"attention": "stale", "devices": most}
     sent = {"devices": lab.DEVICES, "forecast": 0, "form": "plain"}
     fewest = min((r["steps"] for r in rows if r["question"] == forecasts.QUESTION), default=0)
-    guessed = {"forecast": "tuned", "devices": lab.DEVICES, "steps": fewest}
+    guessed = {"forecast": "tuned", "correction": forecasts.USUAL, "devices": lab.DEVICES, "steps": fewest}
     few, many = (f"warm-up {count}" for count in (window.FEW, window.MANY))
     faster = {"solver": "DPM++ 2M", "steps": steps}
     return [

@@ -58,8 +58,9 @@ def measure(config, todo):
         else:
             subject = lab.of(config, "emoji", config.repeats)
             tokens, run, exact = subject.tokens, subject.program, subject.exact[: config.shown]
+        common = {"slots": lab.DEVICES} | ({"correction": 0} if key["subject"] == "animals" else {})
         ends = {
-            name: np.asarray(run(plan, exchange(plan, tokens, devices, slots=lab.DEVICES, **options)).x)[: config.shown]
+            name: np.asarray(run(plan, exchange(plan, tokens, devices, **common, **options)).x)[: config.shown]
             for name, (devices, options) in variants().items()
         } | {"converged": exact}
         errors = {

@@ -67,7 +67,11 @@ class Subject(NamedTuple):
     nearest: callable
 
     def told(self, plan, devices, *, shards=None, **options):
-        """The `Exchange` with these options of `exchange`; `shards` (L,) says which tokens are together, else they follow."""
+        """The `Exchange` with these options of `exchange`; `shards` (L,) says which tokens are together, else they follow.
+
+        A field has no attention, and so no correction of it.
+        """
+        options |= {} if self.name in ("network", "emoji") else {"correction": 0}
         found = exchange(plan, self.tokens, devices, slots=max(self.slots, devices), **options)
         return (
             found

@@ -45,6 +45,46 @@ def attend(q, everyone, tokens):
     return softmax_attention(q, keys, values)[0]
 
 
+def corrected(q, everyone, own, missed, fresh, share, valid=None):
+    """Attention to `everyone`, with a share of what one's own values missed for those whose own are not known yet.
+
+    What others were told of one's own values, and by how much it missed, a device knows in the row itself. Much of that is
+    common to all tokens, as what the time alone changes; so it adds, to the stale part of a query's output,
+
+        share (sum over stale j of w_j) (sum over own j of w_j missed_j) / (sum over own j of w_j),
+
+    its own missed values as that query attends to them: no byte, no memory. Where the keys are as told and all values missed
+    the same, share = 1 is exact. (DistriFusion, arXiv:2402.19481, corrects GroupNorm's stale mean by the change of its own
+    part; this is that step for attention.)
+
+    Args:
+      q: (B, l, heads, d).
+      everyone: keys and values (2, B, L, heads, d), one's own among them.
+      own: (B, l', heads, d) one's own keys.
+      missed: (B, l', heads, d) one's own values, less what others were told of them.
+      fresh: (L,) bool, whose keys and values are of this row.
+      share: scalar in [0, 1].
+      valid: (l',) bool, which of one's own tokens are no padding. None: all.
+
+    Returns:
+      (B, l, heads, d).
+    """
+    wide = jnp.promote_types(q.dtype, jnp.float32)
+
+    def weights_of(keys, among=None):
+        scores = jnp.einsum("bqhd,bkhd->bhqk", q, keys, preferred_element_type=wide) * q.shape[-1] ** -0.5
+        return jax.nn.softmax(scores, axis=-1, where=among)
+
+    def mean_of(weights, values):
+        return jnp.einsum("bhqk,bkhd->bqhd", weights.astype(values.dtype), values, preferred_element_type=wide)
+
+    keys, values = everyone
+    weights = weights_of(keys)
+    stale = jnp.sum(weights, axis=-1, where=~fresh)
+    lost = mean_of(weights_of(own, valid), missed)
+    return (mean_of(weights, values) + share * _like_out(stale) * lost).astype(values.dtype)
+
+
 def gather(axes, tokens):
     """Keys and values of all devices by one all-gather a layer: every query needs every key."""
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from flowjax.errors import check_choice
 from flowjax.parallel import policies
-from flowjax.parallel.forecast import FORECASTS
+from flowjax.parallel.forecast import FORECASTS, correction_of
 from flowjax.parallel.mesh import CFG, DATA, PIPE, RING, SEQ, token_shards
 from flowjax.parallel.precision import bits_of
 
@@ -54,6 +54,7 @@ def check_exact(attention, options):
     asked = {
         "policy": options.policy is not None,
         "forecast": options.forecast != 0,
+        "correction": bool(options.correction),
         "comm_dtype": options.comm_dtype is not None,
         "residual": options.residual,
         "patches": options.patches is not None,
@@ -72,6 +73,7 @@ def check_stale(plan, options):
     if gather is not None:
         check_choice(name, "gather", gather, ("late", "early"))
     check_choice(name, "forecast", options.forecast, FORECASTS)
+    correction_of(options.forecast, options.correction)
     bits_of(name, options.comm_dtype)
     check_choice(name, "share", options.share, ("device", "token"))
     if not whole(warmup) or not 1 <= warmup <= plan.steps:

@@ -47,6 +47,7 @@ class Exchange(NamedTuple):
       share: (n or L, L) bool: tokens marked in one line share fitted gains, each is in one.
       bits: () of a number on the way (see parallel.precision); 0: as it is.
       residual: () bool, what is sent is what the forecast missed.
+      correction: None, or () the share of what one's own values missed that is added to the others' (see `mixed_attention`).
     """
 
     shards: np.ndarray
@@ -59,6 +60,7 @@ class Exchange(NamedTuple):
     share: np.ndarray
     bits: np.ndarray
     residual: np.ndarray
+    correction: np.ndarray | None
 
 
 class Stats(NamedTuple):
@@ -99,8 +101,8 @@ def contiguous(tokens, devices):
 
 
 def exchange(
-    plan, tokens, devices, *, attention="stale", warmup=1, policy=None, refresh=1, forecast=0, comm_dtype=None,
-    residual=False, share="device", slots=None,
+    plan, tokens, devices, *, attention="stale", warmup=1, policy=None, refresh=1, forecast=0, correction=None,
+    comm_dtype=None, residual=False, share="device", slots=None,
 ):  # fmt: skip
     """`Exchange` of a run.
 
@@ -115,6 +117,8 @@ def exchange(
       refresh: the devices send after step `warmup` (counted from 1), and then after each `refresh`-th step: copies are 1
         to `refresh` steps old. None: never again after the warm-up.
       forecast: 0 holds the newest copy, 1 and 2 extrapolate, "tuned" fits gains (see parallel.forecast).
+      correction: what of one's own missed values is added to the others', from 0 to 1. None: `forecast.CORRECTION` of "tuned",
+        else 0.
       comm_dtype: None, "bfloat16", "int8" or "int4" (see parallel.precision); or a number of bits.
       residual: send what the forecast missed.
       share: of "tuned": who shares a gain: the tokens of a "device", or each "token" has its own. Samples never share.
@@ -157,6 +161,7 @@ def exchange(
         np.eye(tokens, dtype=bool) if share == "token" else shards == everyone[:, None],
         np.float64(comm_dtype if isinstance(comm_dtype, int) else bits_of("parallel.emulate", comm_dtype)),
         np.bool_(residual),
+        forecasting.correction_of(forecast, correction),
     )
 
 
@@ -204,8 +209,10 @@ def emulate_with(model, noise, label, plan, told, *, guidance=1.0, key=None):
 
     def network(x, t, label, carry):
         def evaluate(copy, synced):
-            fresh = synced | jnp.asarray(told.fresh)[jnp.asarray(told.shards)[:, None], jnp.asarray(told.shards)[None]]
-            attend = mixed_attention(copy, fresh[None, None])
+            shards = jnp.asarray(told.shards)
+            fresh = synced | jnp.asarray(told.fresh)[shards[:, None], shards[None]]
+            own = None if told.correction is None else (shards[:, None] == shards[None])[None, None]
+            attend = mixed_attention(copy, fresh[None, None], own, told.correction)
             return model.apply(model.params, x, t, label, attention=attend, carry=jax.tree.map(jnp.zeros_like, copy))
 
         return exchanged(told, carry, evaluate)
@@ -302,12 +309,15 @@ def _occupied(told):
     return parts[:, None] & parts[None]
 
 
-def mixed_attention(copy, fresh):
+def mixed_attention(copy, fresh, own=None, correction=None):
     """Attention as `flowjax.models.dit` takes it; its carry collects the (keys, values) of all layers.
 
     Args:
       copy: (keys, values) of all layers as others know them, (K, B, L, heads, d) each.
       fresh: (1, 1, L, L) bool, the query sees this row's key.
+      own: None, or (1, 1, L, L) bool, the key is of the query's own part, which knows what its copies missed.
+      correction: with `own`, (): the share of it that is added where a query sees copies: the mean of (value - copy) over its
+        own part, weighted as it attends to that part, times its weights of copies.
     """
 
     def attend(q, k, v, layer, carry):
@@ -323,7 +333,13 @@ def mixed_attention(copy, fresh):
             seen = jnp.where(seen, weights, 0).astype(v.dtype)
             return jnp.einsum("bhqk,bkhd->bqhd", seen, values, preferred_element_type=exact)
 
-        out = (part(fresh, v) + part(~fresh, old_v)).astype(v.dtype)
+        out = part(fresh, v) + part(~fresh, old_v)
+        if own is not None:
+            inside = jax.nn.softmax(jnp.where(own, scores(k), -jnp.inf), axis=-1)
+            copied = jnp.moveaxis(jnp.where(fresh, 0, weights).sum(-1), 1, 2)[..., None]
+            missed = jnp.einsum("bhqk,bkhd->bqhd", inside.astype(v.dtype), v - old_v, preferred_element_type=exact)
+            out += correction * copied * missed
+        out = out.astype(v.dtype)
         return out, (carry[0].at[layer].set(k), carry[1].at[layer].set(v))
 
     return attend

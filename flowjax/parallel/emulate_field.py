@@ -32,6 +32,11 @@ def emulate_field(field, noise, plan, told, *, key=None):
     noise = jnp.asarray(noise)
     count, size = field.offsets.shape
     devices = len(told.fresh)
+    if told.correction is not None:
+        raise ValueError(
+            "parallel.emulate_field: a correction is of attention's values, and a field has none; make the exchange with "
+            "correction=0."
+        )
     if told.shards.shape != (size,) or told.policy.shape != (plan.rows,):
         raise ValueError(
             f"parallel.emulate_field: shards {told.shards.shape} and policy {told.policy.shape} for {size} numbers a sample "

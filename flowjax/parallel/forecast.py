@@ -6,22 +6,25 @@ the M rows before, K1, K2, ... KM, made by whoever computed them, before they ar
     hold        order 0     K1
     linear      order 1     K1 + h (K1 - K2) / h1
     quadratic   order 2     the parabola through K1, K2, K3
-    tuned       order 1     K1 + g h (K1 - K3) / (h1 + h2),     0 <= g <= MOST, what would have been best a row ago:
-                            g = argmin |(K1 - K2) - g h1 (K2 - K4) / (h2 + h3)|^2
+    tuned       order 1     K1 + g S,  S = h (3/4 (K1 - K2) / h1 + 1/4 (K2 - K3) / h2),  0 <= g <= MOST, what would have been
+                            best a row ago: g = argmin |(K1 - K2) - g S'|^2 with S' as S was then; 1 where only two rows are known
 
 h is the step in the plan's time from K1's row to this one, h_j that from K_j+1's to K_j's. Extrapolation restores the order
 that holding loses, where it is stable. What others see changes what a layer computes, so each layer forecasts anew what the
 forecasts before it missed; of a wiggle z^-i a forecast W(z) misses |1 - W(z)|, with even steps at most
 
-    hold 2              linear 4              quadratic 8              tuned at g = 1: |1 - z|^2 |1 + z/2| <= 3 sqrt(3)/2 = 2.6
+    hold 2              linear 4              quadratic 8              tuned at g = 1: 3
 
-which through six layers is 64, 4096, 3e5 and 308 times what layers pass on. That decides whether errors die or grow from row to
-row: of 30 loops on two networks of six layers those grow, and all of them, in which n devices see (n-1)/n of that and it is
-above 2.3 to 2.6 (experiments.staleness.loop). So the slope is taken over two steps, at 1.5 times the error of the slope over one,
-and a gain that is fitted takes back what the last row did not bear out: an oscillation turns it off. A forecast is data; a row
-with fewer rows behind it than M uses those.
+which through six layers is 64, 4096, 3e5 and 729 times what layers pass on. That decides whether errors die or grow from row to
+row (experiments.staleness.loop). So a quarter of the slope is that of the step before, at 1.25 times the error of the last
+step's alone; a gain that is fitted takes back what the last row did not bear out, so that an oscillation turns it off; and
+tuned forecasts go with a correction by the receiver (`attention.corrected`), for which CORRECTION is the share: it takes away
+what all tokens miss alike. The quarter, the share, MOST and the first gain were chosen on four networks at 20 steps of 2M and
+8 devices, and are checked on others (experiments.staleness.forecasts). A forecast is data; a row with fewer rows behind it than
+M uses those.
 """
 
+import itertools
 from typing import NamedTuple
 
 import jax
@@ -30,15 +33,16 @@ import numpy as np
 
 FORECASTS = (0, 1, 2, "tuned")
 MOST = 1.5  # of a gain; above 1 it follows what speeds up
+CORRECTION = 0.4  # of "tuned", unless another is asked for
 
 
 class Forecast(NamedTuple):
-    """A forecast of each row: K = weights . (K1, ... KM) + g change . (K1, ... KM). A pytree of arrays.
+    """A forecast of each row: K = weights . (K1, ... KM) + g change . (K1 - K2, ... KM-1 - KM). A pytree of arrays.
 
     Attributes:
       weights: (rows, M).
-      change: None, where there is no gain, or (rows, M): the change to expect, h (K1 - K3) / (h1 + h2).
-      before: the same, of the row before: h1 (K2 - K4) / (h2 + h3) was expected where K1 - K2 came.
+      change: None, where there is no gain, or (rows, M - 1): the change S to expect.
+      before: the same, of the row before: S', which was expected where K1 - K2 came.
     """
 
     weights: np.ndarray
@@ -66,11 +70,24 @@ def _polynomial(t, known):
 
 
 def _slope(t, known):
-    """Weights of the values at the times `known`, newest first, in what their slope over two steps, or one, adds until `t`."""
-    weights, last = np.zeros(len(known)), min(len(known), 3) - 1
-    if last > 0 and known[0] != known[last]:
-        weights[[0, last]] = np.array([1, -1]) * (t - known[0]) / (known[0] - known[last])
-    return weights
+    """Weights of the changes between values at the times `known`, newest first, in what their slope adds until `t`.
+
+    The slope is 3/4 that of the last step and 1/4 that of the one before, where there is one.
+    """
+    steps = -np.diff(known)[:2]
+    share = (steps != 0) * (0.75, 0.25)[: len(steps)]  # rows at one time pad a plan: their step tells no slope
+    return np.divide(share * (t - known[0]), steps * max(share.sum(), 0.25), out=0 * steps, where=steps != 0)
+
+
+def correction_of(kind, correction):
+    """The share of the correction by the receiver, or None for none, if `correction` was asked for with the forecast `kind`."""
+    if correction is None:
+        correction = CORRECTION if kind == "tuned" else 0
+    if isinstance(correction, bool) or not isinstance(correction, (int, float)) or not 0 <= correction <= 1:
+        raise ValueError(
+            f"parallel: correction={correction!r}; wanted a share from 0 to 1 of what a device's own values missed, or None."
+        )
+    return np.float64(correction) if correction else None
 
 
 def forecast(plan, stage, kind):
@@ -85,17 +102,15 @@ def forecast(plan, stage, kind):
         raise ValueError(f"parallel: forecast={kind!r}; wanted one of {FORECASTS}.")
     depth = 4 if kind == "tuned" else kind + 1
     t, behind = np.asarray(plan.t, np.float64), _times(plan, stage, depth)
-    weights, change, before = np.zeros((3, plan.rows, depth))
+    weights, (change, before) = np.zeros((plan.rows, depth)), np.zeros((2, plan.rows, depth - 1))
     for i, row in enumerate(behind):
         known = row[np.isfinite(row)]
         count = len(known)
-        if kind != "tuned":
-            weights[i, :count] = _polynomial(t[i], known)
-            continue
-        weights[i, :1] = count > 0
-        if count > 2:  # as many steps for the one slope as for the other, so that a gain means the same
-            change[i, : count - 1] = _slope(t[i], known[:-1])
-            before[i, 1:count] = _slope(known[0], known[1:])
+        gains = kind == "tuned" and count > 2
+        weights[i, : 1 if gains else count] = _polynomial(t[i], known[:1] if gains else known)
+        if gains:  # as many steps for the one slope as for the other, so that a gain means the same
+            change[i, : count - 2] = _slope(t[i], known[:-1])
+            before[i, 1 : count - 1] = _slope(known[0], known[1:])
     return Forecast(weights, change, before) if kind == "tuned" else Forecast(weights, None, None)
 
 
@@ -115,16 +130,18 @@ def predict(told, row, history, pool):
     leaves, tree = jax.tree.flatten(history)
     wide = jnp.promote_types(leaves[0].dtype, jnp.float32)
 
-    def mixed(table):
+    def mixed(table, terms):
         weights = jnp.asarray(table, wide)[row]
-        return [sum(weights[m] * leaf[m].astype(wide) for m in range(len(weights))) for leaf in leaves]
+        return [sum(weights[m] * leaf[m] for m in range(len(weights))) for leaf in terms]
 
-    found = mixed(told.weights)
+    known = [[leaf[m].astype(wide) for m in range(len(leaf))] for leaf in leaves]
+    found = mixed(told.weights, known)
     if told.change is not None:
-        came = [leaf[0].astype(wide) - leaf[1].astype(wide) for leaf in leaves]
-        gain = fitted(mixed(told.before), came, pool)
+        # From differences, which are 0 where nothing moved: a gain fitted to rounding would be any number.
+        steps = [[new - old for new, old in itertools.pairwise(leaf)] for leaf in known]
+        gain = fitted(mixed(told.before, steps), [step[0] for step in steps], pool)
         over = lambda leaf: gain.reshape(*gain.shape, *(1,) * (leaf.ndim - gain.ndim))
-        found = [leaf + over(leaf) * change for leaf, change in zip(found, mixed(told.change), strict=True)]
+        found = [leaf + over(leaf) * change for leaf, change in zip(found, mixed(told.change, steps), strict=True)]
     return jax.tree.unflatten(tree, [new.astype(leaf.dtype) for new, leaf in zip(found, leaves, strict=True)])
 
 

@@ -29,6 +29,7 @@ from jax.sharding import PartitionSpec
 from flowjax.models import dit
 from flowjax.models.model import CLOCKS
 from flowjax.parallel import device, forecast
+from flowjax.parallel.attention import corrected
 from flowjax.parallel.mesh import CFG, DATA, PIPE, doubled
 from flowjax.parallel.stale import Rows, Said
 from flowjax.parallel.ticks import Ticks, schedule
@@ -288,7 +289,10 @@ def _attention(stage, kept, first, row):
             seen = jnp.where(passed[None, None, :, None, None], seen, forecasted(known))
         seen = jax.lax.dynamic_update_slice_in_dim(seen, own, first, 2)
         carry = carry[0].at[layer].set(own), carry[1].at[:, layer].set(jnp.stack(squares))
-        return dit.softmax_attention(q, *seen)[0], carry
+        if stage.rows.correction is None or size == tokens:
+            return dit.softmax_attention(q, *seen)[0], carry
+        came = jnp.arange(tokens) < first + size
+        return corrected(q, seen, k, v - expected[1], came, stage.rows.correction), carry
 
     return attention
 

@@ -49,7 +49,7 @@ class Stats(NamedTuple):
 
 def sample(
     model, noise, label, plan, mesh, *, guidance=1.0, attention="gather", warmup=1, policy=None, refresh=1, gather=None,
-    forecast=0, comm_dtype=None, residual=False, share="device", patches=None, key=None,
+    forecast=0, correction=None, comm_dtype=None, residual=False, share="device", patches=None, key=None,
 ):  # fmt: skip
     """Run a plan over a mesh. The samples do not depend on the mesh, but for what stale attention changes.
 
@@ -68,7 +68,8 @@ def sample(
       attention: "gather", "ulysses", "ring" or "ulysses_ring", which are exact; "stale" attends to this device's own keys
         and values of this row, and to the others' of the step before (a plan with several rows a step: of the same stage).
         "pipefusion" splits the layers over the axis pipe, and patches of the image follow each other through them (see
-        parallel.pipe). What follows is for "stale"; for "pipefusion" warmup, policy (of fixed steps), forecast and share.
+        parallel.pipe). What follows is for "stale"; for "pipefusion" warmup, policy (of fixed steps), forecast, correction and
+        share.
       warmup: the number of synchronous steps at the start, exactly; at least 1.
       policy: (steps,) from `parallel.policies`, in the place of warmup: which steps are synchronous, or by which tolerance.
       refresh: r: after the warm-up exchange in every r-th step only; None: never again ("no_sync").
@@ -76,6 +77,8 @@ def sample(
         where it can: not with another refresh than 1, nor with residual.
       forecast: what the others are told: 0, one's newest keys and values; 1, 2 or "tuned": extrapolated to the row in which
         they are used (see parallel.forecast).
+      correction: what of its own missed values a device adds to the others', a share from 0 to 1 (see `attention.corrected`).
+        None: `forecast.CORRECTION` of "tuned", else 0.
       comm_dtype: how it travels: None (as it is), "bfloat16", "int8" or "int4" (see parallel.precision).
       residual: send what the forecast missed. Everyone then keeps everyone's keys and values of as many rows as it takes.
       share: of "tuned", who shares gains: the tokens of a "device", or each "token" has its own.
@@ -90,7 +93,7 @@ def sample(
     Raises:
       ValueError: what does not fit, before anything compiles.
     """
-    options = stale.Options(warmup, policy, refresh, gather, forecast, comm_dtype, residual, share, patches)
+    options = stale.Options(warmup, policy, refresh, gather, forecast, correction, comm_dtype, residual, share, patches)
     run, args, rows = _program(model, noise, label, plan, mesh, guidance, attention, options, key)
     x, status, counts, said = run(*args)
     if attention == "pipefusion":
@@ -108,7 +111,7 @@ def sample(
 
 def program(
     model, noise, label, plan, mesh, *, guidance=1.0, attention="gather", warmup=1, policy=None, refresh=1, gather=None,
-    forecast=0, comm_dtype=None, residual=False, share="device", patches=None, key=None,
+    forecast=0, correction=None, comm_dtype=None, residual=False, share="device", patches=None, key=None,
 ):  # fmt: skip
     """The program that `sample` runs: (jitted function, its arguments laid out on the mesh, the plan's `stale.Rows`).
 
@@ -117,7 +120,7 @@ def program(
     can be where the devices of the mesh are not here (see parallel.overlap). The rows are None where attention is exact, and
     of "pipefusion" a `pipe.Table`.
     """
-    options = stale.Options(warmup, policy, refresh, gather, forecast, comm_dtype, residual, share, patches)
+    options = stale.Options(warmup, policy, refresh, gather, forecast, correction, comm_dtype, residual, share, patches)
     return _program(model, noise, label, plan, mesh, guidance, attention, options, key)
 
 

@@ -21,8 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowjax.parallel import policies
-from flowjax.parallel.attention import attend
-from flowjax.parallel.forecast import Forecast, forecast
+from flowjax.parallel.attention import attend, corrected
+from flowjax.parallel.forecast import Forecast, correction_of, forecast
 from flowjax.parallel.mesh import CFG, DATA
 from flowjax.parallel.ways import EXCHANGE, HOLD, SYNC, at, put
 
@@ -35,6 +35,7 @@ class Options(NamedTuple):
     refresh: int | None = 1
     gather: str | None = None
     forecast: int | str = 0
+    correction: float | None = None
     comm_dtype: str | None = None
     residual: bool = False
     share: str = "device"
@@ -57,6 +58,7 @@ class Rows(NamedTuple):
       begins: (S,) int, the first row of each stage.
       after: (N,) int, the next row of the same stage; the row itself where there is none.
       forecast: a `forecast.Forecast`.
+      correction: None, or () the share of `attention.corrected`.
     """
 
     policy: np.ndarray
@@ -66,6 +68,7 @@ class Rows(NamedTuple):
     begins: np.ndarray
     after: np.ndarray
     forecast: Forecast
+    correction: np.ndarray | None
 
 
 class Said(NamedTuple):
@@ -120,6 +123,7 @@ def rows(plan, options):
         begins.astype(np.int32),
         np.array(after, np.int32),
         forecast(plan, stage, options.forecast),
+        correction_of(options.forecast, options.correction),
     )
 
 
@@ -166,7 +170,9 @@ def model(network, rows, way, kinds, line, sums):
     def branch(kind):
         def run(row, x, t, label, buffers):
             carry = buffers, sums
-            velocity, (buffers, found) = network(x, t, label, _attention(way.told[kind], line, row), carry)
+            correction = None if kind == SYNC else rows.correction
+            attention = _attention(way.told[kind], line, row, correction)
+            velocity, (buffers, found) = network(x, t, label, attention, carry)
             return velocity, way.settled(row, buffers) if kind == SYNC else buffers, found
 
         return run
@@ -186,7 +192,7 @@ def model(network, rows, way, kinds, line, sums):
     return switched
 
 
-def _attention(told, line, row):
+def _attention(told, line, row, correction):
     """Attention as models.dit describes; its carry is (buffers of one stage, (2, K, B) sums of squares of gap and values)."""
 
     def attention(q, k, v, layer, carry):
@@ -195,7 +201,12 @@ def _attention(told, line, row):
         seen, expected, buffers = told(own, layer, row, buffers)
         new = own.astype(sums.dtype)
         squares = [_squares(values, line) for values in (new - expected.astype(sums.dtype), new)]
-        return attend(q, seen, line.tokens), (buffers, sums.at[:, layer].set(jnp.stack(squares)))
+        if correction is None:
+            out = attend(q, seen, line.tokens)
+        else:
+            missed, valid = v - expected[1], line.valid(line.local)
+            out = corrected(q, seen[:, :, : line.tokens], k, missed, line.mine(line.tokens), correction, valid)
+        return out, (buffers, sums.at[:, layer].set(jnp.stack(squares)))
 
     return attention
 

@@ -61,6 +61,10 @@ class Line(NamedTuple):
         first = jax.lax.axis_index(self.axes) * self.local if count == self.local else 0
         return first + jnp.arange(count) < self.tokens
 
+    def mine(self, count):
+        """(count,) bool: which of the first tokens are this device's."""
+        return jnp.arange(count) // self.local == jax.lax.axis_index(self.axes)
+
     def forecast(self, past, row):
         """What keys and values will be in `row`: (M, 2, B, T, heads, d) newest first -> (2, B, T, heads, d)."""
         if len(past) == 1:
