@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from configs.staleness import Config, get_config
-from experiments.staleness import claims, gallery, geometry, lab, orders, pareto, pipeline, precision, window
+from experiments.staleness import claims, gallery, geometry, lab, loop, orders, pareto, pipeline, precision, window
 from flowjax.parallel import policies
 
 PLAN = lab.plan_of("DPM++ 2M", window.STEPS)
@@ -58,6 +58,33 @@ def test_a_quick_run_asks_the_first_questions_only():
     config = get_config("quick")
     later = (pipeline, window, geometry, pareto, precision, gallery)
     assert [module.cells(config) for module in later] == [[]] * len(later)
+
+
+@pytest.mark.parametrize("devices", [2, 3, 8, 100])
+def test_what_a_layer_sees_of_misses_is_the_largest_eigenvalue_and_at_least_a_half(devices):
+    """With a correction of (n - 2)/(2 n - 2) it is a half, and no other share does better."""
+    others = (np.ones((devices, devices)) - np.eye(devices)) / devices
+    for share in np.linspace(0, 1, 11):
+        mended = others - share * np.diag(others.sum(1))
+        assert loop.seen(devices, share) == pytest.approx(np.abs(np.linalg.eigvalsh(mended)).max())
+        assert loop.seen(devices, share) >= 0.5 - 1e-12
+    assert loop.seen(devices, (devices - 2) / (2 * devices - 2)) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("pushes", "grow", "words"),
+    [
+        ((1, 2, 3), (False, False, True), "all from a push of 3 on and none up to 2"),
+        ((1, 2, 3, 4), (False, True, False, True), "all from a push of 4 on and none up to 1**; of 2 between, 1"),
+        ((1, 2), (True, False), "no push parts them"),
+        ((1, 2), (False, False), "0 of 2 loops"),
+    ],
+)
+def test_the_place_from_which_loops_grow_is_said_with_what_lies_between(pushes, grow, words):
+    rows = [
+        {"push": push, "rate": 2.0 if grows else 1.0, "own_rate": 1.0} for push, grows in zip(pushes, grow, strict=True)
+    ]
+    assert words in loop._split(rows, "here")
 
 
 # ---- what is read from rows

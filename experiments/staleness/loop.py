@@ -7,8 +7,13 @@ that of the row's derivative: with the state x, the last velocity and the keys a
     copy = sum_m w_m dK_m,    (dv, dK) = d(velocity, K)(x, copy) (dx, copy),    dx' = dx - h (3/2 dv - 1/2 dv'),
 
 repeated at one time of one path. The rate at which that grows, its spectral radius, is to be compared with the path's own.
-A receiver that corrects by a share c of what it sees missed (`attention.corrected`) takes as much from what all tokens miss alike,
-so that such a loop sees (1 - c) |1 - W| in the place of |1 - W|.
+What to expect: of a wiggle z^-i what is told misses at most |1 - W|, and of that each layer sees a part. Let e_j be what of part j
+is missed, and attention even. Part i then errs by what it sees of the others, mended by a share c of its own (`attention.corrected`):
+
+    (n-1)/n c e_i - sum over j != i of e_j / n,
+
+a map of (e_1, ... e_n) with two eigenvalues: (1 - c) (n-1)/n where all miss alike, and 1/n + c (n-1)/n where they differ. The larger
+one times max |1 - W| is the `push` of a loop. It is least, 1/2 for every n, at c = (n - 2)/(2 n - 2).
 """
 
 import functools
@@ -34,6 +39,7 @@ NETWORKS = {
     "random": ("random",),
 }  # the shipped one and its twin that is told 1 - t
 TIME, STEPS, PARTS = 0.5, 20, (2, 4, 8)
+CORRECTIONS = (0.2, 0.4, 0.6, 0.8, 1.0)
 ROUNDS = 60  # of the loop; the rate is that of the second half
 GROWS = 1.05  # a rate this many times the path's own is a loop that grows by itself
 FAST = 1.3  # a row: 190 times in 20 rows
@@ -45,8 +51,14 @@ def swing(weights):
     return float(np.abs(1 - sum(w * z ** (m + 1) for m, w in enumerate(weights))).max())
 
 
+def seen(devices, correction=0.0):
+    """The part of what is missed that a layer sees: the larger eigenvalue, with even attention."""
+    others = 1 - 1 / devices
+    return max((1 - correction) * others, 1 - others + correction * others)
+
+
 def cells(config):
-    """One cell a network, forecast and number of devices; then one network, linear, 8 devices, and one thing changed."""
+    """One cell a network, forecast and number of devices, and correction; and of one network, linear, one thing changed."""
     if "network" not in config.asked:
         return []
     networks = NETWORKS.get(config.network, (config.network,))
@@ -63,7 +75,12 @@ def cells(config):
         *({"layers": count} for count in range(1, depth)), *({"time": time} for time in (0.9, 0.7, 0.3, 0.1)),
         *({"steps": steps} for steps in (2 * STEPS, 4 * STEPS)), {"state": "rests"},
     ]  # fmt: skip
-    corrected = [cell | {"correction": CORRECTION} for cell in matrix if cell["devices"] == PARTS[-1]]
+    corrected = [
+        cell | {"correction": share}
+        for share in CORRECTIONS
+        for cell in matrix
+        if cell["devices"] == PARTS[-1] or share == CORRECTION
+    ]
     return matrix + [base | change for change in changes] + corrected
 
 
@@ -164,11 +181,11 @@ def measure(config, todo):
     `worse`, of the matrix only, is the RMS distance of a run to the synchronous one, over that of held keys and values.
     """
     for key in todo:
-        share, missed = 1 - 1 / key["devices"], swing(WEIGHTS[key["forecast"]])
+        missed = swing(WEIGHTS[key["forecast"]])
         cell = {name: value for name, value in key.items() if name != "question"}
         alone = rate_of(**cell | {"forecast": "hold", "devices": 1, "layers": 0, "correction": 0.0})
         values = {"rate": rate_of(**cell), "own_rate": alone, "swing": missed}
-        values |= {"swing_share": share * missed}
+        values |= {"push": seen(key["devices"], key["correction"]) * missed}
         if of_matrix(key | {"correction": 0.0}):
             end, devices = sampled(key["network"], config.network_samples), key["devices"]
             found = np.linalg.norm(end(key["forecast"], devices, key["correction"]) - end("hold", 1))
@@ -189,90 +206,96 @@ def grows(row):
 
 def section(rows, command):
     """The section of the page."""
+    plain = [r for r in rows if of_matrix(r)]
     mended = [r for r in rows if r["correction"]]
-    rows = [r for r in rows if not r["correction"]]
-    matrix, changed = ([r for r in rows if of_matrix(r) == kind] for kind in (True, False))
-    first = rows[0]["network"]
+    changed = [r for r in rows if not of_matrix(r) and not r["correction"]]
     fig, axes = report.canvas(1, 2)
     for ax, y, words in zip(axes, ("rate", "worse"), ("growth a row", "error over that of holding"), strict=True):
-        for network in dict.fromkeys(r["network"] for r in matrix):
-            own = sorted((r for r in matrix if r["network"] == network), key=lambda r: r["swing_share"])
-            (dots,) = ax.plot(
-                [r["swing_share"] for r in own], [r[y] for r in own], marker="o", linestyle="", label=network
-            )
-            own = [r for r in mended if r["network"] == network]
-            style = {"marker": "o", "linestyle": "", "markerfacecolor": "none", "color": dots.get_color()}
-            ax.plot([(1 - CORRECTION) * r["swing_share"] for r in own], [r[y] for r in own], **style)
+        for network in dict.fromkeys(r["network"] for r in plain):
+            color = None
+            for kind, fill in ((plain, {}), (mended, {"markerfacecolor": "none"})):
+                own = [r for r in kind if r["network"] == network]
+                style = {"marker": "o", "linestyle": "", "color": color, "label": None if color else network} | fill
+                (dots,) = ax.plot([r["push"] for r in own], [r[y] for r in own], **style)
+                color = dots.get_color()
         ax.axhline(1, color=report.GREY, linestyle=(0, (1, 3)))
-        ax.set(xlabel="(n-1)/n max |1 - W|", ylabel=words)
+        ax.set(xlabel="push: part seen times max |1 - W|", ylabel=words)
     axes[1].set_yscale("log")
-    axes[0].plot([], [], marker="o", linestyle="", markerfacecolor="none", color=report.GREY, label="corrected")
     axes[0].legend()
     return report.Section(
         question="When does an error in what others see grow from row to row?",
         expected="Where a forecast misses much of a wiggle: each layer forecasts anew what the layers before it missed, so the loop's gain is "
-        "a power of (n-1)/n max |1 - W|, and steep forecasts are unstable on many devices and in deep networks.",
-        answer=" ".join([*_said(matrix, [r for r in changed if r["network"] == first]), *_mended(mended)]),
+        "a power of its push, (n-1)/n max |1 - W| without a correction, and steep forecasts are unstable on many devices and in deep networks. A "
+        "correction lessens it up to a share near 1/2, and more of it makes it worse.",
+        answer=" ".join([*_said(plain, mended), *_rested([r for r in changed if r["network"] == plain[0]["network"]])]),
         figures=(
             report.picture(
                 fig,
-                "Growth of an error a row, and the error of whole runs over that of held keys and values, against the stale share times "
-                "what the forecast misses of a wiggle; the networks lie on one curve that leaves 1 at one place.",
-                f"Points: six forecasts on 2, 4 and 8 devices; t = {TIME}, {STEPS} steps. Hollow: on 8 devices, corrected by the receiver by "
-                f"a share of {CORRECTION}, and drawn at {1 - CORRECTION} of their place.",
+                "Growth of an error a row, and the error of whole runs over that of held keys and values, against the push of the loop; the networks, "
+                "with corrections and without, lie on one curve that leaves 1 at one place.",
+                f"Filled: six forecasts on 2, 4 and 8 devices. Hollow: corrected by the receiver, by {', '.join(map(str, CORRECTIONS))} on {PARTS[-1]} devices, and by "
+                f"{CORRECTION} on fewer. t = {TIME}, {STEPS} steps.",
             ),
         ),
         table=[
-            {
-                name: r[name]
-                for name in ("network", "forecast", "devices", "correction", "swing_share", "rate", "own_rate", "worse")
-            }
-            | {"grows": grows(r)}
-            for r in matrix + mended
+            {name: r[name] for name in ("network", "forecast", "devices", "correction", "push", "rate", "own_rate", "worse")} | {"grows": grows(r)}
+            for r in plain + mended
         ],
         caveat="A rate is that of one place of one path, with its steps; a run sees all of them, and its errors stop growing where softmax and norms "
         "saturate. Where little is missed, `worse` also holds what the forecast gains. " + _changes(changed),
         command=command,
+    )  # fmt: skip
+
+
+def _said(plain, mended):
+    """Sentences of the answer, but for the state at rest."""
+    for rows, name in ((plain, "without a correction"), (mended, "with one")):
+        if rows:
+            yield _split(rows, name)
+    rows = plain + mended
+    better = [r["worse"] for r in rows if not grows(r)]
+    slow, fast = ([r["worse"] for r in rows if grows(r) and (r["rate"] > FAST) == kind] for kind in (False, True))
+    ends = [("whose loop does not grow end {} times as far from the synchronous one as held keys and values do", better),
+            (f"whose loop grows by less than {FAST} a row {{}} times", slow), ("by more {} times", fast)]  # fmt: skip
+    yield "Runs " + ", those ".join(words.format(_span(values)) for words, values in ends if values) + "."
+    for name in WEIGHTS:
+        own = [r for r in plain if r["forecast"] == name and r["network"] == plain[0]["network"]]
+        rates = ", ".join(report.sig(r["rate"], 3) for r in own)
+        again = [r for r in mended if all(r[k] == own[-1][k] for k in ("network", "forecast", "devices"))]
+        shares = ", ".join(f"{r['correction']}: {report.sig(r['rate'], 3)}" for r in again)
+        yield (
+            f"{name.capitalize()} (misses {report.sig(own[0]['swing'])}): {rates} a row on {', '.join(str(r['devices']) for r in own)} devices"
+            + (f"; on {own[-1]['devices']} by correction {shares}." if shares else ".")
+        )
+
+
+def _split(rows, name):
+    """From which push on loops grow, as a sentence."""
+    quiet, loud = ([r["push"] for r in rows if grows(r) == kind] for kind in (False, True))
+    said = f"{len(loud)} of {len(rows)} loops {name} grow by themselves"
+    if not quiet or not loud:
+        return f"{said}."
+    if max(quiet) < min(loud):
+        return f"{said}: **all from a push of {report.sig(min(loud))} on and none up to {report.sig(max(quiet))}**."
+    sure = [push for push in loud if push > max(quiet)]
+    calm = [push for push in quiet if push < min(loud)]
+    if not sure or not calm:
+        return f"{said}, and no push parts them from the others."
+    between = len(rows) - len(sure) - len(calm)
+    return (
+        f"{said}: **all from a push of {report.sig(min(sure))} on and none up to {report.sig(max(calm))}**; of {between} between, "
+        f"{len(loud) - len(sure)}."
     )
 
 
-def _said(matrix, changed):
-    """Sentences of the answer."""
-    quiet, loud = ([r["swing_share"] for r in matrix if grows(r) == kind] for kind in (False, True))
-    if quiet and loud:
-        low, high = report.sig(max(quiet)), report.sig(min(loud))
-        split = (
-            f"**all from {high} on and none up to {low}**"
-            if max(quiet) < min(loud)
-            else f"some from {high} on, others not up to {low},"
-        )
-        yield f"{len(loud)} of {len(matrix)} loops grow by themselves: {split} of (n-1)/n max |1 - W|."
-        better = [r["worse"] for r in matrix if not grows(r)]
-        slow, fast = ([r["worse"] for r in matrix if grows(r) and (r["rate"] > FAST) == kind] for kind in (False, True))
-        ends = [("whose loop does not grow end {} times as far from the synchronous one as held keys and values do", better),
-                (f"whose loop grows by less than {FAST} a row {{}} times", slow), ("by more {} times", fast)]  # fmt: skip
-        yield "Runs " + ", those ".join(words.format(_span(values)) for words, values in ends if values) + "."
-    for name in WEIGHTS:
-        own = [r for r in matrix if r["forecast"] == name and r["network"] == matrix[0]["network"]]
-        rates = ", ".join(report.sig(r["rate"], 3) for r in own)
-        yield f"{name.capitalize()} (misses {report.sig(own[0]['swing'])}): {rates} a row on {', '.join(str(r['devices']) for r in own)} devices."
+def _rested(changed):
+    """What the loop is while the state rests, as a sentence."""
     rest = [r for r in changed if r["state"] == "rests"]
     if rest:
         yield (
             f"While the state rests the rate is **{report.sig(rest[0]['rate'])}**: a layer sees only what layers before it missed, so after as many rows as "
             "layers have passed it on, nothing is left. What closes the loop is the state, which moves with the wrong velocity."
         )
-
-
-def _mended(rows):
-    """What the correction makes of the loops, as a sentence."""
-    if rows:
-        loud = [r for r in rows if grows(r)]
-        said = "; ".join(
-            f"{r['forecast']} on {r['network']}: {report.sig(r['rate'], 3)} a row, {report.sig(r['worse'], 3)} times hold's error"
-            for r in rows
-        )
-        yield f"Corrected by the receiver by {CORRECTION}, {len(loud)} of {len(rows)} loops on {rows[0]['devices']} devices grow: {said}."
 
 
 def _span(values):
