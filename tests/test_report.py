@@ -135,6 +135,11 @@ def test_every_figure_says_what_it_shows(page):
         picture(canvas()[0], " ")
 
 
+def test_an_answer_of_several_lines_is_a_list(chapter):
+    text = report.page("T", "", [Section("Q", "One **1**.\nTwo < 3.")], **chapter.origin)
+    assert "<ul class=answer><li>One <strong>1</strong>.</li><li>Two &lt; 3.</li></ul>" in text
+
+
 def test_sections_come_in_order_with_escaped_answers(page):
     found = Page(page)
     assert found.headings == ["First: is <3M> steeper?", "Second?", "Where the numbers come from"]

@@ -33,7 +33,7 @@ class Picture(NamedTuple):
 
 
 class Section(NamedTuple):
-    """One question and its answer, a sentence that holds the number in **bold**.
+    """One question and its answer, a sentence that holds the number in **bold**; several lines make a list.
 
     `figures` are Pictures, `table` the rows behind them (dicts with the same names), `expected` what was expected before
     the run, `caveat` what the answer does not cover, `command` what makes it.
@@ -115,6 +115,14 @@ def _list(items, kind=""):
     )
 
 
+def _answer(text):
+    """A paragraph, or of several lines a list."""
+    lines = [_inline(line) for line in text.splitlines()]
+    if len(lines) == 1:
+        return f"<p class=answer>{lines[0]}</p>"
+    return "<ul class=answer>" + "".join(f"<li>{line}</li>" for line in lines) + "</ul>"
+
+
 def _figure(shown):
     caption = f"<figcaption>{_inline(shown.caption)}</figcaption>" if shown.caption else ""
     return f"<figure>{shown.markup}{caption}</figure>"
@@ -124,7 +132,7 @@ def _section(name, section):
     parts = [f"<section id={name}><h2>{_inline(section.question)}</h2>"]
     if section.expected:
         parts.append(f"<p class=aside>Expected: {_inline(section.expected)}</p>")
-    parts.append(f"<p class=answer>{_inline(section.answer)}</p>")
+    parts.append(_answer(section.answer))
     parts += map(_figure, section.figures)
     if section.table:
         count = f"{len(section.table)} row{'s' * (len(section.table) != 1)}"
@@ -152,6 +160,7 @@ a{color:var(--link)}
 .lead{font-size:1.1rem}
 nav ol{padding-left:1.4rem}
 .answer{border-left:4px solid #0072b2;background:var(--tint);padding:.6rem .9rem;margin:.8rem 0;font-size:1.05rem}
+ul.answer{padding-left:2rem}
 .aside,figcaption,summary,dt{color:var(--soft)}
 .aside,figcaption,summary,table,dl{font-size:.88rem}
 figure{margin:1.2rem 0}

@@ -149,7 +149,7 @@ def section(rows, command):
         question="What of the claims that circulate?",
         expected="That few hold as they are told: staleness saturates, a warm-up by rule spends its steps where they do not help on every subject, and no "
         "solver is immune.",
-        answer=" ".join(sentences(rows)),
+        answer="\n".join(sentences(rows)),
         figures=(
             report.picture(
                 fig,

@@ -130,7 +130,7 @@ def section(rows, command):
         expected="Second order in the place of first, where it is stable. Plain extrapolation is not on many devices; a slope with a gain fitted to the row before, "
         "less what one's own forecasts are seen to miss, should be: the aim on 8 devices is a quarter of hold's distance, and an error in all within 5 % of the "
         "synchronous run's.",
-        answer=" ".join(
+        answer="\n".join(
             [
                 _aims(main, steps),
                 "Tuned and corrected: " + "; ".join(f"{name_of(r)}, {how(r, steps)}: {draw.ratio(r)} of hold's distance" for r in main) + ".",

@@ -227,7 +227,7 @@ def section(rows, command):
         expected="Where a forecast misses much of a wiggle: each layer forecasts anew what the layers before it missed, so the loop's gain is "
         "a power of its push, (n-1)/n max |1 - W| without a correction, and steep forecasts are unstable on many devices and in deep networks. A "
         "correction lessens it up to a share near 1/2, and more of it makes it worse.",
-        answer=" ".join([*_said(plain, mended), *_rested([r for r in changed if r["network"] == plain[0]["network"]])]),
+        answer="\n".join([*_said(plain, mended), *_rested([r for r in changed if r["network"] == plain[0]["network"]])]),
         figures=(
             report.picture(
                 fig,
