@@ -219,7 +219,7 @@ def section(rows, command):
                 (dots,) = ax.plot([r["push"] for r in own], [r[y] for r in own], **style)
                 color = dots.get_color()
         ax.axhline(1, color=report.GREY, linestyle=(0, (1, 3)))
-        ax.set(xlabel="push: part seen times max |1 - W|", ylabel=words)
+        ax.set(xlabel="push of the loop", ylabel=words)
     axes[1].set_yscale("log")
     axes[0].legend()
     return report.Section(
@@ -233,7 +233,7 @@ def section(rows, command):
                 fig,
                 "Growth of an error a row, and the error of whole runs over that of held keys and values, against the push of the loop; the networks, "
                 "with corrections and without, lie on one curve that leaves 1 at one place.",
-                f"Filled: six forecasts on 2, 4 and 8 devices. Hollow: corrected by the receiver, by {', '.join(map(str, CORRECTIONS))} on {PARTS[-1]} devices, and by "
+                f"Push: the part of what is missed that a layer sees, times max |1 - W|. Filled: six forecasts on 2, 4 and 8 devices. Hollow: corrected by the receiver, by {', '.join(map(str, CORRECTIONS))} on {PARTS[-1]} devices, and by "
                 f"{CORRECTION} on fewer. t = {TIME}, {STEPS} steps.",
             ),
         ),
@@ -249,10 +249,8 @@ def section(rows, command):
 
 def _said(plain, mended):
     """Sentences of the answer, but for the state at rest."""
-    for rows, name in ((plain, "without a correction"), (mended, "with one")):
-        if rows:
-            yield _split(rows, name)
     rows = plain + mended
+    yield from splits(rows)
     better = [r["worse"] for r in rows if not grows(r)]
     slow, fast = ([r["worse"] for r in rows if grows(r) and (r["rate"] > FAST) == kind] for kind in (False, True))
     ends = [("whose loop does not grow end {} times as far from the synchronous one as held keys and values do", better),
@@ -267,6 +265,12 @@ def _said(plain, mended):
             f"{name.capitalize()} (misses {report.sig(own[0]['swing'])}): {rates} a row on {', '.join(str(r['devices']) for r in own)} devices"
             + (f"; on {own[-1]['devices']} by correction {shares}." if shares else ".")
         )
+
+
+def splits(rows):
+    """From which push on loops grow, without a correction and with one, as sentences."""
+    plain, mended = [r for r in rows if of_matrix(r)], [r for r in rows if r["correction"]]
+    return [_split(own, name) for own, name in ((plain, "without a correction"), (mended, "with one")) if own]
 
 
 def _split(rows, name):
