@@ -66,16 +66,16 @@ class Config:
     asked: tuple[str, ...] = ("field", "network", "emoji")
     field_starts: int = 16
     network_starts: int = 5
-    emoji_starts: int = 2
+    emoji_starts: int = 4
     pixel_starts: int = 6
     emoji_guidance: float = 3.0
     fine_steps: int = 64
-    emoji_fine_steps: int = 40
+    emoji_fine_steps: int = 80
     parts: tuple[int, ...] = (2, 4, 8, 16)
     pixels: tuple[int, ...] = (8, 16, 32)
     robust_steps: tuple[int, ...] = (10, 20, 50)
     tolerances: tuple[float, ...] = (0.04, 0.06, 0.08, 0.1, 0.15, 0.2)
-    sent: tuple[str, ...] = ("network",)
+    sent: tuple[str, ...] = ("network", "emoji")
     bits: tuple[int, ...] = (32, 16, 8, 4, 3, 2)
     shown: int = 6
 
