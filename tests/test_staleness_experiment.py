@@ -91,7 +91,7 @@ def test_the_page_holds_every_question_and_the_verdict(run):
         section = module.section(of(run, module.QUESTION), "command")
         assert html.escape(section.question) in page
         assert section.answer and section.expected and section.figures
-    assert len(verdict.lead(records.read(run))) == 10
+    assert len(verdict.lead(records.read(run))) == 12
 
 
 @pytest.mark.slow

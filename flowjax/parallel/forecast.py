@@ -19,8 +19,8 @@ and n devices see (n-1)/n of it. That decides whether errors die or grow from ro
 from about 2.5 on (experiments.staleness.loop). So a quarter of the slope is that of the step before, at 1.25 times the error of
 the last step's alone; a gain that is fitted takes back what the last row did not bear out, so that an oscillation turns it off;
 and tuned forecasts go with a correction by the receiver (`attention.corrected`): by a share c only the larger of (1 - c) (n-1)/n
-and 1/n + c (n-1)/n is seen, 1/2 for any n at c = (n - 2)/(2 n - 2). CORRECTION is that of 6 devices. The quarter, CORRECTION, MOST
-and the first gain were chosen on four networks on 8 devices at 20 steps of 2M, and are checked on others
+and 1/n + c (n-1)/n is seen, 1/2 for any n at c = (n - 2)/(2 n - 2). CORRECTION is that of 6 devices. The quarter, CORRECTION,
+MOST and the first gain were chosen on four networks on 8 devices at 20 steps of 2M, and are checked on others
 (experiments.staleness.forecasts). A forecast is data; a row with fewer rows behind it than M uses those.
 """
 

@@ -28,8 +28,8 @@ Stages and sequence parallelism multiply as in xDiT (arXiv:2411.01738): then T =
 
 Left out: that collectives take processors from compute, but for the one number `hidden`; products that lose efficiency in
 small shards, but for the floor; contention of several groups for one link; the meter's sum, which nothing waits for; the solver
-(elementwise), the text encoder and the decoder of latents; loading and compiling. `experiments.latency` holds the formulas to
-published measurements.
+and forecasts (elementwise), corrections (attention to one's own tokens once more, 1/n of it); the text encoder and the decoder of
+latents; loading and compiling. `experiments.latency` holds the formulas to published measurements.
 """
 
 import math

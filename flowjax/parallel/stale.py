@@ -3,7 +3,8 @@
 In a *synchronous* row every device attends to this row's keys and values of all tokens. In a *stale* row device j attends
 to its own of this row and to what the others told it earlier, so that their transfer need not be waited for. What is told
 are values really computed, themselves with stale context, or a forecast from them (parallel.forecast), in as few bits as
-parallel.precision says; parallel.ways are the ways to bring it there. There are three kinds of row:
+parallel.precision says; parallel.ways are the ways to bring it there. What a device sees its own told values miss it may add to
+the others' (attention.corrected). There are three kinds of row:
 
     SYNC      everyone's keys and values are gathered and used at once
     EXCHANGE  stale; what a later layer or row will use is gathered meanwhile
