@@ -71,7 +71,7 @@ def section(rows, command):
         question="Is staleness large beside the error that the solver makes anyway?",
         expected="Under Euler it hides: both are first order. Under a solver of higher order it does not, and the more steps are taken the more of its "
         "order is thrown away.",
-        answer=" ".join(_said(rows, subject, most) for subject in subjects),
+        answer="\n".join(_said(rows, subject, most) for subject in subjects),
         figures=(
             report.picture(
                 fig,

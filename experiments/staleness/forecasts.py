@@ -146,7 +146,7 @@ def section(rows, command):
             for r in rows
         ],
         caveat="A sender forecasts before it sends, and a receiver corrects by what it has, so no byte more is moved. The shape of the tuned forecast and its correction "
-        "were chosen on digits, digits-smooth, digits-ot and emoji, on 8 devices in 20 steps, from starts like these; digits-reflow, other numbers of devices and 40 steps had no part in it. A field "
+        "were chosen on digits, digits-smooth, digits-ot and emoji, on 8 devices in 20 steps, from other starts; digits-reflow, other numbers of devices and 40 steps had no part in it. A field "
         "has no attention to correct. " + draw.converged(rows),
         command=command,
     )  # fmt: skip

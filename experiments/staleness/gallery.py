@@ -108,7 +108,7 @@ def section(rows, command):
         question="What does it look like in colour?",
         expected="On the exact field a sample is an animal of the set, so staleness shows where it makes it another animal or leaves it between two. On "
         "the network colours and outlines move.",
-        answer=" ".join(said),
+        answer="\n".join(said),
         figures=(
             report.picture(
                 fig,

@@ -54,7 +54,7 @@ def section(rows, command):
         question="Does it matter which tokens a device has, when it has as many?",
         expected="The stale share is 3/4 in each case, so a theory of shares says no. If a token attends to its neighbours, parts that keep neighbours together "
         "(blocks) bear it better than those that part them all (scattered).",
-        answer=" ".join(said),
+        answer="\n".join(said),
         figures=(
             report.picture(
                 fig,

@@ -67,7 +67,7 @@ def section(rows, command):
         question="By what law does it grow with the number of devices?",
         expected="As (n-1)/n, the share of the context that is stale: 1.75 times from 2 to 8 devices, and at most 2 times for ever. A rule of thumb has "
         "sqrt(n): 2 times from 2 to 8, 4 times from 2 to 32.",
-        answer=" ".join(_said(table, subject) for subject in subjects),
+        answer="\n".join(_said(table, subject) for subject in subjects),
         figures=(
             report.picture(
                 fig,

@@ -147,7 +147,7 @@ def section(rows, command):
         _draw(ax, own)
     first = rows[0]
     dear = [seconds(count, first["steps"], first["devices"]) for count in (1, first["steps"])]
-    said = " ".join([*(_said(fought, *key) for key in groups(rows)), *_safest(rows)])
+    said = "\n".join([*(_said(fought, *key) for key in groups(rows)), *_safest(rows)])
     return report.Section(
         question="Which policy buys most for its synchronous steps?",
         expected="A tolerance, which sees when keys and values change; a fixed place can only guess. It cannot know which changes matter to the "

@@ -66,7 +66,7 @@ def section(rows, command):
         question="Does the error grow as the stale share, and does a pipeline of patches halve it?",
         expected="Displaced patches have (n-1)/n of their context stale, patches in a pipeline (M-1)/(2M), half of it on the mean: both saturate, neither is "
         "sqrt(n).",
-        answer=" ".join(_said(rows, table, subject) for subject in dict.fromkeys(r["subject"] for r in rows)),
+        answer="\n".join(_said(rows, table, subject) for subject in dict.fromkeys(r["subject"] for r in rows)),
         figures=(
             report.picture(
                 fig,

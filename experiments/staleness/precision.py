@@ -63,7 +63,7 @@ def section(rows, command):
         question="How few bits do keys and values need on their way?",
         expected="8 are free. Rounding is a noise that a forecast multiplies, so plainly sent in 4 bits it costs a forecast its advantage; what the forecast "
         "missed is small, and sent with error feedback it needs 3 or 4 bits.",
-        answer=" ".join(_said(rows, *pair) for pair in pairs),
+        answer="\n".join(_said(rows, *pair) for pair in pairs),
         figures=(
             report.picture(
                 fig,

@@ -49,7 +49,7 @@ def section(rows, command):
         question="Does a larger picture bear staleness better, at an equal stale share?",
         expected="Theory does not say so. A network has more tokens in a larger picture, but the share that is stale is the same. A larger picture decides "
         "earlier, when noise hides less of it; a grid that is shifted by the ratio of sides follows it.",
-        answer=" ".join(said),
+        answer="\n".join(said),
         figures=(
             report.picture(
                 fig,

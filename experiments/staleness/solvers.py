@@ -46,7 +46,7 @@ def section(rows, command):
         question="Does DPM-Solver++ bear staleness better than DDIM?",
         expected="Not by its distance to its own synchronous run: held keys and values are wrong by O(h) whoever reads them. In all, its own error is "
         "smaller, so it stays ahead where staleness is not the larger part.",
-        answer=" ".join(_said(subject, own) for _, subject, own in shown),
+        answer="\n".join(_said(subject, own) for _, subject, own in shown),
         figures=(
             report.picture(
                 fig,

@@ -139,9 +139,11 @@ def _loop(rows):
 
 
 def _precision(rows):
-    own = [r for r in rows if r["forecast"] == 0 and r["devices"] == lab.DEVICES]
-    said = [f"{r['bits']} bits {r['form']} {ratio(r)}" for r in own if r["bits"] in (8, 4, 2)]
-    return f"**Fewer bits**, error over that of full precision with held keys and values on {lab.DEVICES} devices: {', '.join(said)}."
+    said = []
+    for name, own in _by_subject([r for r in rows if r["forecast"] == 0 and r["devices"] == lab.DEVICES]):
+        told = ", ".join(f"{r['bits']} bits {r['form']} {ratio(r)}" for r in own if r["bits"] in (8, 4, 2))
+        said.append(f"{told} on {name}")
+    return f"**Fewer bits**, error over that of full precision with held keys and values on {lab.DEVICES} devices: {'; '.join(said)}."
 
 
 def _solvers(rows):

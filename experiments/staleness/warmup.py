@@ -106,7 +106,7 @@ def section(rows, command):
         question="What does a warm-up buy, and do more devices need more of it?",
         expected="The error falls with every synchronous step and is exactly 0 when all are. More devices need a few more steps, by a constant and not by "
         "sqrt(n). If staleness hurts late, a warm-up at the start buys little at any n.",
-        answer=" ".join(said),
+        answer="\n".join(said),
         figures=(
             report.picture(
                 fig,

@@ -62,7 +62,7 @@ def section(rows, command):
         question=f"Do {FEW} or {MANY} synchronous steps of {STEPS} bring the sample back, and which steps?",
         expected=f"{FEW} at the start hardly: what follows is stale as before. {MANY} cost {half:.0f} % of what staleness was to save. The steps in "
         "which the sample decides count most, and after a cool-down nothing stale is left to be said.",
-        answer=" ".join(said),
+        answer="\n".join(said),
         figures=(
             report.picture(
                 fig,
