@@ -300,10 +300,10 @@ def test_several_rows_a_step_keep_their_stages_apart(name):
     agree(piped(2, 4, plan), emulated(4, plan))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "options", [{"forecast": 1}, {"forecast": "tuned"}, {"forecast": "tuned", "share": "token"}, {"correction": 0.8}]
-)
+SLOWLY = ({"forecast": 1}, {"forecast": "tuned", "share": "token"}, {"correction": 0.8})
+
+
+@pytest.mark.parametrize("options", [{"forecast": "tuned"}, *(pytest.param(o, marks=pytest.mark.slow) for o in SLOWLY)])
 def test_forecasts_are_those_of_the_emulation(options):
     found = piped(2, 4, policy=COOL, **options)
     agree(found, emulated(4, policy=COOL, **options))
