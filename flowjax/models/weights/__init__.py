@@ -14,7 +14,7 @@ from flowjax.models.weights.own import save
 __all__ = ["load", "save"]
 
 ASSETS = pathlib.Path(__file__).parents[2] / "assets"
-SHIPPED = ("digits", "digits-ot", "digits-reflow", "digits-smooth", "emoji")
+SHIPPED = ("digits", "digits-ot", "digits-reflow", "digits-smooth", "emoji", "emoji-smooth")
 
 
 def load(path_or_name, *, dtype=None, params_dtype="float32", kind=None, heads=None):
