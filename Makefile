@@ -54,7 +54,7 @@ format: env  ## lay out the code, and mend what can be mended by rule
 	$(RUN) -m ruff format .
 
 bench: env  ## time the samplers (runs/bench)
-	$(RUN) -m experiments.bench --config=configs/bench.py --workdir=runs/bench
+	$(RUN) -m experiments.benchmarks.samplers --config=configs/bench.py --workdir=runs/bench
 	@echo "bench: made" runs/bench/*
 
 bench-transformer: env  ## time a guided transformer beside Python loops and PyTorch (runs/bench-transformer)

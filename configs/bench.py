@@ -1,6 +1,6 @@
 """What sampling costs beside the field's own evaluations, and beside other libraries.
 
-    python -m experiments.bench --config=configs/bench.py --workdir=runs/bench       (about five minutes on 2 cores)
+    python -m experiments.benchmarks.samplers --config=configs/bench.py --workdir=runs/bench       (about five minutes on 2 cores)
 
 Expect: the scan over a plan costs what a bare scan of the same evaluations costs, within the noise of the timing; one
 compilation serves 40 plans of one length; a Python loop of jitted steps is slower by its dispatches, which a large field

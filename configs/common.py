@@ -44,7 +44,9 @@ def shrink(config, arg="", **variants):
     fields = [f.name for f in dataclasses.fields(config)]
     for name, new in variants[arg].items():
         if name not in fields:
-            raise ValueError(f"variant {arg!r} names {name!r}, which is no field; {nearest(name, fields)}.")
+            raise ValueError(
+                f"variant {arg!r} names {name!r}, which is no field; {nearest(name, fields)}."
+            )
         if _larger(new, getattr(config, name)):
             raise ValueError(
                 f"variant {arg!r} makes {name} {new!r} of {getattr(config, name)!r}; a variant only shrinks."

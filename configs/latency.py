@@ -12,7 +12,7 @@ and an image of 1024 tokens stops paying at a few devices, on account of latency
 import dataclasses
 
 from configs.common import shrink
-from flowjax.parallel.latency import Device
+from flowjax.parallel.analysis.latency import Device
 
 # peak (dense, bfloat16), memory, link: data sheets, one direction. achieved, link over PCIe, hidden: fitted to published seconds
 # by experiments.latency (its page has the fits), and so is latency, which is that of torch.compile over NCCL: programs that the
@@ -20,12 +20,22 @@ from flowjax.parallel.latency import Device
 # programs a layer of 4 microseconds; those 20; and of the TPU all but the data sheet, with nine tenths of a layer between a
 # gather's start and its end, as its compiler's schedule has it.
 DEVICES = {
-    "H100 NVLink": Device(989e12, 0.49, 3.35e12, 450e9, 160e-6, 50e-6, 0.64, island=8, network=50e9),
-    "A100 NVLink": Device(312e12, 0.42, 2.04e12, 300e9, 160e-6, 50e-6, 0.64, island=8, network=25e9),
-    "A100 PCIe": Device(312e12, 0.42, 1.94e12, 11.3e9, 160e-6, 50e-6, 0.075, island=8, network=12.5e9),
-    "L20 PCIe": Device(119.5e12, 0.66, 864e9, 11.3e9, 160e-6, 50e-6, 0.075, island=8, network=12.5e9),
+    "H100 NVLink": Device(
+        989e12, 0.49, 3.35e12, 450e9, 160e-6, 50e-6, 0.64, island=8, network=50e9
+    ),
+    "A100 NVLink": Device(
+        312e12, 0.42, 2.04e12, 300e9, 160e-6, 50e-6, 0.64, island=8, network=25e9
+    ),
+    "A100 PCIe": Device(
+        312e12, 0.42, 1.94e12, 11.3e9, 160e-6, 50e-6, 0.075, island=8, network=12.5e9
+    ),
+    "L20 PCIe": Device(
+        119.5e12, 0.66, 864e9, 11.3e9, 160e-6, 50e-6, 0.075, island=8, network=12.5e9
+    ),
     "TPU v5e": Device(197e12, 0.5, 819e9, 90e9, 10e-6, 20e-6, 0.9, island=256, network=3e9),
-    "H100 NVLink, 20 us": Device(989e12, 0.49, 3.35e12, 450e9, 20e-6, 50e-6, 0.64, island=8, network=50e9),
+    "H100 NVLink, 20 us": Device(
+        989e12, 0.49, 3.35e12, 450e9, 20e-6, 50e-6, 0.64, island=8, network=50e9
+    ),
 }
 
 

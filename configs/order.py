@@ -40,14 +40,29 @@ class Config:
 
     seeds: int = 10
     samples: int = 24
-    fields: tuple[str, ...] = ("digits", "ring", "mixture-16", "mixture-2", "mixture-64", "two points", "power law")
+    fields: tuple[str, ...] = (
+        "digits",
+        "ring",
+        "mixture-16",
+        "mixture-2",
+        "mixture-64",
+        "two points",
+        "power law",
+    )
     shifts: tuple[float, ...] = (1.0, 3.0, 6.0, 12.0)
     nfe: tuple[int, ...] = (5, 10, 20, 40, 4, 6, 8, 12, 15, 25, 30, 50, 60, 80, 100)
     solvers: tuple[str, ...] = (
         "Euler", "DPM++ 2M", "DPM++ 3M published", "DPM++ 3M exact", "AB2", "AB3", "UniPC2", "DPM++ 2S", "DPM++ 3S",
         "Heun", "UniPC3", "DEIS3",
     )  # fmt: skip
-    cause_fields: tuple[str, ...] = ("ring", "mixture-16", "digits", "mixture-64", "two points", "power law")
+    cause_fields: tuple[str, ...] = (
+        "ring",
+        "mixture-16",
+        "digits",
+        "mixture-64",
+        "two points",
+        "power law",
+    )
     claim_steps: tuple[int, ...] = (16, 32, 64, 128, 256)
     stds: tuple[float, ...] = (0.05, 0.15, 0.5, 0.02, 0.1, 0.3)
     couplings: tuple[float, ...] = (0.0, 0.5, 0.9)

@@ -68,14 +68,24 @@ class Config:
     """
 
     programs: tuple[str, ...] = (
-        *(f"{machine} {attention}" for machine in ("v5e:2x2", "v5e:2x4") for attention in ATTENTIONS),
-        *(f"{machine}+flags {attention}" for machine in ("v6e:2x2", "v5p:2x2x1") for attention in ATTENTIONS[:3]),
+        *(
+            f"{machine} {attention}"
+            for machine in ("v5e:2x2", "v5e:2x4")
+            for attention in ATTENTIONS
+        ),
+        *(
+            f"{machine}+flags {attention}"
+            for machine in ("v6e:2x2", "v5p:2x2x1")
+            for attention in ATTENTIONS[:3]
+        ),
         *(f"{machine} late" for machine in ("v6e:2x2", "v5p:2x2x1")),
     )
     flags: dict = dataclasses.field(default_factory=lambda: dict(ASYNCHRONOUS))
     gpus: tuple[str, ...] = tuple(f"4 {attention}" for attention in ATTENTIONS)
     gpu: str = H100
-    gpu_flags: dict = dataclasses.field(default_factory=lambda: {"xla_gpu_enable_triton_gemm": False})
+    gpu_flags: dict = dataclasses.field(
+        default_factory=lambda: {"xla_gpu_enable_triton_gemm": False}
+    )
     network: str = "DiT-XL/2"
     size: tuple[int, ...] = (128, 128)
     layers: int = 28
@@ -86,4 +96,6 @@ class Config:
 
 def get_config(arg=""):
     """`arg` "quick" compiles late gathers alone, two layers for one machine."""
-    return shrink(Config(), arg, quick={"programs": ("v5e:2x2 late",), "gpus": ("4 late",), "layers": 2})
+    return shrink(
+        Config(), arg, quick={"programs": ("v5e:2x2 late",), "gpus": ("4 late",), "layers": 2}
+    )

@@ -30,7 +30,7 @@ class Config:
       patches: of pipefusion, into how many the image is cut; 0 elsewhere.
       warmup, refresh, residual: of stale attention, see `flowjax.parallel.sample`.
       policy: in the place of warmup, which steps are synchronous: "tolerance=0.05, cool_down=2", "window=0.7:0.3", "every=4",
-        "warm_up=3" or "sqrt_rule=2" (see `flowjax.parallel.policies`); where one of several says so.
+        "warm_up=3" or "sqrt_rule=2" (see `flowjax.parallel.stale.policies`); where one of several says so.
       forecast: of stale attention: "0", "1", "2" or "tuned".
       correction: of stale attention, a share from 0 to 1; None: what goes with the forecast, 0.4 of "tuned", else 0.
       comm_dtype: of stale attention: "" (as it is), "bfloat16", "int8" or "int4".

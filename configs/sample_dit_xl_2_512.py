@@ -17,4 +17,11 @@ from configs.sample import Config
 
 def get_config():
     """Two images of a class."""
-    return Config(model="facebook/DiT-XL-2-512", labels="giant panda", count=2, batch=4, steps=25, guidance=4.0)
+    return Config(
+        model="facebook/DiT-XL-2-512",
+        labels="giant panda",
+        count=2,
+        batch=4,
+        steps=25,
+        guidance=4.0,
+    )

@@ -10,7 +10,8 @@ import argparse
 import pathlib
 import sys
 
-from experiments import images, order, report, staleness
+from experiments import order, report, staleness
+from experiments.cli import images
 from flowjax import records
 
 TITLE = "flowjax: what order is worth, and how much staleness one can bear"
@@ -33,23 +34,33 @@ def sampled(workdir):
     """The `report.Picture` of the images that `experiments.sample` drew into a work directory."""
     path = pathlib.Path(workdir) / "samples.png"
     if not path.is_file():
-        raise ValueError(f"experiments.book: there is no {path}; run experiments.sample into {workdir} first.")
+        raise ValueError(
+            f"experiments.book: there is no {path}; run experiments.sample into {workdir} first."
+        )
     settings = images.read_settings(path)
     config, seconds = settings["config"], settings["seconds"]
     labels = ", ".join(str(name) for _, name in settings["labels"])
     how = f"{settings['nfe']} evaluations of {config['solver']}, guidance {report.sig(config['guidance'])}"
     caption = f"**{config['model']}**: {how}, drawn in {report.sig(seconds['first'])} s. A row a label: {labels}. `{settings['command']}`"
     return report.image(
-        path.read_bytes(), f"Samples of the network {config['model']}, a row a label: {labels}.", caption
+        path.read_bytes(),
+        f"Samples of the network {config['model']}, a row a label: {labels}.",
+        caption,
     )
 
 
 def main(argv=None):
     """Command line: see the module."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.book", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.book", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("page", help="the HTML file to write")
-    parser.add_argument("--samples", nargs="*", default=[], help="work directories of experiments.sample")
-    parser.add_argument("--chapters", nargs="+", required=True, help="work directories of the experiments")
+    parser.add_argument(
+        "--samples", nargs="*", default=[], help="work directories of experiments.sample"
+    )
+    parser.add_argument(
+        "--chapters", nargs="+", required=True, help="work directories of the experiments"
+    )
     given = parser.parse_args(argv)
     try:
         figures = [sampled(workdir) for workdir in given.samples]

@@ -21,13 +21,16 @@ from PIL import Image
 from scipy.spatial.distance import cdist
 
 import flowjax
-from experiments import images, report
+from experiments import report
+from experiments.cli import images
+from experiments.cli.run import main, progress
 from experiments.order import lab
-from experiments.run import main, progress
 from flowjax import data, distances, guidance, models, records
 
 QUESTION = "quality"
-COPY = 1 / 3  # nearer to one image than a third of the way to the next: a copy (Gu et al. 2023, arXiv:2310.02664)
+COPY = (
+    1 / 3
+)  # nearer to one image than a third of the way to the next: a copy (Gu et al. 2023, arXiv:2310.02664)
 KEPT = 3 / 4  # share of the data that the classifiers learn from
 SHOWN = 8  # samples of a class in a grid
 
@@ -94,7 +97,9 @@ def judge(name):
     # The components keep their scale: brought to one, the faintest of the digits, 0.2 % of the largest, would rule the features.
     network = make_pipeline(PCA(60, random_state=0), network)
     classifier.fit(_flat(pixels[seen]), labels[seen])
-    with warnings.catch_warnings():  # stopped early on purpose: its features serve as well, and forget the data better
+    with (
+        warnings.catch_warnings()
+    ):  # stopped early on purpose: its features serve as well, and forget the data better
         warnings.simplefilter("ignore", ConvergenceWarning)
         network.fit(_flat(pixels[seen]), labels[seen])
     return Judge(classifier, network, pixels, labels, unseen)
@@ -111,7 +116,10 @@ def cells(config):
         for name in config.networks
         for cell in (
             {"question": QUESTION, "part": "data", "model": name},
-            *({"question": QUESTION, "part": "samples", "model": name, "scale": scale} for scale in config.scales),
+            *(
+                {"question": QUESTION, "part": "samples", "model": name, "scale": scale}
+                for scale in config.scales
+            ),
         )
     ]
 
@@ -129,9 +137,13 @@ def run(config, workdir):
 def check(config):
     """Refuse what cannot be measured, before anything is drawn."""
     if config.solver not in lab.SOLVERS:
-        raise ValueError(f"quality: solver={config.solver!r} is not known; wanted one of {', '.join(lab.SOLVERS)}.")
+        raise ValueError(
+            f"quality: solver={config.solver!r} is not known; wanted one of {', '.join(lab.SOLVERS)}."
+        )
     if min(config.seeds, config.samples) < 2:
-        raise ValueError(f"quality: seeds={config.seeds}, samples={config.samples}; wanted two or more of each.")
+        raise ValueError(
+            f"quality: seeds={config.seeds}, samples={config.samples}; wanted two or more of each."
+        )
     for name in config.networks:
         size, classes = len(data.load(data_of(name))), len(data.load(data_of(name)).classes)
         if config.samples < classes:
@@ -154,9 +166,15 @@ def draw(model, labels, scale, seed, plan, batch):
     run = _program((card.config, card.schedule, card.prediction, card.clock))
     made = []
     for first in range(0, count, batch):
-        ids = np.arange(first, first + batch)  # beyond the end: thrown away, and the program stays the same
-        noise = flowjax.draw_noise(jax.random.key(seed), ids, (*card.config.size, card.config.channels))
-        made.append(np.asarray(run(model.params, noise, np.resize(labels[first:], batch), scale, plan)))
+        ids = np.arange(
+            first, first + batch
+        )  # beyond the end: thrown away, and the program stays the same
+        noise = flowjax.draw_noise(
+            jax.random.key(seed), ids, (*card.config.size, card.config.channels)
+        )
+        made.append(
+            np.asarray(run(model.params, noise, np.resize(labels[first:], batch), scale, plan))
+        )
     return np.concatenate(made)[:count]
 
 
@@ -221,7 +239,9 @@ def of_samples(config, key):
     classes = model.card.config.classes
     plan = lab.plan_of(config.solver, model.card.schedule, lab.shifted(1.0), config.nfe)
     labels = np.arange(config.samples, dtype=np.int32) % classes
-    by_seed = [draw(model, labels, key["scale"], seed, plan, config.batch) for seed in range(config.seeds)]
+    by_seed = [
+        draw(model, labels, key["scale"], seed, plan, config.batch) for seed in range(config.seeds)
+    ]
     everything, seed = np.concatenate(by_seed), np.repeat(np.arange(config.seeds), config.samples)
     correct = found.correct(everything, np.tile(labels, config.seeds)).astype(float)
     first, second, nearest = neighbours(everything, found.images)
@@ -232,14 +252,21 @@ def of_samples(config, key):
     features = found.features(found.images)
     for name, distance in (("frechet", distances.frechet), ("kid", distances.kid)):
         each = [
-            distance(found.features(x), np.random.default_rng(s).permutation(features)[: config.reference])
+            distance(
+                found.features(x),
+                np.random.default_rng(s).permutation(features)[: config.reference],
+            )
             for s, x in enumerate(by_seed)
         ]
         values |= {name: float(np.mean(each)), f"{name}_sd": float(np.std(each, ddof=1))}
     columns = min(SHOWN, config.samples // classes)
     shown = np.concatenate([by_seed[0][labels == c][:columns] for c in range(classes)])
     pairs = np.concatenate([everything[:12], found.images[nearest[:12]]])
-    return {**values, "grid": _png(images.grid(shown, columns)), "neighbours": _png(images.grid(pairs, 12))}
+    return {
+        **values,
+        "grid": _png(images.grid(shown, columns)),
+        "neighbours": _png(images.grid(pairs, 12)),
+    }
 
 
 def _mean(name, values, seed):
@@ -314,7 +341,9 @@ def _details(rows, name):
     def frechet(r):
         return f"{report.sig(r['frechet'])} ± {report.sig(r['frechet_sd'])}"
 
-    accuracy, copied = (each(lambda r, name=name: f"{r[name]:.1%}") for name in ("accuracy", "copies"))
+    accuracy, copied = (
+        each(lambda r, name=name: f"{r[name]:.1%}") for name in ("accuracy", "copies")
+    )
     return (
         f"Class accuracy by guidance: {accuracy}; the classifier is right on {base['accuracy']:.1%} of images it has not seen and {base['accuracy_seen']:.1%} of "
         f"those it has. Frechet distance on a small network's features: {each(frechet)}; two draws of the data {frechet(base)}. The nearest training image lies "
@@ -325,7 +354,8 @@ def _details(rows, name):
 
 def _picture(text, alt, caption):
     return report.Picture(
-        f'<img style="image-rendering:pixelated" alt="{alt}" src="data:image/png;base64,{text}">', caption
+        f'<img style="image-rendering:pixelated" alt="{alt}" src="data:image/png;base64,{text}">',
+        caption,
     )
 
 
@@ -335,7 +365,11 @@ def sections(rows, command):
     for name in dict.fromkeys(r["model"] for r in rows):
         found = _split(rows, name)[1]
         pictures = [
-            _picture(r["grid"], f"Samples of {name}, a row a class.", f"Guidance {r['scale']:g}: a row a class.")
+            _picture(
+                r["grid"],
+                f"Samples of {name}, a row a class.",
+                f"Guidance {r['scale']:g}: a row a class.",
+            )
             for r in found
         ]
         first = found[0]
@@ -371,7 +405,9 @@ def make_report(workdir):
         records.write_text(made[-1], json.dumps(metrics(rows, name), indent=2) + "\n")
     lead = [f"**{name}.** {_says(rows, name)}" for name in dict.fromkeys(r["model"] for r in rows)]
     made_of = sections(rows, origin["command"])
-    page = report.page("How good are the shipped models?", lead, made_of, definitions=WORDS, **origin)
+    page = report.page(
+        "How good are the shipped models?", lead, made_of, definitions=WORDS, **origin
+    )
     return [report.write(str(pathlib.Path(workdir) / "report.html"), page), *made]
 
 

@@ -26,9 +26,9 @@ import numpy as np
 from jax.experimental import io_callback
 
 import flowjax
-from experiments import images, mesh
-from experiments.labels import numbers
-from experiments.run import act_on, progress
+from experiments.cli import images, mesh
+from experiments.cli.labels import numbers
+from experiments.cli.run import act_on, progress
 from flowjax import compat, grids, guidance, models, parallel, plans, records
 from flowjax.errors import check_choice
 
@@ -42,7 +42,11 @@ SOLVERS = {
     "unipc": plans.unipc,
     "deis": plans.deis,
 }
-GRIDS = {"uniform": grids.uniform, "quadratic": grids.quadratic, "linear_quadratic": grids.linear_quadratic}
+GRIDS = {
+    "uniform": grids.uniform,
+    "quadratic": grids.quadratic,
+    "linear_quadratic": grids.linear_quadratic,
+}
 
 
 class Drawn(NamedTuple):
@@ -81,7 +85,11 @@ def state_shape(config, card):
     if len(config.size) != 2 or any(s < least or s % least for s in config.size):
         raise ValueError(
             f"size={config.size} of {card.name}: wanted (height, width), both multiples of {least}"
-            + (f" (its patch {card.config.patch} times {factor} pixels a latent)." if factor > 1 else ", its patch.")
+            + (
+                f" (its patch {card.config.patch} times {factor} pixels a latent)."
+                if factor > 1
+                else ", its patch."
+            )
         )
     return (*(s // factor for s in config.size), card.config.channels)
 
@@ -132,11 +140,15 @@ def programs(model, plan, config, tick):
         made = parallel.make_mesh(**mesh.factors(config.mesh))
         options = mesh.options(config, plan, made)
         placed = parallel.place(model, made)
-        return lambda noise, label, keys: parallel.program(placed, noise, label, plan, made, key=keys, **options)[:2]
+        return lambda noise, label, keys: parallel.program(
+            placed, noise, label, plan, made, key=keys, **options
+        )[:2]
 
     @jax.jit
     def run(params, noise, label, plan, keys):
-        solution = draw(ticking(model, tick)._replace(params=params), noise, label, plan, config, keys=keys)
+        solution = draw(
+            ticking(model, tick)._replace(params=params), noise, label, plan, config, keys=keys
+        )
         return solution.x, solution.status
 
     return lambda noise, label, keys: (run, (model.params, noise, label, plan, keys))
@@ -165,7 +177,9 @@ def draw_all(model, wanted, plan, config, shape, ready=lambda: None):
     program = programs(model, plan, config, tick)
 
     def prepared(part):
-        part = np.concatenate([part, np.repeat(part[-1:], batch - len(part), axis=0)])  # one shape, one program
+        part = np.concatenate(
+            [part, np.repeat(part[-1:], batch - len(part), axis=0)]
+        )  # one shape, one program
         noise, keys = noise_of(config.seed, part, shape)
         return program(noise, jnp.asarray(part[:, 0]), keys if np.any(plan.s) else None)
 
@@ -184,7 +198,11 @@ def draw_all(model, wanted, plan, config, shape, ready=lambda: None):
     next(bar, None)
     states, finite = (np.concatenate(parts) for parts in zip(*found, strict=True))
     each = np.diff(times)
-    seconds = {"compile": times[0] - start, "first": each[0], "steady": np.mean(each[1:]) if len(each) > 1 else None}
+    seconds = {
+        "compile": times[0] - start,
+        "first": each[0],
+        "steady": np.mean(each[1:]) if len(each) > 1 else None,
+    }
     return Drawn(states, finite, seconds)
 
 
@@ -192,7 +210,11 @@ def pictures(card, states, tile=None):
     """Images (B, H, W, 1 or 3) in [-1, 1] of states at t = 0, or None for latents without an autoencoder."""
     if card.vae is not None:  # one at a time: a decoder's activations are many times its image
         whole = jax.jit(type(card.vae).to_images)
-        decode = (lambda z: whole(card.vae, z)) if tile is None else lambda z: card.vae.to_images(z, tile=tile)
+        decode = (
+            (lambda z: whole(card.vae, z))
+            if tile is None
+            else lambda z: card.vae.to_images(z, tile=tile)
+        )
         states = np.concatenate([decode(z[None]) for z in progress(states, lambda _: "decoding")])
     return np.clip(states, -1, 1).astype(np.float32) if states.shape[-1] in (1, 3) else None
 
@@ -217,8 +239,12 @@ def check(config):
         if getattr(config, name) < 1:
             raise ValueError(f"{name}={getattr(config, name)}; wanted at least 1.")
     if len(config.guidance_interval) != 2:
-        raise ValueError(f"guidance_interval={config.guidance_interval}; wanted (low, high), such as 0.2,0.8.")
-    if config.mesh and (config.guidance_channels is not None or tuple(config.guidance_interval) != (0, 1)):
+        raise ValueError(
+            f"guidance_interval={config.guidance_interval}; wanted (low, high), such as 0.2,0.8."
+        )
+    if config.mesh and (
+        config.guidance_channels is not None or tuple(config.guidance_interval) != (0, 1)
+    ):
         raise ValueError(
             f"mesh={config.mesh!r}: guidance on a mesh is of all channels at all times; leave guidance_channels and "
             "guidance_interval, or the mesh."
@@ -230,13 +256,17 @@ def held(workdir):
     path, picture = workdir / "samples.npz", workdir / "samples.png"
     if not path.exists():
         if picture.exists():  # another program's, or of a run that was killed between the two files
-            raise ValueError(f"{picture} has no samples.npz beside it; give another --workdir, or --overwrite.")
+            raise ValueError(
+                f"{picture} has no samples.npz beside it; give another --workdir, or --overwrite."
+            )
         return None
     try:
         with np.load(path) as found:
             return json.loads(str(found["settings"]))
     except (KeyError, ValueError, OSError):
-        raise ValueError(f"{path} was not written by this program; give another --workdir, or --overwrite.") from None
+        raise ValueError(
+            f"{path} was not written by this program; give another --workdir, or --overwrite."
+        ) from None
 
 
 def is_drawn(workdir, config):
@@ -245,7 +275,9 @@ def is_drawn(workdir, config):
     if found is None:
         return False
     old, new = found["config"], records.plain(config)
-    differ = "; ".join(f"{k}: {old.get(k)!r} there, {v!r} now" for k, v in new.items() if old.get(k) != v)
+    differ = "; ".join(
+        f"{k}: {old.get(k)!r} there, {v!r} now" for k, v in new.items() if old.get(k) != v
+    )
     if differ:
         raise ValueError(
             f"{workdir} holds images of another configuration ({differ}). Give another --workdir, or --overwrite."
@@ -259,7 +291,9 @@ def make_writable(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=workdir).close()
     except OSError as error:
-        raise ValueError(f"{workdir} cannot be written to ({error.strerror}); give another --workdir.") from None
+        raise ValueError(
+            f"{workdir} cannot be written to ({error.strerror}); give another --workdir."
+        ) from None
 
 
 def settings_of(config, command, plan, labels, seconds):
@@ -305,8 +339,12 @@ def sample(config, workdir, overwrite, command):
     drawn = draw_all(model, wanted, plan, config, shape, lambda: make_writable(workdir))
     start = time.perf_counter()
     shown = pictures(model.card, drawn.states, config.tile)
-    seconds = drawn.seconds | {"decode": time.perf_counter() - start if model.card.vae is not None else None}
-    paths = save(workdir, config, wanted, drawn, shown, settings_of(config, command, plan, labels, seconds))
+    seconds = drawn.seconds | {
+        "decode": time.perf_counter() - start if model.card.vae is not None else None
+    }
+    paths = save(
+        workdir, config, wanted, drawn, shown, settings_of(config, command, plan, labels, seconds)
+    )
     print(summary(drawn, seconds, plan, paths))
     if shown is None:
         print(
@@ -323,7 +361,9 @@ def summary(drawn, seconds, plan, paths):
     bad = int(np.sum(~drawn.finite))
     note = f", {bad} OF THEM NOT FINITE (black)" if bad else ""
     where = ", ".join(map(str, paths))
-    return f"{len(drawn.states)} images{note}, {plan.nfe} evaluations each; {', '.join(said)}; {where}"
+    return (
+        f"{len(drawn.states)} images{note}, {plan.nfe} evaluations each; {', '.join(said)}; {where}"
+    )
 
 
 def main(argv=None):

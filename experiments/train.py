@@ -32,9 +32,9 @@ import numpy as np
 import safetensors
 
 import flowjax
-from experiments.images import grid, save_png
-from experiments.reflow import make_pairs, noise_for, sampler
-from experiments.run import main
+from experiments.cli.images import grid, save_png
+from experiments.cli.run import main
+from experiments.lab.reflow import make_pairs, noise_for, sampler
 from flowjax import checkpoint, data, grids, models, plans, train
 from flowjax.errors import check_choice
 from flowjax.records import Records, environment, plain
@@ -98,8 +98,14 @@ class Run:
         self.mesh = train.data_mesh(_devices(config.devices))
         train.check_split(config.batch, self.mesh.size, config.microbatches)
         teacher = _teacher(config.teacher) if config.coupling == "reflow" else None
-        self.data = data.load(config.data, size=config.size or None) if teacher is None else self._pairs(teacher)
-        self.batches = data.Batches(self.data, config.batch, config.seed, config.coupling, config.pool, config.flip)
+        self.data = (
+            data.load(config.data, size=config.size or None)
+            if teacher is None
+            else self._pairs(teacher)
+        )
+        self.batches = data.Batches(
+            self.data, config.batch, config.seed, config.coupling, config.pool, config.flip
+        )
         self.card = make_card(config, self.data)
         self.state, self.seconds = self._begin(teacher)
         self.step = int(self.state.step)
@@ -109,21 +115,30 @@ class Run:
         params = self._first_params(teacher)
         state, seconds = train.start(params, make_optimizer(self.config)), 0.0
         found = checkpoint.steps(self.folder)
-        if found and not self.records.rows:  # --overwrite forgets rows; it must not lose hours of training
+        if (
+            found and not self.records.rows
+        ):  # --overwrite forgets rows; it must not lose hours of training
             aside = _unused(self.workdir, "checkpoints-before")
             self.folder.rename(aside)
-            print(f"{self.workdir} has checkpoints and no rows; they were moved to {aside}, and the run begins anew.")
+            print(
+                f"{self.workdir} has checkpoints and no rows; they were moved to {aside}, and the run begins anew."
+            )
         elif found:
             state, details = checkpoint.restore(self.folder, found[-1], state)
             self._check(details)
             seconds = details["seconds"]
-            print(f"{self.folder} holds step {found[-1]} of {self.config.steps}; the run goes on from there.")
+            print(
+                f"{self.folder} holds step {found[-1]} of {self.config.steps}; the run goes on from there."
+            )
         return train.replicate(state, self.mesh), seconds
 
     def _first_params(self, teacher):
         if teacher is None:
             return models.init(self.card.config, key_of(self.config, "parameters")).params
-        theirs = dataclasses.replace(teacher.card.config, dtype=self.card.config.dtype), teacher.card.clock
+        theirs = (
+            dataclasses.replace(teacher.card.config, dtype=self.card.config.dtype),
+            teacher.card.clock,
+        )
         if theirs != (self.card.config, self.card.clock):
             raise ValueError(
                 f"train: the teacher {self.config.teacher} has sizes and clock {theirs}, and this run has "
@@ -138,7 +153,9 @@ class Run:
         there = plain(type(self.config)()) | details["config"]
         differ = [f"{k}: {there[k]} there, {v} now" for k, v in config.items() if there[k] != v]
         if details["data"]["hash"] != hash:
-            differ.append(f"the images of {self.config.data}: hash {details['data']['hash']} there, {hash} now")
+            differ.append(
+                f"the images of {self.config.data}: hash {details['data']['hash']} there, {hash} now"
+            )
         if differ:
             raise ValueError(
                 f"train: the checkpoints of {self.folder} belong to another run ({'; '.join(differ)}); give another --workdir, "
@@ -160,7 +177,9 @@ class Run:
 
     def save(self, row):
         """A checkpoint of this step."""
-        checkpoint.save(self.folder, self.step, self.state, self.details(**row), keep=self.config.keep)
+        checkpoint.save(
+            self.folder, self.step, self.state, self.details(**row), keep=self.config.keep
+        )
 
     def _pairs(self, teacher):
         """The data set of the teacher's pairs, made at the first call."""
@@ -168,7 +187,9 @@ class Run:
         if not path.exists():
             make_pairs(path, teacher, self.config, key_of(self.config, "pairs"))
         return dataclasses.replace(
-            data.load(path), name=self.config.data, classes=tuple(range(teacher.card.config.classes))
+            data.load(path),
+            name=self.config.data,
+            classes=tuple(range(teacher.card.config.classes)),
         )
 
 
@@ -183,7 +204,9 @@ def _teacher(name):
 def _devices(count):
     there = jax.devices()
     if count > len(there):
-        raise ValueError(f"train: devices={count}, and there are {len(there)}; 0 takes all of them.")
+        raise ValueError(
+            f"train: devices={count}, and there are {len(there)}; 0 takes all of them."
+        )
     return there[: count or len(there)]
 
 
@@ -201,7 +224,12 @@ def draw_samples(run, images):
     label = jnp.tile(jnp.arange(columns, dtype=jnp.int32), config.sample_rows)
     noise = noise_for(key_of(config, "samples"), np.arange(len(label)), card)
     made = np.asarray(images(jax.device_get(run.state.ema), noise, label))
-    settings = {"steps": run.step, "guidance": config.guidance, "nfe": config.sample_steps, "data": config.data}
+    settings = {
+        "steps": run.step,
+        "guidance": config.guidance,
+        "nfe": config.sample_steps,
+        "data": config.data,
+    }
     save_png(run.workdir / "samples.png", grid(made, columns), settings)
 
 
@@ -209,14 +237,20 @@ def run(config, workdir):
     """Train to the end, from the newest checkpoint if there is one, and write the model. Returns the rows."""
     work = Run(config, workdir)
     times = functools.partial(
-        train.draw_times, kind=config.times, mean=config.time_mean, std=config.time_std, shift=config.time_shift
+        train.draw_times,
+        kind=config.times,
+        mean=config.time_mean,
+        std=config.time_std,
+        shift=config.time_shift,
     )
     step = train.make_step(
         work.card, make_optimizer(config), work.mesh,
         times=times, label_dropout=config.label_dropout, decay=config.ema, microbatches=config.microbatches,
     )  # fmt: skip
     pictures = grids.uniform(config.sample_steps, start=FIRST_TIME.get(config.prediction, 1.0))
-    images = sampler(work.card, plans.dpm_solver_pp(work.card.schedule, pictures, 2), config.guidance)
+    images = sampler(
+        work.card, plans.dpm_solver_pp(work.card.schedule, pictures, 2), config.guidance
+    )
     with signals() as stop:
         _loop(work, step, images, stop)
     _export(work)
@@ -233,11 +267,16 @@ def _loop(work, step, images, stop):
         pending.append(metrics)  # stays on the device: reading it now would wait for the step
         leave = bool(stop)  # asked once a step: a signal that comes later is seen after the next
         last = leave or work.step == config.steps
-        save, draw = (last or work.step % every == 0 for every in (config.save_every, config.sample_every))
+        save, draw = (
+            last or work.step % every == 0 for every in (config.save_every, config.sample_every)
+        )
         if save or draw or work.step % config.log_every == 0:
             row = _row(work, pending)  # waits for the steps
             now = time.monotonic()
-            work.seconds, rate = work.seconds + now - clock, len(pending) * config.batch / (now - clock)
+            work.seconds, rate = (
+                work.seconds + now - clock,
+                len(pending) * config.batch / (now - clock),
+            )
             _add_row(work, {**row, "images_per_second": rate, "seconds": work.seconds})
             if save:
                 work.save(row)
@@ -255,7 +294,9 @@ def _row(work, pending):
     bad = np.flatnonzero(~(np.isfinite(values["loss"]) & np.isfinite(values["gradient"])))
     if len(bad):
         held, which = checkpoint.steps(work.folder), bad[0]
-        kept = f"the checkpoint of step {held[-1]} is kept" if held else "there is no checkpoint yet"
+        kept = (
+            f"the checkpoint of step {held[-1]} is kept" if held else "there is no checkpoint yet"
+        )
         raise ValueError(
             f"train: at step {work.step - len(pending) + which + 1} the loss is {values['loss'][which]} and the norm of its "
             f"gradient {values['gradient'][which]}; {kept} in {work.folder}. Lower the learning rate, clip harder, or look at "
@@ -315,7 +356,11 @@ def _export(work):
 
 def report(workdir):
     """What a run has made."""
-    return [path for name in ("samples.png", "model") if os.path.exists(path := os.path.join(workdir, name))]
+    return [
+        path
+        for name in ("samples.png", "model")
+        if os.path.exists(path := os.path.join(workdir, name))
+    ]
 
 
 if __name__ == "__main__":

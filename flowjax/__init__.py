@@ -5,7 +5,7 @@ import importlib
 from flowjax import grids, guidance, plans
 from flowjax.adaptive import Tolerance, sample_adaptive, sample_adaptive_many
 from flowjax.plans import Plan
-from flowjax.sample import Solution, draw_noise, sample
+from flowjax.sampling import Solution, draw_noise, sample
 from flowjax.schedules import Cosine, Linear, VPDiscrete, VPLinear
 
 __all__ = [

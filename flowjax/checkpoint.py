@@ -28,7 +28,11 @@ UNFINISHED = ".saving-"
 def steps(folder):
     """The steps of which `folder` holds a checkpoint, in increasing order."""
     folder = pathlib.Path(folder)
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit() and p.is_dir()) if folder.is_dir() else []
+    return (
+        sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit() and p.is_dir())
+        if folder.is_dir()
+        else []
+    )
 
 
 def save(folder, step, tree, details, *, keep=3):
@@ -58,7 +62,9 @@ def save(folder, step, tree, details, *, keep=3):
     except Exception as error:  # Orbax's and tensorstore's errors are of many kinds, KeyboardInterrupt is none of them
         shutil.rmtree(temporary, ignore_errors=True)
         held = steps(folder)
-        kept = f"the checkpoint of step {held[-1]} is kept" if held else "there is no older checkpoint"
+        kept = (
+            f"the checkpoint of step {held[-1]} is kept" if held else "there is no older checkpoint"
+        )
         raise ValueError(
             f"checkpoint.save: step {step} cannot be written to {folder} ({_reason(error)}); {kept}. Make room there, and "
             "give the same command again."
@@ -82,9 +88,13 @@ def restore(folder, step, like):
     """
     path = pathlib.Path(folder).absolute() / f"{step:08d}"
     card = read_card(folder, step)
-    wanted = {name: [list(a.shape), str(a.dtype)] for name, a in flatten(like, lambda leaf: leaf).items()}
+    wanted = {
+        name: [list(a.shape), str(a.dtype)] for name, a in flatten(like, lambda leaf: leaf).items()
+    }
     _check_arrays(path, card["arrays"], wanted)
-    damaged = [name for name, known in card["files"].items() if _sum(path / "arrays" / name) != known]
+    damaged = [
+        name for name, known in card["files"].items() if _sum(path / "arrays" / name) != known
+    ]
     if damaged:
         raise ValueError(
             f"checkpoint.restore: {path} is damaged: {damaged[0]} has other contents than were written. Remove that folder "
@@ -93,8 +103,12 @@ def restore(folder, step, like):
     try:
         arrays = _read_arrays(path / "arrays", wanted)
     except Exception as error:
-        raise ValueError(f"checkpoint.restore: Orbax cannot read {path} ({_reason(error)}).") from error
-    return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in wanted]), card["details"]
+        raise ValueError(
+            f"checkpoint.restore: Orbax cannot read {path} ({_reason(error)})."
+        ) from error
+    return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in wanted]), card[
+        "details"
+    ]
 
 
 def read_card(folder, step):
@@ -114,7 +128,10 @@ def read_card(folder, step):
 def flatten(tree, convert=np.asarray):
     """{"params.blocks.query.kernel": array, ...} of a tree, in its own order."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): convert(leaf) for path, leaf in leaves}
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): convert(leaf)
+        for path, leaf in leaves
+    }
 
 
 def _write(path, step, arrays, details):

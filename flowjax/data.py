@@ -60,7 +60,12 @@ class Data:
 
     def describe(self):
         """What a checkpoint keeps of it: a dictionary for JSON."""
-        return {"name": self.name, "shape": self.images.shape, "classes": self.classes, "hash": self.hash}
+        return {
+            "name": self.name,
+            "shape": self.images.shape,
+            "classes": self.classes,
+            "hash": self.hash,
+        }
 
 
 def load(name, *, size=None):
@@ -87,7 +92,9 @@ def load(name, *, size=None):
         return _folder(path, size)
     if path.suffix == ".npz" and path.is_file():
         return _archive(path)
-    raise ValueError(f"data.load: {name!r} is neither 'digits' nor 'emoji', nor an .npz file or a folder that exists.")
+    raise ValueError(
+        f"data.load: {name!r} is neither 'digits' nor 'emoji', nor an .npz file or a folder that exists."
+    )
 
 
 def _data(name, images, labels, noise=None, classes=None):
@@ -101,7 +108,11 @@ def _data(name, images, labels, noise=None, classes=None):
         raise ValueError(
             f"data.load: the images of {name} have shape {images.shape}; wanted (N, H, W, C), N at least 1."
         )
-    if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
+    if (
+        labels.shape != (len(images),)
+        or not np.issubdtype(labels.dtype, np.integer)
+        or labels.min() < 0
+    ):
         raise ValueError(
             f"data.load: the labels of {name} have shape {labels.shape} and dtype {labels.dtype}; wanted ({len(images)},) "
             "whole numbers from 0."
@@ -123,14 +134,23 @@ def _digits():
 
 def _archive(path):
     try:
-        with open(path, "rb") as handle, np.load(handle) as file:  # numpy leaves a file that it cannot read open
-            arrays = {key: file[key] for key in ("images", "latents", "labels", "noise") if key in file.files}
+        with (
+            open(path, "rb") as handle,
+            np.load(handle) as file,
+        ):  # numpy leaves a file that it cannot read open
+            arrays = {
+                key: file[key]
+                for key in ("images", "latents", "labels", "noise")
+                if key in file.files
+            }
             found = file.files
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"data.load: {path} cannot be read as .npz ({error}).") from None
     images = arrays.get("images", arrays.get("latents"))
     if images is None:
-        raise ValueError(f"data.load: {path} holds {found}; wanted 'images' or 'latents', and 'labels'.")
+        raise ValueError(
+            f"data.load: {path} holds {found}; wanted 'images' or 'latents', and 'labels'."
+        )
     if (
         "images" in arrays
         and images.dtype != np.uint8
@@ -141,14 +161,21 @@ def _archive(path):
             f"data.load: the images of {path} reach {np.abs(images).max():.3g}; wanted uint8, or floats in [-1, 1] (what is "
             "no image may stand under 'latents')."
         )
-    return _data(str(path), images, arrays.get("labels", np.zeros(len(images), np.int32)), arrays.get("noise"))
+    return _data(
+        str(path),
+        images,
+        arrays.get("labels", np.zeros(len(images), np.int32)),
+        arrays.get("noise"),
+    )
 
 
 def _folder(path, size):
     from PIL import Image
 
     if not size:
-        raise ValueError(f"data.load: {path} is a folder of images; say to which size they are resized (size=32).")
+        raise ValueError(
+            f"data.load: {path} is a folder of images; say to which size they are resized (size=32)."
+        )
     known = Image.registered_extensions()
     folders = sorted(p for p in path.iterdir() if p.is_dir()) or [path]
     files = [
@@ -158,12 +185,19 @@ def _folder(path, size):
         if file.suffix.lower() in known and file.is_file()
     ]
     if not files:
-        raise ValueError(f"data.load: there are no images in {path} (.png, .jpg, ...), nor in its subfolders.")
+        raise ValueError(
+            f"data.load: there are no images in {path} (.png, .jpg, ...), nor in its subfolders."
+        )
     images, bad = [], []
     for file, _ in files:
         try:
             images.append(_read_image(file, size))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # all of which Pillow raises
+        except (
+            OSError,
+            ValueError,
+            SyntaxError,
+            Image.DecompressionBombError,
+        ) as error:  # all of which Pillow raises
             bad.append(f"{file} ({error})")
     if bad:
         raise ValueError(
@@ -171,7 +205,12 @@ def _folder(path, size):
             + "; ".join(bad[:5])
             + ("; ..." if len(bad) > 5 else ".")
         )
-    return _data(str(path), np.stack(images), [label for _, label in files], classes=[f.name for f in folders])
+    return _data(
+        str(path),
+        np.stack(images),
+        [label for _, label in files],
+        classes=[f.name for f in folders],
+    )
 
 
 def _read_image(file, size):
@@ -221,7 +260,9 @@ class Batches:
                 f"{'no ' if self.data.noise is None else ''}noise of its own: 'reflow' goes with pairs, and pairs with it."
             )
         if self.flip and self.data.noise is not None:
-            raise ValueError("data.Batches: flip=True would part the pairs of noise and image; leave it False.")
+            raise ValueError(
+                "data.Batches: flip=True would part the pairs of noise and image; leave it False."
+            )
 
     def __call__(self, step):
         """{"images": (B, H, W, C) float32, "labels": (B,) int32}, and "noise" like the images unless independent."""
@@ -243,7 +284,12 @@ class Batches:
     def _index(self, step):
         """(B,) indices into the data."""
         epoch, place = np.divmod(step * self.size + np.arange(self.size), len(self.data))
-        return np.concatenate([_permutation(self.seed, e, len(self.data))[place[epoch == e]] for e in np.unique(epoch)])
+        return np.concatenate(
+            [
+                _permutation(self.seed, e, len(self.data))[place[epoch == e]]
+                for e in np.unique(epoch)
+            ]
+        )
 
 
 @functools.lru_cache(maxsize=4)
@@ -253,7 +299,9 @@ def _permutation(seed, epoch, size):
 
 @functools.lru_cache(maxsize=1)  # the pool in work, so that its batches do not pair it anew
 def _paired_pool(batches, number):
-    parts = [batches._plain(step) for step in range(number * batches.pool, (number + 1) * batches.pool)]
+    parts = [
+        batches._plain(step) for step in range(number * batches.pool, (number + 1) * batches.pool)
+    ]
     pool = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     rng = np.random.default_rng((NOISE, batches.seed, number))
     noise = rng.standard_normal(pool["images"].shape, np.float32)

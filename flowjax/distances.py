@@ -113,7 +113,17 @@ def _resampled_rows(rng, count, groups, resamples):
     return members[which, within].reshape(resamples, count)
 
 
-def paired_ratio(errors, baseline, statistic=np.median, *, seed, groups=None, band=0.02, resamples=1000, level=0.95):
+def paired_ratio(
+    errors,
+    baseline,
+    statistic=np.median,
+    *,
+    seed,
+    groups=None,
+    band=0.02,
+    resamples=1000,
+    level=0.95,
+):
     """Ratio of a statistic of two methods' errors on the same noise, with a bootstrap interval over the samples.
 
     Both methods are resampled by the same rows, so what makes a sample hard for both cancels. The verdict is "win" when
@@ -139,12 +149,19 @@ def paired_ratio(errors, baseline, statistic=np.median, *, seed, groups=None, ba
                 "distances.paired_ratio: the baseline has no error (in a resample at least), so the ratio is infinite; "
                 "compare the errors themselves, or swap the methods."
             )
-        return np.where(bottom > 0, top / np.where(bottom > 0, bottom, 1), 1.0)  # two exact methods tie
+        return np.where(
+            bottom > 0, top / np.where(bottom > 0, bottom, 1), 1.0
+        )  # two exact methods tie
 
     pairs = np.stack([errors, baseline], axis=1)
     low, high = bootstrap(pairs, ratio, seed=seed, groups=groups, resamples=resamples, level=level)
     below, above = 1 / (1 + band), 1 + band
-    claims = {"win": high < below, "loss": low > above, "tie": below <= low and high <= above, "undecided": True}
+    claims = {
+        "win": high < below,
+        "loss": low > above,
+        "tie": below <= low and high <= above,
+        "undecided": True,
+    }
     verdict = next(name for name, holds in claims.items() if holds)
     return Ratio(float(ratio(pairs, axis=0)), low, high, verdict)
 
@@ -188,8 +205,12 @@ def mmd(x, y, bandwidth):
     of the whole data (their median distance, the usual choice) hardly. Zero in the mean under the null.
     """
     if not bandwidth > 0:
-        raise ValueError(f"distances.mmd: bandwidth {bandwidth}; wanted a length > 0 in the units of the data.")
-    return _squared_discrepancy("mmd", lambda a, b: np.exp(-cdist(a, b, "sqeuclidean") / (2 * bandwidth**2)), x, y)
+        raise ValueError(
+            f"distances.mmd: bandwidth {bandwidth}; wanted a length > 0 in the units of the data."
+        )
+    return _squared_discrepancy(
+        "mmd", lambda a, b: np.exp(-cdist(a, b, "sqeuclidean") / (2 * bandwidth**2)), x, y
+    )
 
 
 def kid(features_x, features_y):
@@ -228,7 +249,9 @@ def gaussian_w2(mean1, cov1, mean2, cov2):
     roots of eigenvalues, and stay real for singular matrices. W2 is accurate to about 1e-8 of the standard deviations.
     Means are (F,), covariances (F, F), symmetric and positive semidefinite.
     """
-    mean1, cov1, mean2, cov2 = (np.asarray(array, np.float64) for array in (mean1, cov1, mean2, cov2))
+    mean1, cov1, mean2, cov2 = (
+        np.asarray(array, np.float64) for array in (mean1, cov1, mean2, cov2)
+    )
     size = mean1.shape + mean1.shape
     if mean1.ndim != 1 or mean2.shape != mean1.shape or cov1.shape != size or cov2.shape != size:
         raise ValueError(

@@ -64,12 +64,16 @@ def path_geometry(t, path, velocity):
         return np.abs(np.trapezoid(y, t, axis=0))
 
     speed = np.linalg.norm(velocity, axis=-1)
-    still = speed <= 1e-9 * np.max(speed, axis=0)  # as at t = 0 of a variance-preserving path: no tangent, no turning
+    still = speed <= 1e-9 * np.max(
+        speed, axis=0
+    )  # as at t = 0 of a variance-preserving path: no tangent, no turning
     moving = np.where(still, 1.0, speed)
     tangent = velocity / moving[..., None]
     bend = _without(acceleration, tangent)
     bending = np.linalg.norm(bend, axis=-1)
-    twist = np.linalg.norm(_without(_without(jerk, tangent), bend / np.maximum(bending, 1e-300)[..., None]), axis=-1)
+    twist = np.linalg.norm(
+        _without(_without(jerk, tangent), bend / np.maximum(bending, 1e-300)[..., None]), axis=-1
+    )
     straight = bending <= 1e-9 * np.max(speed, axis=0)
     # a twist of rounding would be divided by a small bend
     flat = straight | still | (twist <= 1e-9 * np.linalg.norm(jerk, axis=-1))

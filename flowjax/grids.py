@@ -40,13 +40,17 @@ def check(grid, name, *, decreasing=None):
 
 def _steps(steps, name, least=1):
     if int(steps) != steps or steps < least:
-        raise ValueError(f"grids.{name}: steps={steps!r}; wanted a whole number of at least {least}.")
+        raise ValueError(
+            f"grids.{name}: steps={steps!r}; wanted a whole number of at least {least}."
+        )
     return int(steps)
 
 
 def _ends(start, end, name):
     if not 0 <= end < start <= 1:
-        raise ValueError(f"grids.{name}: start={start!r}, end={end!r}; wanted 0 <= end < start <= 1 (t = 1 is noise).")
+        raise ValueError(
+            f"grids.{name}: start={start!r}, end={end!r}; wanted 0 <= end < start <= 1 (t = 1 is noise)."
+        )
 
 
 def shifted(grid, shift):
@@ -55,7 +59,9 @@ def shifted(grid, shift):
     On the linear path this is exactly a translation of log-SNR by -log(shift); step sizes in log-SNR do not change.
     """
     if not 0 < shift < np.inf:
-        raise ValueError(f"grids.shifted: shift={shift!r}; wanted a positive number (1 changes nothing).")
+        raise ValueError(
+            f"grids.shifted: shift={shift!r}; wanted a positive number (1 changes nothing)."
+        )
     grid = np.asarray(grid, np.float64)
     return shift * grid / (shift * grid + (1 - grid))  # in this form exactly 1 stays exactly 1
 
@@ -112,7 +118,15 @@ def log_snr(schedule, steps, *, start, end, jump=False):
       (N+1,) float64, decreasing.
     """
     return _respaced(
-        "log_snr", lambda u, high, low: high + u * (low - high), np.log, np.exp, schedule, steps, start, end, jump
+        "log_snr",
+        lambda u, high, low: high + u * (low - high),
+        np.log,
+        np.exp,
+        schedule,
+        steps,
+        start,
+        end,
+        jump,
     )
 
 
@@ -134,7 +148,9 @@ def karras(schedule, steps, *, start, end, rho=7.0, jump=False):
 def beta(schedule, steps, *, start, end, alpha=0.6, beta=0.6, jump=False):
     """sigma/alpha at the quantiles of a Beta(alpha, beta) law (Lee et al. 2024, arXiv:2407.12173). Arguments as in `log_snr`."""
     if not (alpha > 0 and beta > 0):
-        raise ValueError(f"grids.beta: alpha={alpha!r}, beta={beta!r}; wanted two positive numbers (0.6 in the paper).")
+        raise ValueError(
+            f"grids.beta: alpha={alpha!r}, beta={beta!r}; wanted two positive numbers (0.6 in the paper)."
+        )
 
     def quantiles(u, high, low):
         return low + stats.beta.ppf(1 - u, alpha, beta) * (high - low)
@@ -156,7 +172,10 @@ def _respaced(name, space, warp, unwarp, schedule, steps, start, end, jump):
     high, low = warp(np.exp(-ends))
     ratio = unwarp(space(np.linspace(0, 1, steps + 1), high, low))
     grid = schedule.time_of_log_snr(-np.log(ratio))
-    grid[0], grid[-1] = start, end  # the ends are what was asked for, not their round trip through log-SNR
+    grid[0], grid[-1] = (
+        start,
+        end,
+    )  # the ends are what was asked for, not their round trip through log-SNR
     return np.append(grid, 0.0) if jump else grid
 
 
@@ -176,7 +195,9 @@ def linear_quadratic(steps, *, start=1.0, fine=1000):
     steps = _steps(steps, "linear_quadratic", least=2)
     _ends(start, 0.0, "linear_quadratic")
     if fine < steps + 1:
-        raise ValueError(f"grids.linear_quadratic: fine={fine} is less than the {steps + 1} times of {steps} steps.")
+        raise ValueError(
+            f"grids.linear_quadratic: fine={fine} is less than the {steps + 1} times of {steps} steps."
+        )
     base = np.linspace(1, 0, fine)
     head = (steps + 1) // 2
     tail = np.arange(1, steps + 2 - head) / (steps + 1 - head)

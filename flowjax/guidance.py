@@ -56,14 +56,27 @@ class Projection:
 
     def __post_init__(self):
         if self.threshold is not None and _is(np.less_equal, self.threshold, 0):
-            raise ValueError(f"guidance.Projection: threshold={self.threshold!r}; wanted above 0, or None: no limit.")
+            raise ValueError(
+                f"guidance.Projection: threshold={self.threshold!r}; wanted above 0, or None: no limit."
+            )
 
     def start(self, noise, networks=None):
         """The carry to begin with, for states like `noise`; `networks` is the networks' own carry, if any."""
-        return Running(jnp.zeros(noise.shape, jnp.promote_types(noise.dtype, jnp.float32)), networks)
+        return Running(
+            jnp.zeros(noise.shape, jnp.promote_types(noise.dtype, jnp.float32)), networks
+        )
 
 
-def combine(conditional, unconditional, scale, *, interval=(0, 1), rescale=0.0, projection=None, channels=None):
+def combine(
+    conditional,
+    unconditional,
+    scale,
+    *,
+    interval=(0, 1),
+    rescale=0.0,
+    projection=None,
+    channels=None,
+):
     """Guidance between two models, such as exact fields of a class and of all data.
 
     A weaker second model makes it autoguidance (arXiv:2406.02507); the same network with damaged attention or skipped
@@ -93,7 +106,17 @@ def combine(conditional, unconditional, scale, *, interval=(0, 1), rescale=0.0, 
     return _guided("combine", both, alone, scale, interval, rescale, projection, channels)
 
 
-def classifier_free(network, label, null_label, scale, *, interval=(0, 1), rescale=0.0, projection=None, channels=None):
+def classifier_free(
+    network,
+    label,
+    null_label,
+    scale,
+    *,
+    interval=(0, 1),
+    rescale=0.0,
+    projection=None,
+    channels=None,
+):
     """Classifier-free guidance of one network, in one call on [conditional, null] stacked along the batch.
 
     Args:
@@ -144,11 +167,15 @@ def classifier(model, log_prob, scale, schedule):
         def gradient(t):
             values, backward = jax.vjp(lambda x: log_prob(x, t), x)
             if values.shape != x.shape[:1]:
-                raise ValueError(f"guidance.classifier: log_prob gave shape {values.shape}; wanted {x.shape[:1]}.")
+                raise ValueError(
+                    f"guidance.classifier: log_prob gave shape {values.shape}; wanted {x.shape[:1]}."
+                )
             return backward(jnp.ones_like(values))[0]
 
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        term = _like(schedule.sigma_sigma_dot(t) - _ratio(schedule.alpha_dot(t), alpha) * sigma**2, x) * gradient(t)
+        term = _like(
+            schedule.sigma_sigma_dot(t) - _ratio(schedule.alpha_dot(t), alpha) * sigma**2, x
+        ) * gradient(t)
         if reaches_noise:
             in_time = lambda: jax.jvp(gradient, (t,), (jnp.ones_like(t),))[1]
             slope = jax.lax.cond(jnp.any(alpha == 0), in_time, lambda: jnp.zeros_like(x))
@@ -171,9 +198,13 @@ def dynamic_threshold(quantile=0.995, *, least=1.0, most=None):
     """
     most = np.inf if most is None else most
     if _is(np.less, quantile, 0) or _is(np.greater, quantile, 1):
-        raise ValueError(f"guidance.dynamic_threshold: quantile={quantile!r}; wanted a number from 0 to 1, like 0.995.")
+        raise ValueError(
+            f"guidance.dynamic_threshold: quantile={quantile!r}; wanted a number from 0 to 1, like 0.995."
+        )
     if _is(np.less_equal, least, 0) or _is(np.greater, least, most):
-        raise ValueError(f"guidance.dynamic_threshold: least={least!r}, most={most!r}; wanted 0 < least <= most.")
+        raise ValueError(
+            f"guidance.dynamic_threshold: least={least!r}, most={most!r}; wanted 0 < least <= most."
+        )
 
     def hook(data, t):
         s = jnp.quantile(jnp.abs(data).reshape(len(data), -1), quantile, axis=1)
@@ -203,16 +234,26 @@ def _guided(name, both, alone, scale, interval, rescale, projection, channels):
     """The guided model. both(x, t, carry) -> (velocity, other, carry); alone(x, t, carry) -> (velocity, carry)."""
     low, high = interval
     if _is(np.greater, low, high):
-        raise ValueError(f"guidance.{name}: interval={interval!r} is inverted; wanted (low, high) with low < high.")
+        raise ValueError(
+            f"guidance.{name}: interval={interval!r} is inverted; wanted (low, high) with low < high."
+        )
     never = _is(np.equal, scale, 1)
-    always = _is(np.less_equal, low, 0) and _is(np.greater_equal, high, 1) and _is(np.not_equal, scale, 1)
+    always = (
+        _is(np.less_equal, low, 0)
+        and _is(np.greater_equal, high, 1)
+        and _is(np.not_equal, scale, 1)
+    )
 
     def guided(x, t, carry=None):
         x, t = _checked(name, x, t, scale)
         if channels is not None and not 1 <= channels <= x.shape[-1]:
-            raise ValueError(f"guidance.{name}: channels={channels!r}; wanted 1 to {x.shape[-1]}, or None for all.")
+            raise ValueError(
+                f"guidance.{name}: channels={channels!r}; wanted 1 to {x.shape[-1]}, or None for all."
+            )
         if carry is None and projection is not None and not _is(np.equal, projection.momentum, 0):
-            raise ValueError(f"guidance.{name}: momentum needs a carry; pass carry=projection.start(noise).")
+            raise ValueError(
+                f"guidance.{name}: momentum needs a carry; pass carry=projection.start(noise)."
+            )
         running, networks = (None, carry) if projection is None or carry is None else carry
         inside = ((low < t) | (low <= 0)) & ((t < high) | (high >= 1))
         weight = jnp.where(inside, jnp.asarray(scale, x.dtype), 1)
@@ -223,17 +264,27 @@ def _guided(name, both, alone, scale, interval, rescale, projection, channels):
             strong, weak = velocity[part], other[part]
             if projection is None:
                 change = _like(weight - 1, x) * (strong - weak)
-                return velocity.at[part].set(strong + _rescaled(change, strong, rescale)), running, after
+                return (
+                    velocity.at[part].set(strong + _rescaled(change, strong, rescale)),
+                    running,
+                    after,
+                )
             before = None if running is None else running[part]
             strong, now = _projected(projection, strong, weak, x[part], t, weight, before, rescale)
-            return velocity.at[part].set(strong), None if running is None else running.at[part].set(now), after
+            return (
+                velocity.at[part].set(strong),
+                None if running is None else running.at[part].set(now),
+                after,
+            )
 
         def without():
             velocity, after = alone(x, t, networks)
             return velocity, running, after
 
         known = without if never else with_guidance if always else None
-        velocity, running, networks = known() if known else jax.lax.cond(jnp.any(weight != 1), with_guidance, without)
+        velocity, running, networks = (
+            known() if known else jax.lax.cond(jnp.any(weight != 1), with_guidance, without)
+        )
         carry_after = networks if projection is None else Running(running, networks)
         return velocity if carry is None else (velocity, carry_after)
 
@@ -270,7 +321,9 @@ def _stacked(given, null, batch):
     """[given, null] along the batch: (2B, ...)."""
     given = jnp.asarray(given)
     if given.shape[:1] != (batch,):
-        raise ValueError(f"guidance.classifier_free: a label has shape {given.shape}; wanted ({batch}, ...).")
+        raise ValueError(
+            f"guidance.classifier_free: a label has shape {given.shape}; wanted ({batch}, ...)."
+        )
     return jnp.concatenate([given, jnp.broadcast_to(jnp.asarray(null, given.dtype), given.shape)])
 
 
@@ -285,14 +338,20 @@ def _checked(name, x, t, scale=1):
     x = jnp.asarray(x)
     for what, value in (("t", t), ("scale", scale)):
         if np.shape(value) not in ((), x.shape[:1]):
-            raise ValueError(f"guidance.{name}: {what} has shape {np.shape(value)}; wanted () or {x.shape[:1]}.")
+            raise ValueError(
+                f"guidance.{name}: {what} has shape {np.shape(value)}; wanted () or {x.shape[:1]}."
+            )
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    return x, jnp.asarray(t, jnp.promote_types(t.dtype, jnp.float32) if isinstance(t, jax.Array) else x.dtype)
+    return x, jnp.asarray(
+        t, jnp.promote_types(t.dtype, jnp.float32) if isinstance(t, jax.Array) else x.dtype
+    )
 
 
 def _is(compare, value, wanted):
     """Whether `compare(value, wanted)` is known to hold, of every entry; False where one of them is traced."""
-    return not any(isinstance(v, jax.core.Tracer) for v in (value, wanted)) and bool(np.all(compare(value, wanted)))
+    return not any(isinstance(v, jax.core.Tracer) for v in (value, wanted)) and bool(
+        np.all(compare(value, wanted))
+    )
 
 
 def _like(value, x):

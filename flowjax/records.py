@@ -67,7 +67,9 @@ def plain(value):
         array = np.asarray(value)
         # kind "V" is how numpy sees bfloat16 and its relatives
         if array.dtype.kind in "biufUV" and not array.dtype.names:
-            return plain((array if array.dtype.kind in "biuU" else array.astype(np.float64)).tolist())
+            return plain(
+                (array if array.dtype.kind in "biuU" else array.astype(np.float64)).tolist()
+            )
     raise ValueError(
         f"records: a {type(value).__name__} cannot stand in a row or a configuration; give numbers or text."
     )
@@ -112,7 +114,9 @@ def _git(*arguments):
     """What git says about the folder of this file; None where there is no git or this file is not tracked."""
     folder = pathlib.Path(__file__).parent
     try:
-        done = subprocess.run(["git", "-C", folder, *arguments], capture_output=True, text=True, timeout=20)
+        done = subprocess.run(
+            ["git", "-C", folder, *arguments], capture_output=True, text=True, timeout=20
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
@@ -168,10 +172,14 @@ def read(workdir):
     """
     path = pathlib.Path(workdir) / "rows.jsonl"
     if not path.exists():
-        raise ValueError(f"records.read: there are no rows in {workdir}; run the experiment with --workdir={workdir}.")
+        raise ValueError(
+            f"records.read: there are no rows in {workdir}; run the experiment with --workdir={workdir}."
+        )
     whole, torn = _whole_lines(path)
     if torn:
-        _log.warning("records: %s ends within a line (%d bytes); that row is dropped.", path, len(torn))
+        _log.warning(
+            "records: %s ends within a line (%d bytes); that row is dropped.", path, len(torn)
+        )
     rows = []
     for number, line in enumerate(whole.splitlines(), 1):
         try:
@@ -213,7 +221,9 @@ def flat(config, prefix=""):
     """{"a.b": value} of a nested dict: a configuration, one line a field."""
     if not isinstance(config, dict) or (prefix and config.keys() == {"__float__"}):
         return {prefix[:-1]: config}
-    return {k: v for name, item in config.items() for k, v in flat(item, f"{prefix}{name}.").items()}
+    return {
+        k: v for name, item in config.items() for k, v in flat(item, f"{prefix}{name}.").items()
+    }
 
 
 def _differences(old, new):
@@ -266,7 +276,9 @@ class Records:
                 "config.json",
             ):  # the mark of success goes first
                 (self.workdir / name).unlink(missing_ok=True)
-        found = {"hash": self.config_hash, "config": self.config} | ({"earlier": earlier} if earlier else {})
+        found = {"hash": self.config_hash, "config": self.config} | (
+            {"earlier": earlier} if earlier else {}
+        )
         _write_json(self.workdir / "config.json", found)
         self.rows = read(self.workdir) if self._path.exists() else []
         whole, torn = _whole_lines(self._path)
@@ -276,22 +288,35 @@ class Records:
     def _check(self, overwrite):
         """Refuse a directory whose rows another configuration made; return {hash: fields} of what this one has grown from."""
         if self.workdir.exists() and not self.workdir.is_dir():
-            raise ValueError(f"Records: {self.workdir} is a file, and a directory is needed; give another --workdir.")
+            raise ValueError(
+                f"Records: {self.workdir} is a file, and a directory is needed; give another --workdir."
+            )
         if overwrite or not self._path.exists() or not self._path.stat().st_size:
             return {}
         way_out = "Give another --workdir, or --overwrite to lose those rows."
         path = self.workdir / "config.json"
         if not path.exists():
-            raise ValueError(f"Records: {self.workdir} holds rows, but no config.json says what made them. {way_out}")
-        found = json.loads(path.read_text(encoding="utf-8"))  # NaN stays encoded: it must equal itself here
+            raise ValueError(
+                f"Records: {self.workdir} holds rows, but no config.json says what made them. {way_out}"
+            )
+        found = json.loads(
+            path.read_text(encoding="utf-8")
+        )  # NaN stays encoded: it must equal itself here
         earlier = found.get("earlier", {})
         if found["hash"] == self.config_hash:
             return earlier
         gained = sorted(self.config.keys() - found["config"].keys())
-        if found["config"] != {name: value for name, value in self.config.items() if name not in gained}:
+        if found["config"] != {
+            name: value for name, value in self.config.items() if name not in gained
+        }:
             differ = "; ".join(_differences(found["config"], self.config))
-            raise ValueError(f"Records: {self.workdir} holds rows of another configuration ({differ}). {way_out}")
-        return {hash: sorted({*names, *gained}) for hash, names in (earlier | {found["hash"]: []}).items()}
+            raise ValueError(
+                f"Records: {self.workdir} holds rows of another configuration ({differ}). {way_out}"
+            )
+        return {
+            hash: sorted({*names, *gained})
+            for hash, names in (earlier | {found["hash"]: []}).items()
+        }
 
     def _cells(self, names):
         """The cells present, as canonical text, for one set of key names; gathered once, kept up by `add`."""
@@ -308,17 +333,25 @@ class Records:
         """Append one row, `{**key, **values}` with its hashes, and return it as it will be read back."""
         for name in (*key, *values):
             if name in _RESERVED or (name in key and name in values):
-                reason = "is written by Records itself" if name in _RESERVED else "stands in the key and in the values"
+                reason = (
+                    "is written by Records itself"
+                    if name in _RESERVED
+                    else "stands in the key and in the values"
+                )
                 raise ValueError(f"Records.add: {name!r} {reason}; rename it.")
         if self.done(key):
-            raise ValueError(f"Records.add: the cell {key} is measured already; ask done(key) first, or widen the key.")
+            raise ValueError(
+                f"Records.add: the cell {key} is measured already; ask done(key) first, or widen the key."
+            )
         row = plain({**key, **values})
         row |= {"config": self.config_hash, "environment": self._environment()}
         line = json.dumps(row, separators=(",", ":"), allow_nan=False)
         with open(self._path, "ab", buffering=0) as file:  # one write a line
             data = line.encode() + b"\n"
             if file.write(data) != len(data):
-                raise OSError(f"Records.add: {self._path} took only a part of a row; is the disk full?")
+                raise OSError(
+                    f"Records.add: {self._path} took only a part of a row; is the disk full?"
+                )
         self.rows.append(json.loads(line, object_hook=_decode))
         for names, cells in self._index.items():
             if row.keys() >= set(names):
@@ -332,7 +365,9 @@ class Records:
             self._environment_hash = _hash(found)
             known = read_environments(self.workdir)
             if self._environment_hash not in known:
-                _write_json(self.workdir / "environment.json", {**known, self._environment_hash: found})
+                _write_json(
+                    self.workdir / "environment.json", {**known, self._environment_hash: found}
+                )
         return self._environment_hash
 
     def finish(self, summary=None):
@@ -346,4 +381,7 @@ class Records:
     def finished(self):
         """Whether this configuration was measured to its end, and the rows are still as many as then."""
         found = read_summary(self.workdir)
-        return bool(found) and (found["config"], found["rows"]) == (self.config_hash, len(self.rows))
+        return bool(found) and (found["config"], found["rows"]) == (
+            self.config_hash,
+            len(self.rows),
+        )

@@ -55,7 +55,11 @@ def _exp(x):
 
 def _expand(coefficient, x):
     """Per-sample coefficients (B,) shaped to multiply a batch (B, *D); scalars stay scalars."""
-    return coefficient.reshape(coefficient.shape + (1,) * (x.ndim - 1)) if np.ndim(coefficient) == 1 else coefficient
+    return (
+        coefficient.reshape(coefficient.shape + (1,) * (x.ndim - 1))
+        if np.ndim(coefficient) == 1
+        else coefficient
+    )
 
 
 class Schedule:
@@ -270,7 +274,9 @@ class VPDiscrete(VariancePreserving):
             )
         log_alpha = 0.5 * np.cumsum(np.log1p(-betas))
         if self.log_snr_min is not None:
-            log_alpha = log_alpha[log_alpha - 0.5 * np.log(-np.expm1(2 * log_alpha)) >= self.log_snr_min]
+            log_alpha = log_alpha[
+                log_alpha - 0.5 * np.log(-np.expm1(2 * log_alpha)) >= self.log_snr_min
+            ]
         if len(log_alpha) < 2:
             raise ValueError(
                 f"schedules.VPDiscrete: only {len(log_alpha)} node(s) have log-SNR >= log_snr_min={self.log_snr_min}; "

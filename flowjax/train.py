@@ -18,7 +18,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from flowjax.errors import check_choice
-from flowjax.models.model import CLOCKS
+from flowjax.models.card import CLOCKS
 
 TIMES = ("uniform", "logit-normal", "shifted")
 
@@ -34,7 +34,9 @@ def draw_times(key, kind, *, mean=0.0, std=1.0, shift=3.0, dtype=jnp.float32):
     check_choice("train.draw_times", "kind", kind, TIMES)
     if kind == "logit-normal":
         return jax.nn.sigmoid(mean + std * jax.random.normal(key, (), dtype))
-    u = 1 - jax.random.uniform(key, (), dtype)  # never 0, where sigma' of some schedules is infinite
+    u = 1 - jax.random.uniform(
+        key, (), dtype
+    )  # never 0, where sigma' of some schedules is infinite
     return u if kind == "uniform" else shift * u / (1 + (shift - 1) * u)
 
 
@@ -68,8 +70,12 @@ def squared_errors(predict, schedule, prediction, data, noise, t):
 
 def network_prediction(card, params, x, t, label):
     """What the network of `card` predicts, (B, H, W, C): `card.prediction` itself, not yet made a velocity."""
-    out = card.raw(params, x, CLOCKS[card.clock](card.schedule, t), label)[..., : card.config.channels]
-    return -out if card.clock == "1 - t" else out  # that clock runs towards the data, and so does what it predicts
+    out = card.raw(params, x, CLOCKS[card.clock](card.schedule, t), label)[
+        ..., : card.config.channels
+    ]
+    return (
+        -out if card.clock == "1 - t" else out
+    )  # that clock runs towards the data, and so does what it predicts
 
 
 class State(NamedTuple):
@@ -83,15 +89,21 @@ class State(NamedTuple):
 
 def adamw(steps, *, learning_rate=1e-3, warmup=50, weight_decay=0.0, clip=1.0):
     """The default optimizer: AdamW on gradients clipped to a global norm, linear warm-up, then a cosine to 0 at `steps`."""
-    rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, min(warmup, steps // 2), max(steps, 2))
-    return optax.chain(optax.clip_by_global_norm(clip), optax.adamw(rate, weight_decay=weight_decay))
+    rate = optax.warmup_cosine_decay_schedule(
+        0.0, learning_rate, min(warmup, steps // 2), max(steps, 2)
+    )
+    return optax.chain(
+        optax.clip_by_global_norm(clip), optax.adamw(rate, weight_decay=weight_decay)
+    )
 
 
 def start(params, optimizer):
     """The `State` before the first step."""
     # copies: a step gives the buffers of its state to its result, and none may be given twice
     copy = lambda tree: jax.tree.map(jnp.array, tree)
-    return State(jnp.zeros((), jnp.int32), copy(params), copy(params), jax.jit(optimizer.init)(params))
+    return State(
+        jnp.zeros((), jnp.int32), copy(params), copy(params), jax.jit(optimizer.init)(params)
+    )
 
 
 def ema_decay(step, decay):
@@ -151,11 +163,15 @@ def make_step(card, optimizer, mesh, *, times, label_dropout=0.1, decay=0.999, m
     def mean_loss(params, batch, ids, key):
         images = batch["images"]
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, ids)
-        time_keys, noise_keys, drop_keys = (jax.vmap(jax.random.fold_in, (0, None))(keys, i) for i in range(3))
+        time_keys, noise_keys, drop_keys = (
+            jax.vmap(jax.random.fold_in, (0, None))(keys, i) for i in range(3)
+        )
         t = jax.vmap(lambda k: times(k, dtype=images.dtype))(time_keys)
         draw = lambda k: jax.random.normal(k, images.shape[1:], images.dtype)
         noise = batch["noise"] if "noise" in batch else jax.vmap(draw)(noise_keys)
-        dropped = jax.vmap(lambda k: jax.random.uniform(k, (), jnp.float32) < label_dropout)(drop_keys)
+        dropped = jax.vmap(lambda k: jax.random.uniform(k, (), jnp.float32) < label_dropout)(
+            drop_keys
+        )
         label = jnp.where(dropped, card.null_label, batch["labels"])
         predict = lambda x, t: network_prediction(card, params, x, t, label)
         return jnp.mean(squared_errors(predict, card.schedule, card.prediction, images, noise, t))
@@ -167,7 +183,9 @@ def make_step(card, optimizer, mesh, *, times, label_dropout=0.1, decay=0.999, m
         if microbatches == 1:
             return of(params, batch, ids, key)
         # sample i goes to microbatch i mod m: each keeps an equal share of every device's samples
-        parts = jax.tree.map(lambda a: jnp.moveaxis(a.reshape(-1, microbatches, *a.shape[1:]), 1, 0), (batch, ids))
+        parts = jax.tree.map(
+            lambda a: jnp.moveaxis(a.reshape(-1, microbatches, *a.shape[1:]), 1, 0), (batch, ids)
+        )
         add = lambda total, part: (jax.tree.map(jnp.add, total, of(params, *part, key)), None)
         zero = jax.tree.map(jnp.zeros_like, (jnp.zeros((), batch["images"].dtype), params))
         return jax.tree.map(lambda a: a / microbatches, jax.lax.scan(add, zero, parts)[0])
@@ -178,7 +196,9 @@ def make_step(card, optimizer, mesh, *, times, label_dropout=0.1, decay=0.999, m
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         rest = 1 - ema_decay(state.step, decay)
-        ema = jax.tree.map(lambda mean, p: mean + rest.astype(p.dtype) * (p - mean), state.ema, params)
+        ema = jax.tree.map(
+            lambda mean, p: mean + rest.astype(p.dtype) * (p - mean), state.ema, params
+        )
         metrics = {"loss": loss, "gradient": optax.tree.norm(gradients)}
         return State(state.step + 1, params, ema, optimizer_state), metrics
 

@@ -22,7 +22,11 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
 # Most of the time of these tests is compilation, so a second run is several times quicker with the programs of the
 # first. jax's own thresholds would leave out the small ones. JAX_ENABLE_COMPILATION_CACHE=0 measures a first run.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "flowjax" / "jax"
+    cache = (
+        pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+        / "flowjax"
+        / "jax"
+    )
     jax.config.update("jax_compilation_cache_dir", str(cache))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -20,13 +20,22 @@ DETAILS = {"config": {"rate": 0.5}, "loss": float("nan")}
 
 
 def tree(value=1.0):
-    params = {"a": {"kernel": jnp.full((3, 2), value, jnp.float32)}, "b": jnp.arange(4, dtype=jnp.bfloat16)}
-    return {"step": jnp.asarray(7, jnp.int32), "params": params, "optimizer": optax.adam(1e-3).init(params)}
+    params = {
+        "a": {"kernel": jnp.full((3, 2), value, jnp.float32)},
+        "b": jnp.arange(4, dtype=jnp.bfloat16),
+    }
+    return {
+        "step": jnp.asarray(7, jnp.int32),
+        "params": params,
+        "optimizer": optax.adam(1e-3).init(params),
+    }
 
 
 def same(a, b):
     a, b = checkpoint.flatten(a), checkpoint.flatten(b)
-    return a.keys() == b.keys() and all(a[k].dtype == b[k].dtype and np.array_equal(a[k], b[k]) for k in a)
+    return a.keys() == b.keys() and all(
+        a[k].dtype == b[k].dtype and np.array_equal(a[k], b[k]) for k in a
+    )
 
 
 def test_round_trip(tmp_path):
@@ -59,7 +68,9 @@ def test_damaged_checkpoint_is_refused_and_left(tmp_path, harm):
     if harm == "missing":
         file.unlink()
     else:
-        file.write_bytes(content[:-1] if harm == "truncated" else content[:-1] + bytes([content[-1] ^ 1]))
+        file.write_bytes(
+            content[:-1] if harm == "truncated" else content[:-1] + bytes([content[-1] ^ 1])
+        )
     with pytest.raises(ValueError, match=f"damaged: .*{file.name}.*Remove that folder"):
         checkpoint.restore(tmp_path, 1, tree())
     assert checkpoint.steps(tmp_path) == [1]
@@ -76,7 +87,11 @@ def test_foreign_folder_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [lambda t: t["params"].pop("b"), lambda t: t["params"].update(b=np.zeros(5)), lambda t: t.update(more=np.zeros(1))],
+    [
+        lambda t: t["params"].pop("b"),
+        lambda t: t["params"].update(b=np.zeros(5)),
+        lambda t: t.update(more=np.zeros(1)),
+    ],
 )
 def test_checkpoint_of_another_model_is_refused(tmp_path, change):
     checkpoint.save(tmp_path, 1, tree(), {})

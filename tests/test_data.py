@@ -16,7 +16,9 @@ def toy(size=10, shape=(2, 3, 1), classes=2, noise=False):
     images = RNG.uniform(-1, 1, (size, *shape)).astype(np.float32)
     images[:, 0, 0, 0] = np.arange(size)
     more = images + 100 if noise else None
-    return data.Data("toy", images, np.arange(size, dtype=np.int32) % classes, tuple(range(classes)), more)
+    return data.Data(
+        "toy", images, np.arange(size, dtype=np.int32) % classes, tuple(range(classes)), more
+    )
 
 
 def number(batch):
@@ -35,9 +37,17 @@ def test_archive_round_trips(tmp_path):
     np.savez(tmp_path / "a.npz", images=images, labels=labels)
     np.savez(tmp_path / "b.npz", latents=9.0 * images)
     held = data.load(tmp_path / "a.npz")
-    assert np.array_equal(held.images, images) and np.array_equal(held.labels, labels) and held.classes == (0, 1, 2)
+    assert (
+        np.array_equal(held.images, images)
+        and np.array_equal(held.labels, labels)
+        and held.classes == (0, 1, 2)
+    )
     latents = data.load(tmp_path / "b.npz")
-    assert latents.images.dtype == np.float32 and latents.images.max() == 9.0 * images.max() and latents.classes == (0,)
+    assert (
+        latents.images.dtype == np.float32
+        and latents.images.max() == 9.0 * images.max()
+        and latents.classes == (0,)
+    )
     assert held.hash == data.load(tmp_path / "a.npz").hash != latents.hash
 
 
@@ -84,7 +94,11 @@ def folder(tmp_path):
 
 def test_subfolders_are_classes_and_transparency_is_white(folder):
     held = data.load(folder, size=4)
-    assert held.classes == ("cat", "dog") and held.labels.tolist() == [0, 0, 1] and held.images.shape == (3, 4, 4, 3)
+    assert (
+        held.classes == ("cat", "dog")
+        and held.labels.tolist() == [0, 0, 1]
+        and held.images.shape == (3, 4, 4, 3)
+    )
     colours = held.images.reshape(3, -1, 3)
     assert np.all(colours == np.array([[255, 0, 0], [255, 255, 255], [0, 0, 255]])[:, None])
 
@@ -124,7 +138,9 @@ def test_batches_are_a_function_of_seed_and_step(coupling):
 @pytest.mark.parametrize("size", [1, 3, 4, 10, 25])
 def test_each_epoch_holds_each_image_once(size):
     batches = data.Batches(toy(10), size, seed=3)
-    seen = np.concatenate([number(batches(step)) for step in range(60 // size + 1)])[:50].reshape(5, 10)
+    seen = np.concatenate([number(batches(step)) for step in range(60 // size + 1)])[:50].reshape(
+        5, 10
+    )
     assert np.array_equal(np.sort(seen, axis=1), np.tile(np.arange(10), (5, 1)))
     assert not np.array_equal(seen[0], seen[1])
 
@@ -138,8 +154,13 @@ def test_labels_and_noise_stay_with_their_images():
 
 def test_flip_mirrors_about_half_of_the_images_along_their_width():
     held = toy(40)
-    plain, flipped = (data.Batches(held, 40, seed=0, flip=flip)(0)["images"] for flip in (False, True))
-    same, mirrored = ([np.array_equal(a, b) for a, b in zip(flipped, other)] for other in (plain, plain[:, :, ::-1]))
+    plain, flipped = (
+        data.Batches(held, 40, seed=0, flip=flip)(0)["images"] for flip in (False, True)
+    )
+    same, mirrored = (
+        [np.array_equal(a, b) for a, b in zip(flipped, other)]
+        for other in (plain, plain[:, :, ::-1])
+    )
     assert np.all(np.array(same) ^ np.array(mirrored)) and 10 < sum(mirrored) < 30
 
 
@@ -152,9 +173,13 @@ def test_optimal_transport_is_the_cheapest_order_that_keeps_the_labels(classes):
     images, noise = RNG.standard_normal((2, 6, 2, 2, 1))
     labels = np.arange(6) % classes
     order = data.pair(images, noise, labels)
-    allowed = [list(o) for o in itertools.permutations(range(6)) if np.array_equal(labels[list(o)], labels)]
+    allowed = [
+        list(o) for o in itertools.permutations(range(6)) if np.array_equal(labels[list(o)], labels)
+    ]
     assert list(order) in allowed
-    assert cost(images, noise[order]) == pytest.approx(min(cost(images, noise[o]) for o in allowed), rel=1e-12)
+    assert cost(images, noise[order]) == pytest.approx(
+        min(cost(images, noise[o]) for o in allowed), rel=1e-12
+    )
 
 
 def test_minibatch_transport_permutes_normal_noise_and_never_raises_the_cost():
@@ -162,8 +187,12 @@ def test_minibatch_transport_permutes_normal_noise_and_never_raises_the_cost():
     batches = data.Batches(held, 8, seed=5, coupling="ot", pool=3)
     for pool in range(4):
         parts = [batches(3 * pool + i) for i in range(3)]
-        images, noise, labels = (np.concatenate([p[name] for p in parts]) for name in ("images", "noise", "labels"))
-        drawn = np.random.default_rng((data.NOISE, 5, pool)).standard_normal(noise.shape, np.float32)
+        images, noise, labels = (
+            np.concatenate([p[name] for p in parts]) for name in ("images", "noise", "labels")
+        )
+        drawn = np.random.default_rng((data.NOISE, 5, pool)).standard_normal(
+            noise.shape, np.float32
+        )
         for label in range(
             2
         ):  # each label keeps the noise that was drawn in its places, so that noise is normal for it

@@ -60,9 +60,14 @@ def test_bootstrap_of_the_mean_matches_the_normal_interval():
 
 def test_bootstrap_covers_the_truth_as_often_as_it_says():
     draws = np.random.default_rng(2).normal(size=(200, 60))
-    intervals = [distances.bootstrap(row, distances.rms, seed=i, resamples=300) for i, row in enumerate(draws)]
+    intervals = [
+        distances.bootstrap(row, distances.rms, seed=i, resamples=300)
+        for i, row in enumerate(draws)
+    ]
     covered = np.mean([low < 1.0 < high for low, high in intervals])
-    assert 0.87 < covered <= 1.0  # 95 % less the known shortfall at 60 rows and three standard errors of 200
+    assert (
+        0.87 < covered <= 1.0
+    )  # 95 % less the known shortfall at 60 rows and three standard errors of 200
 
 
 def test_pairing_removes_what_is_hard_for_both():
@@ -74,7 +79,9 @@ def test_pairing_removes_what_is_hard_for_both():
     assert unpaired.high - unpaired.low > 5 * (ratio.high - ratio.low)
 
 
-@pytest.mark.parametrize("factor, verdict", [(0.8, "win"), (1.25, "loss"), (1.01, "tie"), (0.99, "tie"), (1.0, "tie")])
+@pytest.mark.parametrize(
+    "factor, verdict", [(0.8, "win"), (1.25, "loss"), (1.01, "tie"), (0.99, "tie"), (1.0, "tie")]
+)
 def test_verdicts(factor, verdict):
     errors = np.random.default_rng(4).lognormal(size=200)
     found = distances.paired_ratio(factor * errors, errors, distances.rms, seed=0)
@@ -84,7 +91,10 @@ def test_verdicts(factor, verdict):
 
 def test_noisy_ratio_is_undecided_and_exact_methods_tie():
     rng = np.random.default_rng(5)
-    assert distances.paired_ratio(rng.lognormal(size=30), rng.lognormal(size=30), seed=0).verdict == "undecided"
+    assert (
+        distances.paired_ratio(rng.lognormal(size=30), rng.lognormal(size=30), seed=0).verdict
+        == "undecided"
+    )
     assert distances.paired_ratio(np.zeros(9), np.zeros(9), seed=0) == (1.0, 1.0, 1.0, "tie")
 
 
@@ -113,7 +123,9 @@ def test_zero_on_itself(name):
 @pytest.mark.parametrize("name", UNBIASED)
 def test_zero_in_the_mean_under_the_null(name):
     rng = np.random.default_rng(6)
-    values = [UNBIASED[name](rng.normal(size=(20, 2)), rng.normal(size=(30, 2))) for _ in range(400)]
+    values = [
+        UNBIASED[name](rng.normal(size=(20, 2)), rng.normal(size=(30, 2))) for _ in range(400)
+    ]
     assert abs(np.mean(values)) < 4 * np.std(values) / 20
     assert min(values) < 0  # unbiased, so not clipped
 
@@ -121,7 +133,11 @@ def test_zero_in_the_mean_under_the_null(name):
 def test_sliced_distance_of_a_translation():
     # The projections are shifted by direction . shift, so the distance is their root mean square: near |shift|/sqrt(F).
     shift = np.array([3.0, 0.0, 4.0])
-    assert_allclose(distances.sliced_wasserstein(X, X + shift, directions=20000, seed=0), 5 / np.sqrt(3), rtol=0.02)
+    assert_allclose(
+        distances.sliced_wasserstein(X, X + shift, directions=20000, seed=0),
+        5 / np.sqrt(3),
+        rtol=0.02,
+    )
 
 
 def test_sliced_distance_of_the_line_is_the_quantile_distance():
@@ -161,7 +177,9 @@ def test_w2_of_gaussians_in_closed_form():
     # Commuting covariances: the distance of the standard deviations.
     first, second = np.array([1.0, 4.0, 0.0]), np.array([9.0, 1.0, 4.0])
     expected = np.linalg.norm(np.sqrt(first) - np.sqrt(second))
-    assert_allclose(distances.gaussian_w2(zero, TURN * first @ TURN.T, zero, TURN * second @ TURN.T), expected)
+    assert_allclose(
+        distances.gaussian_w2(zero, TURN * first @ TURN.T, zero, TURN * second @ TURN.T), expected
+    )
     # Two perpendicular rank-one covariances share nothing.
     flat, tall = np.diag([1.0, 0.0]), np.diag([0.0, 1.0])
     assert_allclose(distances.gaussian_w2(np.zeros(2), flat, np.zeros(2), tall), np.sqrt(2))
@@ -175,7 +193,9 @@ def test_w2_of_gaussians_equals_the_length_of_the_optimal_map():
     inverse = np.linalg.inv(root)
     left = np.eye(4) - inverse @ distances._root(root @ b @ root) @ inverse
     zero = np.zeros(4)
-    assert_allclose(distances.gaussian_w2(zero, a, zero, b), np.sqrt(np.trace(left @ a @ left)), rtol=1e-9)
+    assert_allclose(
+        distances.gaussian_w2(zero, a, zero, b), np.sqrt(np.trace(left @ a @ left)), rtol=1e-9
+    )
 
 
 def test_frechet_is_the_squared_w2_of_the_fitted_moments():
@@ -211,7 +231,9 @@ def ring_samples(std, seed, n=2000):
 )
 def test_who_sees_modes_that_are_too_narrow(distance, sees):
     # 30 % too little spread in each mode, against the value for two draws of the right distribution.
-    floor = distances.floor(distance, lambda seed, n: ring_samples(0.15, seed, n), (1000, 1000), seeds=range(1, 6))
+    floor = distances.floor(
+        distance, lambda seed, n: ring_samples(0.15, seed, n), (1000, 1000), seeds=range(1, 6)
+    )
     found = distance(ring_samples(0.105, 0, 1000), ring_samples(0.15, 6, 1000))
     assert (found > floor.mean + 3 * floor.sd) == sees
 
@@ -226,7 +248,9 @@ def test_shared_draws_let_the_sliced_distance_see_narrow_modes():
 def test_within_mode_spread_reads_the_factor(factor):
     field = fields.ring(Linear())
     x = ring_samples(0.15, 1)
-    x = field.means[np.asarray(field.nearest(x))] + factor * (x - field.means[np.asarray(field.nearest(x))])
+    x = field.means[np.asarray(field.nearest(x))] + factor * (
+        x - field.means[np.asarray(field.nearest(x))]
+    )
     # 4000 squared normals: relative standard error of a root mean square 1/sqrt(8000).
     assert abs(distances.within_mode_spread(x, field) / factor - 1) < 4 / np.sqrt(8000)
 
@@ -265,10 +289,15 @@ def test_floor_draws_from_a_pool_without_sharing_rows():
         (lambda: distances.energy(X, Y[:, :2]), "same trailing axes"),
         (lambda: distances.kid(X[:1], Y), "N, M >= 2"),
         (lambda: distances.mmd(X, Y, 0.0), "bandwidth 0.0"),
-        (lambda: distances.gaussian_w2(np.zeros(2), np.eye(3), np.zeros(2), np.eye(2)), r"\(F, F\)"),
+        (
+            lambda: distances.gaussian_w2(np.zeros(2), np.eye(3), np.zeros(2), np.eye(2)),
+            r"\(F, F\)",
+        ),
         (lambda: distances.floor(SLICED, None, (3, 3), seeds=[0]), "at least two seeds"),
         (
-            lambda: distances.within_mode_spread(np.zeros((1, 1)), fields.two_points(Linear(), distance=1.0, std=0.0)),
+            lambda: distances.within_mode_spread(
+                np.zeros((1, 1)), fields.two_points(Linear(), distance=1.0, std=0.0)
+            ),
             "no width",
         ),
     ],

@@ -14,13 +14,22 @@ T = np.linspace(1, 0, 401)
 def curve(position):
     """Path and velocity (M, 1, D) of a curve t -> (D,), the velocity by differentiation."""
     path = jax.vmap(position)(jnp.asarray(T))
-    return np.asarray(path)[:, None], np.asarray(jax.vmap(jax.jacfwd(position))(jnp.asarray(T)))[:, None]
+    return np.asarray(path)[:, None], np.asarray(jax.vmap(jax.jacfwd(position))(jnp.asarray(T)))[
+        :, None
+    ]
 
 
 @pytest.mark.parametrize("radius", [0.1, 3.0])
 def test_half_circle(radius):
-    found = geometry.path_geometry(T, *curve(lambda t: radius * jnp.array([jnp.cos(jnp.pi * t), jnp.sin(jnp.pi * t)])))
-    wanted = {"length": np.pi / 2, "straightness": np.pi**2 / 4 - 1, "acceleration": np.pi**2 / 2, "curvature": np.pi}
+    found = geometry.path_geometry(
+        T, *curve(lambda t: radius * jnp.array([jnp.cos(jnp.pi * t), jnp.sin(jnp.pi * t)]))
+    )
+    wanted = {
+        "length": np.pi / 2,
+        "straightness": np.pi**2 / 4 - 1,
+        "acceleration": np.pi**2 / 2,
+        "curvature": np.pi,
+    }
     for name, value in wanted.items():
         np.testing.assert_allclose(getattr(found, name), value, rtol=1e-4, err_msg=name)
     assert found.torsion == 0  # exactly: rounding divided by a small bend is no torsion
@@ -28,14 +37,18 @@ def test_half_circle(radius):
 
 def test_helix_turns_its_plane():
     angle, rise = 1.7, 0.8
-    found = geometry.path_geometry(T, *curve(lambda t: jnp.array([jnp.cos(angle * t), jnp.sin(angle * t), rise * t])))
+    found = geometry.path_geometry(
+        T, *curve(lambda t: jnp.array([jnp.cos(angle * t), jnp.sin(angle * t), rise * t]))
+    )
     speed = np.hypot(angle, rise)
     np.testing.assert_allclose(found.curvature, angle**2 / speed, rtol=1e-3)
     np.testing.assert_allclose(found.torsion, angle * rise / speed, rtol=1e-3)
 
 
 def test_straight_line_is_straight():
-    found = geometry.path_geometry(T, *curve(lambda t: jnp.array([1.0, 2.0, 3.0]) + t * jnp.array([1.0, -1.0, 0.5])))
+    found = geometry.path_geometry(
+        T, *curve(lambda t: jnp.array([1.0, 2.0, 3.0]) + t * jnp.array([1.0, -1.0, 0.5]))
+    )
     np.testing.assert_allclose(found.length, 1, rtol=1e-12)
     for name in ("straightness", "acceleration", "curvature", "torsion"):
         np.testing.assert_allclose(getattr(found, name), 0, atol=1e-9, err_msg=name)
@@ -50,7 +63,9 @@ def test_changing_speed_costs_euler_but_not_curvature():
 
 
 def test_path_that_stops_has_finite_curvature():
-    found = geometry.path_geometry(T, *curve(lambda t: jnp.array([jnp.cos(t**2), jnp.sin(t**2), t**2])))
+    found = geometry.path_geometry(
+        T, *curve(lambda t: jnp.array([jnp.cos(t**2), jnp.sin(t**2), t**2]))
+    )
     np.testing.assert_allclose(found.curvature, 1 / np.sqrt(2), rtol=0.01)
     np.testing.assert_allclose(found.torsion, 1 / np.sqrt(2), rtol=0.03)
 
@@ -60,13 +75,17 @@ def test_path_that_one_euler_step_takes_has_no_straightness():
     noise = jax.random.normal(jax.random.key(0), (8, 3))
     path = flowjax.sample(field.velocity, noise, plans.euler(T), save_path=True).path
     velocity = jax.lax.map(lambda at: field.velocity(*at), (path, jnp.asarray(T)))
-    np.testing.assert_allclose(geometry.path_geometry(T, path, velocity).straightness, 0, atol=1e-20)
+    np.testing.assert_allclose(
+        geometry.path_geometry(T, path, velocity).straightness, 0, atol=1e-20
+    )
 
 
 def test_images_are_samples_too():
     path, velocity = curve(lambda t: jnp.array([jnp.cos(t), jnp.sin(t), t, t**2]))
     flat = geometry.path_geometry(T, path, velocity)
-    image = geometry.path_geometry(T, path.reshape(-1, 1, 2, 2, 1), velocity.reshape(-1, 1, 2, 2, 1))
+    image = geometry.path_geometry(
+        T, path.reshape(-1, 1, 2, 2, 1), velocity.reshape(-1, 1, 2, 2, 1)
+    )
     np.testing.assert_array_equal(flat, image)
 
 
@@ -100,7 +119,9 @@ def _data_along(field, start, times):
 def exact_data(schedule, grid):
     """Data predictions (N, B, D) along the exact path of a Gaussian with structure at every scale."""
     field = fields.power_law(schedule, dim=4, exponent=2.0)
-    return np.asarray(_data_along(field, field.draw_at(jax.random.key(3), 6, grid[0]), jnp.asarray(grid[:-1])))
+    return np.asarray(
+        _data_along(field, field.draw_at(jax.random.key(3), 6, grid[0]), jnp.asarray(grid[:-1]))
+    )
 
 
 @pytest.mark.parametrize("schedule", [Linear(), Cosine()])
@@ -121,11 +142,17 @@ def test_increments_are_those_of_interpolation_and_quadrature(schedule):
                 break
             used = range(i, i - order, -1)
             basis = [
-                np.prod([np.ones(40)] + [(u - lambdas[m]) / (lambdas[j] - lambdas[m]) for m in used if m != j], axis=0)
+                np.prod(
+                    [np.ones(40)]
+                    + [(u - lambdas[m]) / (lambdas[j] - lambdas[m]) for m in used if m != j],
+                    axis=0,
+                )
                 for j in used
             ]
             following = sum((kernel @ b) * data[j] for b, j in zip(basis, used, strict=True))
-            np.testing.assert_allclose(found[i, order - 1], np.linalg.norm(following - previous, axis=-1), rtol=1e-9)
+            np.testing.assert_allclose(
+                found[i, order - 1], np.linalg.norm(following - previous, axis=-1), rtol=1e-9
+            )
             previous = following
 
 
@@ -135,7 +162,8 @@ def test_increments_are_those_of_the_plans(third_order):
     data = np.random.default_rng(5).standard_normal((8, 3, 2))
     found = geometry.order_increments(schedule, grid, data, third_order=third_order)
     made = [
-        plans.dpm_solver_pp(schedule, grid, order, variant="taylor", third_order=third_order) for order in (1, 2, 3)
+        plans.dpm_solver_pp(schedule, grid, order, variant="taylor", third_order=third_order)
+        for order in (1, 2, 3)
     ]
     for i in range(4, 7):  # steps whose history is finite and long enough
         first, second, third = (sum(plan.b[i, j] * data[i - j] for j in range(4)) for plan in made)
@@ -174,7 +202,11 @@ def test_rho_without_enough_history_is_nan():
 
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_shift_does_not_change_spans_on_the_linear_path(order):
-    plain, shifted = (geometry.log_snr_span(Linear(), grids.uniform(10, shift=s), order) for s in (1.0, 5.0))
+    plain, shifted = (
+        geometry.log_snr_span(Linear(), grids.uniform(10, shift=s), order) for s in (1.0, 5.0)
+    )
     np.testing.assert_allclose(plain, shifted, rtol=1e-12)
     assert np.isinf(plain[[0, -1]]).all()
-    np.testing.assert_allclose(plain[5], np.log(6 / 4) - np.log((5 - order + 1) / (5 + order - 1)), rtol=1e-12)
+    np.testing.assert_allclose(
+        plain[5], np.log(6 / 4) - np.log((5 - order + 1) / (5 + order - 1)), rtol=1e-12
+    )

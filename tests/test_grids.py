@@ -7,7 +7,12 @@ from scipy import integrate
 from flowjax import grids
 from flowjax.schedules import Cosine, Linear, VPDiscrete, VPLinear
 
-SCHEDULES = {"linear": Linear(), "cosine": Cosine(), "vp": VPLinear(), "discrete": VPDiscrete.linear()}
+SCHEDULES = {
+    "linear": Linear(),
+    "cosine": Cosine(),
+    "vp": VPLinear(),
+    "discrete": VPDiscrete.linear(),
+}
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 SPAN = {"start": 0.99, "end": 0.01}
 
@@ -61,9 +66,13 @@ def test_jump_spends_the_last_of_the_steps_on_time_zero(schedule, respaced):
 
 
 def test_uniform_start_and_end_are_before_the_shift():
-    np.testing.assert_allclose(grids.uniform(4, start=0.8, end=0.2), [0.8, 0.65, 0.5, 0.35, 0.2], rtol=1e-15)
+    np.testing.assert_allclose(
+        grids.uniform(4, start=0.8, end=0.2), [0.8, 0.65, 0.5, 0.35, 0.2], rtol=1e-15
+    )
     shift = lambda t: 3 * t / (1 + 2 * t)
-    np.testing.assert_allclose(grids.uniform(2, start=0.8, end=0.2, shift=3.0), [shift(0.8), shift(0.5), shift(0.2)])
+    np.testing.assert_allclose(
+        grids.uniform(2, start=0.8, end=0.2, shift=3.0), [shift(0.8), shift(0.5), shift(0.2)]
+    )
 
 
 # The shift
@@ -81,7 +90,9 @@ def test_shift_leaves_the_ends_and_the_steps_in_log_snr(shift):
     grid = grids.uniform(20)
     moved = grids.shifted(grid, shift)
     assert moved[0] == 1 and moved[-1] == 0
-    np.testing.assert_allclose(grids.log_snr_steps(moved)[1:-1], grids.log_snr_steps(grid)[1:-1], rtol=1e-12)
+    np.testing.assert_allclose(
+        grids.log_snr_steps(moved)[1:-1], grids.log_snr_steps(grid)[1:-1], rtol=1e-12
+    )
     assert np.all(np.isposinf(grids.log_snr_steps(moved)[[0, -1]]))
 
 
@@ -93,8 +104,12 @@ def test_no_shift_moves_exactly_one():
 
 def test_shifts_multiply():
     grid = grids.uniform(30)
-    np.testing.assert_allclose(grids.shifted(grids.shifted(grid, 3.0), 2.5), grids.shifted(grid, 7.5), rtol=1e-14)
-    np.testing.assert_allclose(grids.shifted(grids.shifted(grid, 3.0), 1 / 3), grid, rtol=0, atol=1e-15)
+    np.testing.assert_allclose(
+        grids.shifted(grids.shifted(grid, 3.0), 2.5), grids.shifted(grid, 7.5), rtol=1e-14
+    )
+    np.testing.assert_allclose(
+        grids.shifted(grids.shifted(grid, 3.0), 1 / 3), grid, rtol=0, atol=1e-15
+    )
 
 
 def test_shift_above_one_moves_towards_noise():
@@ -105,7 +120,9 @@ def test_shift_above_one_moves_towards_noise():
 def test_dynamic_shift_meets_the_published_anchors():
     assert grids.dynamic_shift(256) == pytest.approx(np.exp(0.5), rel=1e-14)
     assert grids.dynamic_shift(4096) == pytest.approx(np.exp(1.15), rel=1e-14)
-    assert np.log(grids.dynamic_shift((256 + 4096) / 2)) == pytest.approx((0.5 + 1.15) / 2, rel=1e-14)
+    assert np.log(grids.dynamic_shift((256 + 4096) / 2)) == pytest.approx(
+        (0.5 + 1.15) / 2, rel=1e-14
+    )
 
 
 def test_stretch_moves_only_the_last_time_before_zero_to_its_place():
@@ -113,7 +130,9 @@ def test_stretch_moves_only_the_last_time_before_zero_to_its_place():
     moved = grids.stretched(grid, 0.1)
     assert moved[0] == 1 and moved[-1] == 0 and moved[-2] == pytest.approx(0.1, rel=1e-14)
     gaps, before = -np.diff(moved[:-1]), -np.diff(grid[:-1])
-    np.testing.assert_allclose(gaps / gaps[0], before / before[0], rtol=1e-12)  # affine: ratios of steps stay
+    np.testing.assert_allclose(
+        gaps / gaps[0], before / before[0], rtol=1e-12
+    )  # affine: ratios of steps stay
 
 
 # Shapes
@@ -127,7 +146,9 @@ def test_log_snr_grid_has_equal_steps_in_log_snr(schedule):
 
 def test_exponential_has_equal_ratios_of_noise_to_signal():
     values = ratio(Cosine(), grids.exponential(Cosine(), 12, **SPAN))
-    np.testing.assert_allclose(values[1:] / values[:-1], (values[-1] / values[0]) ** (1 / 12), rtol=1e-11)
+    np.testing.assert_allclose(
+        values[1:] / values[:-1], (values[-1] / values[0]) ** (1 / 12), rtol=1e-11
+    )
 
 
 @every_schedule
@@ -141,7 +162,10 @@ def test_karras_ratio_is_uniform_in_its_rho_th_root(schedule, rho):
 
 def test_karras_approaches_exponential_as_rho_grows():
     exponential = grids.exponential(Linear(), 15, **SPAN)
-    far, near = (np.abs(grids.karras(Linear(), 15, **SPAN, rho=rho) - exponential).max() for rho in (1e3, 1e4))
+    far, near = (
+        np.abs(grids.karras(Linear(), 15, **SPAN, rho=rho) - exponential).max()
+        for rho in (1e3, 1e4)
+    )
     assert near < 1e-3 and far / near == pytest.approx(10, rel=0.01)  # the difference is O(1/rho)
 
 
@@ -154,7 +178,9 @@ def test_beta_puts_equal_probability_in_every_step():
     values = ratio(Linear(), grids.beta(Linear(), 5, **SPAN, alpha=2.0, beta=3.0))
     places = (values - values[-1]) / (values[0] - values[-1])
     density = lambda y: 12 * y * (1 - y) ** 2  # of Beta(2, 3)
-    masses = [integrate.quad(density, b, a)[0] for a, b in zip(places[:-1], places[1:], strict=True)]
+    masses = [
+        integrate.quad(density, b, a)[0] for a, b in zip(places[:-1], places[1:], strict=True)
+    ]
     np.testing.assert_allclose(masses, 0.2, rtol=1e-9)
 
 
@@ -179,7 +205,9 @@ def test_linear_quadratic_is_fine_steps_and_then_a_parabola(steps):
 
 
 def test_linear_quadratic_scales_with_its_start():
-    np.testing.assert_allclose(grids.linear_quadratic(6, start=0.9), 0.9 * grids.linear_quadratic(6), rtol=1e-15)
+    np.testing.assert_allclose(
+        grids.linear_quadratic(6, start=0.9), 0.9 * grids.linear_quadratic(6), rtol=1e-15
+    )
 
 
 # The check
@@ -217,13 +245,28 @@ def test_increasing_grid_is_refused_where_only_sampling_is_meant():
 
 MISTAKES = {
     "no steps": (lambda: grids.uniform(0), r"grids\.uniform: steps=0; wanted .* at least 1"),
-    "fraction of a step": (lambda: grids.uniform(2.5), r"grids\.uniform: steps=2\.5; wanted a whole number"),
-    "ends swapped": (lambda: grids.uniform(5, start=0.1, end=0.9), r"grids\.uniform: start=0\.1, end=0\.9; wanted"),
-    "start beyond noise": (lambda: grids.uniform(5, start=1.5), r"grids\.uniform: start=1\.5.*wanted"),
-    "shift zero": (lambda: grids.uniform(5, shift=0), r"grids\.shifted: shift=0; wanted a positive number"),
+    "fraction of a step": (
+        lambda: grids.uniform(2.5),
+        r"grids\.uniform: steps=2\.5; wanted a whole number",
+    ),
+    "ends swapped": (
+        lambda: grids.uniform(5, start=0.1, end=0.9),
+        r"grids\.uniform: start=0\.1, end=0\.9; wanted",
+    ),
+    "start beyond noise": (
+        lambda: grids.uniform(5, start=1.5),
+        r"grids\.uniform: start=1\.5.*wanted",
+    ),
+    "shift zero": (
+        lambda: grids.uniform(5, shift=0),
+        r"grids\.shifted: shift=0; wanted a positive number",
+    ),
     "shift nan": (lambda: grids.shifted([1, 0], np.nan), r"grids\.shifted: shift=nan; wanted"),
     "shift inf": (lambda: grids.shifted([1, 0], np.inf), r"grids\.shifted: shift=inf; wanted"),
-    "quadratic ends": (lambda: grids.quadratic(5, end=-0.1), r"grids\.quadratic: .*end=-0\.1; wanted"),
+    "quadratic ends": (
+        lambda: grids.quadratic(5, end=-0.1),
+        r"grids\.quadratic: .*end=-0\.1; wanted",
+    ),
     "infinite end": (
         lambda: grids.log_snr(Linear(), 5, start=0.9, end=0.0),
         r"grids\.log_snr: log-SNR is infinite at t = 0; .*jump=True",
@@ -232,13 +275,34 @@ MISTAKES = {
         lambda: grids.karras(Cosine(), 5, start=1.0, end=0.1),
         r"grids\.karras: log-SNR is infinite at t = 1; .*start=0\.999",
     ),
-    "jump alone": (lambda: grids.beta(Linear(), 1, **SPAN, jump=True), r"grids\.beta: steps=1; wanted .* at least 2"),
-    "karras rho": (lambda: grids.karras(Linear(), 5, **SPAN, rho=0), r"grids\.karras: rho=0; wanted"),
-    "beta shape": (lambda: grids.beta(Linear(), 5, **SPAN, alpha=0), r"grids\.beta: alpha=0, beta=0\.6; wanted"),
-    "stretch place": (lambda: grids.stretched(grids.uniform(5), 1.0), r"grids\.stretched: last=1\.0.*wanted"),
-    "stretch end": (lambda: grids.stretched([1, 0.5, 0.1], 0.2), r"grids\.stretched: .*ends at 0\.1; wanted"),
-    "fine": (lambda: grids.linear_quadratic(10, fine=10), r"grids\.linear_quadratic: fine=10 .* 11 times"),
-    "start": (lambda: grids.linear_quadratic(10, start=2.0), r"grids\.linear_quadratic: start=2\.0.*wanted"),
+    "jump alone": (
+        lambda: grids.beta(Linear(), 1, **SPAN, jump=True),
+        r"grids\.beta: steps=1; wanted .* at least 2",
+    ),
+    "karras rho": (
+        lambda: grids.karras(Linear(), 5, **SPAN, rho=0),
+        r"grids\.karras: rho=0; wanted",
+    ),
+    "beta shape": (
+        lambda: grids.beta(Linear(), 5, **SPAN, alpha=0),
+        r"grids\.beta: alpha=0, beta=0\.6; wanted",
+    ),
+    "stretch place": (
+        lambda: grids.stretched(grids.uniform(5), 1.0),
+        r"grids\.stretched: last=1\.0.*wanted",
+    ),
+    "stretch end": (
+        lambda: grids.stretched([1, 0.5, 0.1], 0.2),
+        r"grids\.stretched: .*ends at 0\.1; wanted",
+    ),
+    "fine": (
+        lambda: grids.linear_quadratic(10, fine=10),
+        r"grids\.linear_quadratic: fine=10 .* 11 times",
+    ),
+    "start": (
+        lambda: grids.linear_quadratic(10, start=2.0),
+        r"grids\.linear_quadratic: start=2\.0.*wanted",
+    ),
 }
 
 

@@ -78,7 +78,10 @@ def test_network_and_two_models_are_guided_alike():
     x, t = normal(0, 4, 2, 2, 3), 0.3
     model, labels = guided_affine(2.5, rescale=0.5)
     two = guidance.combine(
-        lambda x, t: affine(x, t, labels), lambda x, t: affine(x, t, jnp.full(4, 9)), 2.5, rescale=0.5
+        lambda x, t: affine(x, t, labels),
+        lambda x, t: affine(x, t, jnp.full(4, 9)),
+        2.5,
+        rescale=0.5,
     )
     np.testing.assert_allclose(model(x, t), two(x, t), rtol=1e-13)
 
@@ -117,16 +120,25 @@ COUNTS = [
 def test_null_half_is_evaluated_only_where_a_sample_is_guided(scale, interval, t, samples):
     network, x = Counter(affine), normal(0, 4, 3)
     model = guidance.classifier_free(network, jnp.arange(4), 9, scale, interval=interval)
-    one, other = Counter(functools.partial(affine, label=jnp.arange(4))), Counter(functools.partial(affine, label=9))
+    one, other = (
+        Counter(functools.partial(affine, label=jnp.arange(4))),
+        Counter(functools.partial(affine, label=9)),
+    )
     two = guidance.combine(one, other, scale, interval=interval)
     with jax.disable_jit():
         velocity = model(x, t)
         np.testing.assert_allclose(velocity, two(x, t), rtol=1e-13)
     assert network.samples == one.samples + other.samples == samples
     conditional, unconditional = (affine(x, t, label) for label in (jnp.arange(4), jnp.full(4, 9)))
-    guided = (scale != 1) & (samples == 8) & ((interval == (0, 1)) | ((jnp.asarray(t) > 0.2) & (jnp.asarray(t) < 0.8)))
+    guided = (
+        (scale != 1)
+        & (samples == 8)
+        & ((interval == (0, 1)) | ((jnp.asarray(t) > 0.2) & (jnp.asarray(t) < 0.8)))
+    )
     weight = jnp.broadcast_to(jnp.where(guided, scale, 1.0), 4)[:, None]
-    np.testing.assert_allclose(velocity, conditional + (weight - 1) * (conditional - unconditional), rtol=1e-13)
+    np.testing.assert_allclose(
+        velocity, conditional + (weight - 1) * (conditional - unconditional), rtol=1e-13
+    )
 
 
 def test_sampling_evaluates_the_null_half_inside_the_interval_only():
@@ -143,17 +155,24 @@ def test_guiding_velocity_noise_and_data_is_the_same():
     x, t, scale = normal(0, 5, 3), 0.6, 3.5
     for schedule in (Linear(), VPLinear()):
         conditional, unconditional = pair(schedule)
-        velocity = jax.jit(guidance.combine(conditional.velocity, unconditional.velocity, scale))(x, t)
+        velocity = jax.jit(guidance.combine(conditional.velocity, unconditional.velocity, scale))(
+            x, t
+        )
         for kind in ("noise", "data"):
             strong, weak = (getattr(field, kind)(x, t) for field in (conditional, unconditional))
             expected = weak + scale * (strong - weak)
-            np.testing.assert_allclose(predict(schedule, kind, velocity, x, t), expected, rtol=1e-9, atol=1e-9)
+            np.testing.assert_allclose(
+                predict(schedule, kind, velocity, x, t), expected, rtol=1e-9, atol=1e-9
+            )
 
 
 def test_guided_gaussians_have_the_score_of_the_product_of_their_densities():
     # p^w q^(1-w) of Gaussians is Gaussian: precision w P + (1-w) Q, precision times mean alike.
     schedule, t, scale = Linear(), 0.4, 2.5
-    narrow, wide = Gaussian([1.0, -0.5], [[0.2, 0.1], [0.1, 0.3]], schedule), Gaussian([0.0, 0.2], np.eye(2), schedule)
+    narrow, wide = (
+        Gaussian([1.0, -0.5], [[0.2, 0.1], [0.1, 0.3]], schedule),
+        Gaussian([0.0, 0.2], np.eye(2), schedule),
+    )
     x = normal(0, 6, 2)
     velocity = guidance.combine(narrow.velocity, wide.velocity, scale)(x, t)
     precisions, pulls = [], []
@@ -181,7 +200,9 @@ def change_of_data(x, t, scale, **options):
     """(change of the data prediction by guidance, conditional data), both (B, F), on the linear path."""
     model, labels = guided_affine(scale, projection=guidance.Projection(Linear(), **options))
     conditional = affine(x, t, labels)
-    return -t * (model(x, t) - conditional).reshape(len(x), -1), (x - t * conditional).reshape(len(x), -1)
+    return -t * (model(x, t) - conditional).reshape(len(x), -1), (x - t * conditional).reshape(
+        len(x), -1
+    )
 
 
 @pytest.mark.parametrize("shape", [(4, 6), (4, 3, 3, 2)])
@@ -202,8 +223,12 @@ def test_threshold_bounds_the_difference_of_each_sample():
     norms = jnp.linalg.norm(free, axis=1) / 2  # |d|, since w - 1 = 2
     most = float(jnp.median(norms))
     bounded, _ = change_of_data(x, 0.7, 3.0, threshold=most)
-    np.testing.assert_allclose(jnp.linalg.norm(bounded, axis=1) / 2, jnp.minimum(norms, most), rtol=1e-12)
-    np.testing.assert_allclose(bounded / free, jnp.broadcast_to((jnp.minimum(norms, most) / norms)[:, None], (4, 6)))
+    np.testing.assert_allclose(
+        jnp.linalg.norm(bounded, axis=1) / 2, jnp.minimum(norms, most), rtol=1e-12
+    )
+    np.testing.assert_allclose(
+        bounded / free, jnp.broadcast_to((jnp.minimum(norms, most) / norms)[:, None], (4, 6))
+    )
 
 
 def test_momentum_sums_differences_geometrically():
@@ -236,18 +261,30 @@ def test_full_rescale_keeps_the_standard_deviation():
     x, t = normal(0, 4, 3, 3, 2), 0.6
     model, labels = guided_affine(6.0, rescale=1.0)
     conditional, guided = affine(x, t, labels), model(x, t)
-    np.testing.assert_allclose(jnp.std(guided, (1, 2, 3)), jnp.std(conditional, (1, 2, 3)), rtol=1e-12)
+    np.testing.assert_allclose(
+        jnp.std(guided, (1, 2, 3)), jnp.std(conditional, (1, 2, 3)), rtol=1e-12
+    )
     plain = guided_affine(6.0)[0](x, t)
-    np.testing.assert_allclose(guided_affine(6.0, rescale=0.3)[0](x, t), 0.7 * plain + 0.3 * guided, rtol=1e-12)
-    projected = guided_affine(6.0, rescale=1.0, projection=guidance.Projection(Linear(), eta=0.0))[0](x, t)
-    np.testing.assert_allclose(jnp.std(x - t * projected, (1, 2, 3)), jnp.std(x - t * conditional, (1, 2, 3)))
+    np.testing.assert_allclose(
+        guided_affine(6.0, rescale=0.3)[0](x, t), 0.7 * plain + 0.3 * guided, rtol=1e-12
+    )
+    projected = guided_affine(6.0, rescale=1.0, projection=guidance.Projection(Linear(), eta=0.0))[
+        0
+    ](x, t)
+    np.testing.assert_allclose(
+        jnp.std(x - t * projected, (1, 2, 3)), jnp.std(x - t * conditional, (1, 2, 3))
+    )
 
 
 def test_constant_predictions_are_guided_without_dividing_by_zero():
     # Nothing to project on, no spread to keep, no difference to shorten.
     projection = guidance.Projection(Linear(), threshold=1.0, eta=0.0)
     zero = lambda x, t: jnp.zeros_like(x)
-    for options in ({"rescale": 0.7}, {"projection": projection}, {"projection": projection, "rescale": 0.7}):
+    for options in (
+        {"rescale": 0.7},
+        {"projection": projection},
+        {"projection": projection, "rescale": 0.7},
+    ):
         assert jnp.all(guidance.combine(zero, zero, 3.0, **options)(jnp.zeros((2, 3)), 0.5) == 0)
 
 
@@ -273,12 +310,18 @@ def test_classifier_moves_the_noise_prediction_by_sigma_times_the_gradient():
     slope = jnp.array([1.0, -2.0, 0.5])
     model = guidance.classifier(lambda x, t: 0.1 * x, lambda x, t: x @ slope, scale, schedule)
     x = normal(0, 4, 3)
-    moved = predict(schedule, "noise", model(x, t), x, t) - predict(schedule, "noise", 0.1 * x, x, t)
-    np.testing.assert_allclose(moved, jnp.broadcast_to(-scale * schedule.sigma(t) * slope, (4, 3)), rtol=1e-12)
+    moved = predict(schedule, "noise", model(x, t), x, t) - predict(
+        schedule, "noise", 0.1 * x, x, t
+    )
+    np.testing.assert_allclose(
+        moved, jnp.broadcast_to(-scale * schedule.sigma(t) * slope, (4, 3)), rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (5, 3, 3, 2)])
-@pytest.mark.parametrize("options", [(0.8, {}), (0.995, {}), (0.5, {"least": 0.3}), (0.9, {"most": 1.2})])
+@pytest.mark.parametrize(
+    "options", [(0.8, {}), (0.995, {}), (0.5, {"least": 0.3}), (0.9, {"most": 1.2})]
+)
 def test_threshold_is_the_loop_in_numpy(shape, options):
     quantile, limits = options
     data = 3 * normal(0, *shape) * jnp.linspace(0.05, 1, 5).reshape((5,) + (1,) * (len(shape) - 1))
@@ -310,7 +353,9 @@ def test_corrected_model_samples_as_the_hook_of_the_sampler(schedule):
     np.testing.assert_array_equal(corrected(x, times)[0], model(x, 0.0)[0])
     for i in (1, 2, 3):
         data = hook(predict(schedule, "data", model(x, times[i]), x, times[i]), times[i])
-        np.testing.assert_allclose(predict(schedule, "data", corrected(x, times), x, times)[i], data[i], rtol=1e-9)
+        np.testing.assert_allclose(
+            predict(schedule, "data", corrected(x, times), x, times)[i], data[i], rtol=1e-9
+        )
 
 
 def every_model(schedule, batch):
@@ -318,7 +363,9 @@ def every_model(schedule, batch):
     for options in rules(schedule).values():
         yield guidance.classifier_free(affine, label, 9, 3.0, interval=INNER, **options)
     yield guidance.combine(lambda x, t: affine(x, t, label), weak, 3.0, interval=INNER)
-    yield guidance.classifier(weak, lambda x, t: jnp.sum(jnp.sin(x), axis=1) * (1 - t), 3.0, schedule)
+    yield guidance.classifier(
+        weak, lambda x, t: jnp.sum(jnp.sin(x), axis=1) * (1 - t), 3.0, schedule
+    )
     yield guidance.correct_data(weak, schedule, guidance.dynamic_threshold(0.7))
 
 
@@ -333,7 +380,9 @@ def test_sample_does_not_depend_on_its_batch_and_times_may_differ():
     alone = all_velocities(x[:1], times[:1], 1)
     np.testing.assert_allclose(together[:, :1], alone, rtol=1e-11, atol=1e-12)
     for i, t in enumerate(times):
-        np.testing.assert_allclose(together[:, i], all_velocities(x, t, 4)[:, i], rtol=1e-11, atol=1e-12)
+        np.testing.assert_allclose(
+            together[:, i], all_velocities(x, t, 4)[:, i], rtol=1e-11, atol=1e-12
+        )
 
 
 def test_float32_stays_float32_and_close_to_float64():
@@ -373,9 +422,13 @@ def test_vmap_over_plans_and_scales():
 
     def run(plan, scale):
         options = {"interval": INNER, "rescale": 0.3, "projection": projection}
-        return flowjax.sample(guided_affine(scale, **options)[0], x, plan, carry=projection.start(x)).x
+        return flowjax.sample(
+            guided_affine(scale, **options)[0], x, plan, carry=projection.start(x)
+        ).x
 
-    ladder = [plans.dpm_solver_pp(Linear(), grids.uniform(6, shift=shift), 2) for shift in (1.0, 2.0, 3.0)]
+    ladder = [
+        plans.dpm_solver_pp(Linear(), grids.uniform(6, shift=shift), 2) for shift in (1.0, 2.0, 3.0)
+    ]
     stacked = jax.tree.map(lambda *columns: np.stack(columns), *ladder)
     together = jax.jit(jax.vmap(run))(stacked, scales)
     one = jax.jit(run)
@@ -416,21 +469,38 @@ def test_noise_network_is_guided_through_its_wrapper():
     # Guidance before or after the conversion to velocity: linear, hence equal.
     schedule, x, t = Cosine(), normal(0, 4, 3), 0.4
     before = guidance.classifier_free(affine, jnp.arange(4), 9, 3.0)
-    wrapped = lambda x, t, label: as_velocity(lambda x, t: affine(x, t, label), schedule, "noise")(x, t)
+    wrapped = lambda x, t, label: as_velocity(lambda x, t: affine(x, t, label), schedule, "noise")(
+        x, t
+    )
     after = guidance.classifier_free(wrapped, jnp.arange(4), 9, 3.0)(x, t)
     np.testing.assert_allclose(as_velocity(before, schedule, "noise")(x, t), after, rtol=1e-12)
 
 
 MOMENTUM = guidance.Projection(Linear(), momentum=0.5)
 MISTAKES = [
-    (lambda x: guided_affine(3.0, interval=(0.8, 0.2)), "interval=.0.8, 0.2. is inverted; wanted .low, high"),
+    (
+        lambda x: guided_affine(3.0, interval=(0.8, 0.2)),
+        "interval=.0.8, 0.2. is inverted; wanted .low, high",
+    ),
     (lambda x: guidance.combine(affine, affine, 3.0, interval=(1, 0)), "combine: interval"),
-    (lambda x: guidance.classifier_free(affine, jnp.arange(4), None, 3.0), "null_label is None.*number of classes"),
+    (
+        lambda x: guidance.classifier_free(affine, jnp.arange(4), None, 3.0),
+        "null_label is None.*number of classes",
+    ),
     (lambda x: guided_affine(jnp.ones(3))[0](x, 0.5), r"scale has shape \(3,\).*\(4,\)"),
     (lambda x: guided_affine(3.0)[0](x, jnp.ones((4, 1))), r"t has shape \(4, 1\)"),
-    (lambda x: guidance.classifier_free(affine, 3, 9, 3.0)(x, 0.5), r"label has shape \(\); wanted \(4, "),
-    (lambda x: guided_affine(3.0, projection=MOMENTUM)[0](x, 0.5), r"carry=projection.start\(noise\)"),
-    (lambda x: guidance.classifier(lambda x, t: x, lambda x, t: x, 1.0, Linear())(x, 0.5), r"log_prob.*\(4,\)"),
+    (
+        lambda x: guidance.classifier_free(affine, 3, 9, 3.0)(x, 0.5),
+        r"label has shape \(\); wanted \(4, ",
+    ),
+    (
+        lambda x: guided_affine(3.0, projection=MOMENTUM)[0](x, 0.5),
+        r"carry=projection.start\(noise\)",
+    ),
+    (
+        lambda x: guidance.classifier(lambda x, t: x, lambda x, t: x, 1.0, Linear())(x, 0.5),
+        r"log_prob.*\(4,\)",
+    ),
     (lambda x: guidance.Projection(Linear(), threshold=0.0), "threshold=0.0.*None"),
     (lambda x: guidance.dynamic_threshold(99.5), "quantile=99.5"),
     (lambda x: guidance.dynamic_threshold(0.9, least=2.0, most=1.0), "least <= most"),
@@ -456,10 +526,17 @@ def test_leading_channels_are_guided_as_if_alone_and_the_others_are_conditional(
 
 def test_two_models_are_guided_on_leading_channels_as_in_the_published_code():
     x, t = normal(0, 4, 3, 3, 4), 0.4
-    strong, weak = (lambda x, t: affine(x, t, jnp.arange(4))), (lambda x, t: affine(x, t, jnp.full(4, 9)))
+    strong, weak = (
+        (lambda x, t: affine(x, t, jnp.arange(4))),
+        (lambda x, t: affine(x, t, jnp.full(4, 9))),
+    )
     a, b = strong(x, t), weak(x, t)
-    published = np.concatenate([(b + 4.0 * (a - b))[..., :3], a[..., 3:]], axis=-1)  # DiT.forward_with_cfg, models.py
-    np.testing.assert_allclose(guidance.combine(strong, weak, 4.0, channels=3)(x, t), published, rtol=1e-12)
+    published = np.concatenate(
+        [(b + 4.0 * (a - b))[..., :3], a[..., 3:]], axis=-1
+    )  # DiT.forward_with_cfg, models.py
+    np.testing.assert_allclose(
+        guidance.combine(strong, weak, 4.0, channels=3)(x, t), published, rtol=1e-12
+    )
 
 
 def test_momentum_rests_in_channels_that_are_not_guided():

@@ -20,8 +20,8 @@ ALLOWED = {
     "schedules": set(),
     "grids": {"schedules"},
     "plans": {"schedules", "grids"},
-    "sample": {"schedules", "grids", "plans"},
-    "adaptive": {"schedules", "grids", "plans", "sample"},
+    "sampling": {"schedules", "grids", "plans"},
+    "adaptive": {"schedules", "grids", "plans", "sampling"},
     "guidance": {"schedules"},
     "fields": {"schedules", "grids", "data"},
     "geometry": {"schedules", "grids", "plans"},  # it compares the updates of successive orders
@@ -29,11 +29,23 @@ ALLOWED = {
     "data": set(),
     "checkpoint": {"records"},
     "train": {"schedules", "models"},
-    "parallel": {"schedules", "grids", "plans", "sample", "adaptive", "guidance", "fields", "models"},
+    "parallel": {
+        "schedules",
+        "grids",
+        "plans",
+        "sample",
+        "adaptive",
+        "guidance",
+        "fields",
+        "models",
+    },
 }
-SAMPLERS = {"sample", "adaptive", "parallel", "plans"}
+SAMPLERS = {"sampling", "adaptive", "parallel", "plans"}
 NEVER = {"configs", "experiments", "tests", "absl", "matplotlib"}
-NEVER_AT_IMPORT = {"tensorflow", "torch"}  # inside a function, a reader of checkpoints may ask for them
+NEVER_AT_IMPORT = {
+    "tensorflow",
+    "torch",
+}  # inside a function, a reader of checkpoints may ask for them
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -44,7 +56,9 @@ def unit(path):
 
 def walk(node, inside_functions):
     for child in ast.iter_child_nodes(node):
-        if inside_functions or not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        if inside_functions or not isinstance(
+            child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+        ):
             yield child
             yield from walk(child, inside_functions)
 
@@ -56,7 +70,9 @@ def imported(source, package, inside_functions=True):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            above = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
+            above = (
+                package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
+            )
             base = ".".join([*above, *([node.module] if node.module else [])])
             names |= {f"{base}.{alias.name}" for alias in node.names}
     return names
@@ -91,15 +107,26 @@ def test_every_form_of_import_is_read():
     }
     assert imported(source, "flowjax.models") == names | {"torch"}
     assert imported(source, "flowjax.models", inside_functions=False) == names
-    assert units_of(names | {"flowjax"}) == {"plans", "grids", "models", "sample", "schedules", "flowjax"}
+    assert units_of(names | {"flowjax"}) == {
+        "plans",
+        "grids",
+        "models",
+        "sample",
+        "schedules",
+        "flowjax",
+    }
 
 
-@pytest.mark.parametrize("path", [f for f in FILES if unit(f) in ALLOWED], ids=lambda f: str(f.relative_to(PACKAGE)))
+@pytest.mark.parametrize(
+    "path", [f for f in FILES if unit(f) in ALLOWED], ids=lambda f: str(f.relative_to(PACKAGE))
+)
 def test_imports_go_one_way(path):
     assert units_of(imports_of(path)) <= ALLOWED[unit(path)] | {unit(path), "errors"}
 
 
-@pytest.mark.parametrize("path", [f for f in FILES if unit(f) == "models"], ids=lambda f: str(f.relative_to(PACKAGE)))
+@pytest.mark.parametrize(
+    "path", [f for f in FILES if unit(f) == "models"], ids=lambda f: str(f.relative_to(PACKAGE))
+)
 def test_models_import_no_sampler(path):
     assert not units_of(imports_of(path)) & (SAMPLERS | {"flowjax"})
 
@@ -114,7 +141,9 @@ def test_library_stands_without_experiments_and_other_frameworks(path):
 def test_import_is_light():
     heavy = ["matplotlib", "sklearn", "flax", "orbax", "optax", "clu", "tensorflow", "torch"]
     program = f"import json, sys, flowjax; print(json.dumps([name for name in {heavy} if name in sys.modules]))"
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert json.loads(done.stdout) == []
 
 

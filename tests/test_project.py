@@ -14,7 +14,9 @@ TARGETS = (
 ).split()
 
 # One machine's folders, and settings that point an installer at an index. Written so that this file does not match.
-PLACES = re.compile(r"(?<![\w.~-])/(root|home|work|Users|opt/(wheels|pypi))/|(extra-)?index[-_]url|find[-_]links")
+PLACES = re.compile(
+    r"(?<![\w.~-])/(root|home|work|Users|opt/(wheels|pypi))/|(extra-)?index[-_]url|find[-_]links"
+)
 
 
 def read(name):
@@ -37,7 +39,9 @@ def tracked():
     git = shutil.which("git")
     if git is None or not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")
-    listed = subprocess.run([git, "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        [git, "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
 
 

@@ -92,7 +92,17 @@ def test_row_names_its_config_and_its_environment(tmp_path):
     row = Records(tmp_path, Config()).add({"cell": 1}, error=0.5)
     found = records.read_environments(tmp_path)[row["environment"]]
     assert found == records.plain(records.environment())
-    assert {"python", "jax", "jaxlib", "numpy", "device_kind", "device_count", "x64", "commit", "dirty"} <= found.keys()
+    assert {
+        "python",
+        "jax",
+        "jaxlib",
+        "numpy",
+        "device_kind",
+        "device_count",
+        "x64",
+        "commit",
+        "dirty",
+    } <= found.keys()
     assert row["config"] == json.loads((tmp_path / "config.json").read_text())["hash"]
     assert records.read_config(tmp_path) == records.plain(Config()) | {"tolerance": math.inf}
 
@@ -103,14 +113,25 @@ def test_another_configuration_is_refused_by_field(tmp_path):
     with pytest.raises(ValueError) as error:
         Records(tmp_path, Config(seed=3, inner=Inner(7)))
     text = str(error.value)
-    assert str(tmp_path) in text and "seed: 0 there, 3 now" in text and "inner.depth: 2 there, 7 now" in text
-    assert "--workdir" in text and "--overwrite" in text and "steps" not in text and "tolerance" not in text
+    assert (
+        str(tmp_path) in text
+        and "seed: 0 there, 3 now" in text
+        and "inner.depth: 2 there, 7 now" in text
+    )
+    assert (
+        "--workdir" in text
+        and "--overwrite" in text
+        and "steps" not in text
+        and "tolerance" not in text
+    )
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_fields_that_came_and_went_are_named(tmp_path):
     Records(tmp_path, {"old": 1, "same": math.nan}).add({"cell": 1}, error=0.5)
-    with pytest.raises(ValueError, match="old: 1 there, no such field now; new: no such field there, 2 now"):
+    with pytest.raises(
+        ValueError, match="old: 1 there, no such field now; new: no such field there, 2 now"
+    ):
         Records(tmp_path, {"new": 2, "same": math.nan})
 
 
@@ -133,7 +154,9 @@ def test_a_cell_is_measured_once(tmp_path):
         held.add({"cell": 1}, error=0.6)
 
 
-@pytest.mark.parametrize("key, values", [({"config": 1}, {}), ({"a": 1}, {"environment": 2}), ({"a": 1}, {"a": 2})])
+@pytest.mark.parametrize(
+    "key, values", [({"config": 1}, {}), ({"a": 1}, {"environment": 2}), ({"a": 1}, {"a": 2})]
+)
 def test_colliding_names_are_refused(tmp_path, key, values):
     with pytest.raises(ValueError, match="rename"):
         Records(tmp_path, Config()).add(key, **values)
@@ -238,8 +261,13 @@ def test_configuration_that_gained_fields_goes_on(tmp_path):
     Records(tmp_path, {"a": 1, "b": 2}).add({"n": 2}, error=0.25)
     grown = Records(tmp_path, {"a": 1, "b": 2, "c": 3})
     assert grown.done({"n": 1}) and not grown.finished
-    assert {row["config"] for row in grown.rows} == set(json.loads((tmp_path / "config.json").read_text())["earlier"])
-    assert json.loads((tmp_path / "config.json").read_text())["earlier"][first.config_hash] == ["b", "c"]
+    assert {row["config"] for row in grown.rows} == set(
+        json.loads((tmp_path / "config.json").read_text())["earlier"]
+    )
+    assert json.loads((tmp_path / "config.json").read_text())["earlier"][first.config_hash] == [
+        "b",
+        "c",
+    ]
     for other in ({"a": 2, "b": 2, "c": 3, "d": 4}, {"a": 1, "b": 2}):
         with pytest.raises(ValueError, match="rows of another configuration"):
             Records(tmp_path, other)

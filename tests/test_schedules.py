@@ -5,7 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flowjax.schedules import PREDICTIONS, Cosine, Linear, VPDiscrete, VPLinear, as_velocity, predict, to_velocity
+from flowjax.schedules import (
+    PREDICTIONS,
+    Cosine,
+    Linear,
+    VPDiscrete,
+    VPLinear,
+    as_velocity,
+    predict,
+    to_velocity,
+)
 
 SCHEDULES = {
     "linear": Linear(),
@@ -34,7 +43,9 @@ def methods(schedule):
         "log_snr": schedule.log_snr,
         "alpha_dot": schedule.alpha_dot,
         "sigma_sigma_dot": schedule.sigma_sigma_dot,
-        "rates": lambda t: sum(rate * weight for rate, weight in zip(schedule.rates(t), (1, 2, 3), strict=True)),
+        "rates": lambda t: sum(
+            rate * weight for rate, weight in zip(schedule.rates(t), (1, 2, 3), strict=True)
+        ),
         "inverse": lambda t: schedule.time_of_log_snr(schedule.log_snr(t)),
         "noise_p": lambda t: schedule.prediction_weights("noise", t)[0],
         "data_q": lambda t: schedule.prediction_weights("data", t)[1],
@@ -74,7 +85,10 @@ def test_python_numbers_are_times(name):
 def test_dtype_is_kept(name, dtype):
     for module in (np, jnp):
         for method, function in methods(SCHEDULES[name]).items():
-            assert function(module.asarray([0.0, 0.3, 1.0], dtype)).dtype == dtype, (module.__name__, method)
+            assert function(module.asarray([0.0, 0.3, 1.0], dtype)).dtype == dtype, (
+                module.__name__,
+                method,
+            )
 
 
 @every_schedule
@@ -100,7 +114,9 @@ def test_alpha_falls_sigma_grows_and_log_snr_falls(name):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_variance_is_preserved(name, dtype):
     schedule, t = SCHEDULES[name], np.linspace(0, 1, 997).astype(dtype)
-    np.testing.assert_allclose(schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2, 1, rtol=4 * np.finfo(dtype).eps)
+    np.testing.assert_allclose(
+        schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2, 1, rtol=4 * np.finfo(dtype).eps
+    )
 
 
 @every_schedule
@@ -126,12 +142,16 @@ def test_inverse_undoes_log_snr(name, dtype, tolerance, module):
 @pytest.mark.parametrize("name", ["linear", "cosine", "vp"])
 def test_inverse_keeps_relative_accuracy_of_tiny_times(name):
     t = np.geomspace(1e-15, 1e-2, 50)
-    np.testing.assert_allclose(SCHEDULES[name].time_of_log_snr(SCHEDULES[name].log_snr(t)), t, rtol=1e-13)
+    np.testing.assert_allclose(
+        SCHEDULES[name].time_of_log_snr(SCHEDULES[name].log_snr(t)), t, rtol=1e-13
+    )
 
 
 def test_linear_inverse_is_sigmoid_and_not_the_noise_to_signal_ratio():
     log_snr = np.linspace(-30, 30, 61)
-    np.testing.assert_allclose(Linear().time_of_log_snr(log_snr), jax.nn.sigmoid(-log_snr), rtol=1e-14)
+    np.testing.assert_allclose(
+        Linear().time_of_log_snr(log_snr), jax.nn.sigmoid(-log_snr), rtol=1e-14
+    )
     assert Linear().time_of_log_snr(-3.0) < 1 < np.exp(3.0)
 
 
@@ -152,8 +172,12 @@ def test_numpy_jax_and_jit_agree(name, dtype, tolerance):
     compiled = jax.jit(lambda t: {method: function(t) for method, function in functions.items()})(t)
     for method, function in functions.items():
         expected = function(t)
-        np.testing.assert_allclose(function(jnp.asarray(t)), expected, rtol=tolerance, atol=tolerance, err_msg=method)
-        np.testing.assert_allclose(compiled[method], expected, rtol=tolerance, atol=tolerance, err_msg=method)
+        np.testing.assert_allclose(
+            function(jnp.asarray(t)), expected, rtol=tolerance, atol=tolerance, err_msg=method
+        )
+        np.testing.assert_allclose(
+            compiled[method], expected, rtol=tolerance, atol=tolerance, err_msg=method
+        )
 
 
 # Derivatives
@@ -166,7 +190,9 @@ def derivative(function, t):
 @every_schedule
 def test_alpha_dot_is_the_derivative_of_alpha(name):
     schedule = SCHEDULES[name]
-    np.testing.assert_allclose(schedule.alpha_dot(INTERIOR), derivative(schedule.alpha, INTERIOR), rtol=1e-10)
+    np.testing.assert_allclose(
+        schedule.alpha_dot(INTERIOR), derivative(schedule.alpha, INTERIOR), rtol=1e-10
+    )
 
 
 @every_schedule
@@ -180,7 +206,10 @@ def test_sigma_sigma_dot_is_half_the_derivative_of_sigma_squared(name):
 def test_rates_are_the_derivatives_over_the_wronskian(name):
     schedule = SCHEDULES[name]
     alpha, sigma = schedule.alpha(INTERIOR), schedule.sigma(INTERIOR)
-    alpha_dot, sigma_dot = derivative(schedule.alpha, INTERIOR), derivative(schedule.sigma, INTERIOR)
+    alpha_dot, sigma_dot = (
+        derivative(schedule.alpha, INTERIOR),
+        derivative(schedule.sigma, INTERIOR),
+    )
     wronskian = alpha * sigma_dot - alpha_dot * sigma
     expected = (alpha_dot / wronskian, sigma_dot / wronskian, 1 / wronskian)
     np.testing.assert_allclose(schedule.rates(INTERIOR), expected, rtol=1e-9)
@@ -193,7 +222,9 @@ def pair(schedule, t):
     """(data, noise, x, velocity) with a batch of one entry a time."""
     data, noise = random(len(t), 3, 2), random(len(t), 3, 2, seed=1)
     column = lambda values: np.asarray(values)[:, None, None]
-    velocity = column(derivative(schedule.alpha, t)) * data + column(derivative(schedule.sigma, t)) * noise
+    velocity = (
+        column(derivative(schedule.alpha, t)) * data + column(derivative(schedule.sigma, t)) * noise
+    )
     return data, noise, schedule.add_noise(data, noise, t), velocity
 
 
@@ -202,8 +233,12 @@ def test_state_is_alpha_data_plus_sigma_noise(name):
     schedule = SCHEDULES[name]
     data, noise, x, _ = pair(schedule, INTERIOR)
     for i, t in enumerate(INTERIOR):
-        np.testing.assert_array_equal(x[i], schedule.alpha(t) * data[i] + schedule.sigma(t) * noise[i])
-        np.testing.assert_array_equal(x[i : i + 1], schedule.add_noise(data[i : i + 1], noise[i : i + 1], t))
+        np.testing.assert_array_equal(
+            x[i], schedule.alpha(t) * data[i] + schedule.sigma(t) * noise[i]
+        )
+        np.testing.assert_array_equal(
+            x[i : i + 1], schedule.add_noise(data[i : i + 1], noise[i : i + 1], t)
+        )
 
 
 @every_schedule
@@ -247,7 +282,9 @@ def test_noise_prediction_at_time_one_is_the_state(name):
 
 def test_linear_data_prediction_is_x_minus_t_velocity():
     x, velocity, t = random(3, 2), random(3, 2, seed=1), np.array([0.0, 0.4, 1.0])
-    np.testing.assert_array_equal(predict(Linear(), "data", velocity, x, t), x - t[:, None] * velocity)
+    np.testing.assert_array_equal(
+        predict(Linear(), "data", velocity, x, t), x - t[:, None] * velocity
+    )
 
 
 @pytest.mark.parametrize("kind", ["data", "noise", "v"])
@@ -258,9 +295,15 @@ def test_wrapped_network_is_told_its_label_and_answers_with_the_velocity(kind):
 
     def network(x, label):
         told.append(label)
-        return {"data": data, "noise": noise, "v": schedule.alpha(t) * noise - schedule.sigma(t) * data}[kind]
+        return {
+            "data": data,
+            "noise": noise,
+            "v": schedule.alpha(t) * noise - schedule.sigma(t) * data,
+        }[kind]
 
-    velocity = as_velocity(network, schedule, kind, label=lambda t: 1000 * t)(schedule.add_noise(data, noise, t), t)
+    velocity = as_velocity(network, schedule, kind, label=lambda t: 1000 * t)(
+        schedule.add_noise(data, noise, t), t
+    )
     assert told == [300]
     expected = schedule.alpha_dot(t) * data + np.pi / 2 * schedule.alpha(t) * noise
     np.testing.assert_allclose(velocity, expected, rtol=1e-12)
@@ -274,14 +317,18 @@ def test_nodes_are_the_cumulative_product(name):
     schedule = SCHEDULES[name]
     assert schedule.steps == 1000
     t = np.arange(1, 1001) / 1000
-    np.testing.assert_allclose(schedule.alpha(t), np.sqrt(np.cumprod(1 - schedule.betas)), rtol=1e-12)
+    np.testing.assert_allclose(
+        schedule.alpha(t), np.sqrt(np.cumprod(1 - schedule.betas)), rtol=1e-12
+    )
 
 
 def test_betas_of_the_published_schedules():
     assert SCHEDULES["discrete"].betas[[0, -1]] == pytest.approx([1e-4, 2e-2])
     assert SCHEDULES["discrete"].betas[500] == pytest.approx((1e-4 * 499 + 2e-2 * 500) / 999)
     assert SCHEDULES["scaled"].betas[[0, -1]] == pytest.approx([0.00085, 0.012])
-    assert SCHEDULES["scaled"].betas[500] ** 0.5 == pytest.approx((0.00085**0.5 * 499 + 0.012**0.5 * 500) / 999)
+    assert SCHEDULES["scaled"].betas[500] ** 0.5 == pytest.approx(
+        (0.00085**0.5 * 499 + 0.012**0.5 * 500) / 999
+    )
     assert SCHEDULES["discrete-cosine"].betas[-1] == 0.999
 
 
@@ -294,7 +341,10 @@ def test_log_alpha_is_linear_between_nodes():
 def test_clip_leaves_996_nodes_of_the_cosine_schedule():
     schedule, unclipped = SCHEDULES["discrete-cosine"], VPDiscrete.cosine(log_snr_min=None)
     assert (schedule.steps, unclipped.steps) == (996, 1000)
-    assert schedule.log_snr(1.0) == pytest.approx(unclipped.log_snr(0.996)) and schedule.log_snr(1.0) >= -5.1
+    assert (
+        schedule.log_snr(1.0) == pytest.approx(unclipped.log_snr(0.996))
+        and schedule.log_snr(1.0) >= -5.1
+    )
     assert unclipped.log_snr(0.997) < -5.1
 
 
@@ -329,4 +379,6 @@ def test_nodes_keep_their_segment_in_float32():
     t = np.arange(1, 1000) / 1000
     exact = schedule.log_alpha_dot(t)
     for module in (np, jnp):
-        np.testing.assert_allclose(schedule.log_alpha_dot(module.asarray(t, np.float32)), exact, rtol=1e-6)
+        np.testing.assert_allclose(
+            schedule.log_alpha_dot(module.asarray(t, np.float32)), exact, rtol=1e-6
+        )

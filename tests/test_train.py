@@ -64,7 +64,11 @@ def test_loss_of_the_exact_predictor_is_the_known_minimum(schedule, kind):
     rng, count = np.random.default_rng(0), 200_000
     d, n, t = (
         jnp.asarray(v)
-        for v in (std * rng.standard_normal((count, 2)), rng.standard_normal((count, 2)), rng.random(count))
+        for v in (
+            std * rng.standard_normal((count, 2)),
+            rng.standard_normal((count, 2)),
+            rng.random(count),
+        )
     )
     field = fields.Gaussian.from_eigen(np.zeros(2), np.eye(2), np.full(2, std**2), schedule)
     exact = lambda x, t: predict(schedule, kind, field.velocity(x, t), x, t)
@@ -74,14 +78,22 @@ def test_loss_of_the_exact_predictor_is_the_known_minimum(schedule, kind):
 
 def test_score_is_the_noise_over_minus_sigma():
     t, noise = jnp.array([0.2, 0.9]), jnp.ones((2, 3))
-    np.testing.assert_allclose(train.target(Cosine(), "score", 0 * noise, noise, t)[:, 0], -1 / Cosine().sigma(t))
+    np.testing.assert_allclose(
+        train.target(Cosine(), "score", 0 * noise, noise, t)[:, 0], -1 / Cosine().sigma(t)
+    )
 
 
 @pytest.mark.parametrize("clock, told", [("1000 t", 300.0), ("1 - t", 0.7)])
-def test_a_network_is_told_its_own_time_and_one_that_runs_towards_the_data_is_turned_round(clock, told):
-    raw = lambda params, x, clock, label: jnp.full((2, 1, 1, 2), clock[0])  # one channel of velocity, one of variance
+def test_a_network_is_told_its_own_time_and_one_that_runs_towards_the_data_is_turned_round(
+    clock, told
+):
+    raw = lambda params, x, clock, label: jnp.full(
+        (2, 1, 1, 2), clock[0]
+    )  # one channel of velocity, one of variance
     card = types.SimpleNamespace(config=TINY, schedule=Linear(), clock=clock, raw=raw)
-    found = train.network_prediction(card, {}, jnp.zeros((2, 1, 1, 1)), jnp.array([0.3, 0.3]), jnp.array([0, 1]))
+    found = train.network_prediction(
+        card, {}, jnp.zeros((2, 1, 1, 1)), jnp.array([0.3, 0.3]), jnp.array([0, 1])
+    )
     assert found.shape == (2, 1, 1, 1) and np.allclose(found, -told if clock == "1 - t" else told)
 
 
@@ -94,9 +106,14 @@ def test_times_follow_their_laws():
     logit = lambda t: np.log(t / (1 - t))
     u, t = draws("uniform", dtype=jnp.float64), draws("shifted", shift=4.0, dtype=jnp.float64)
     assert stats.kstest(u, "uniform").pvalue > 1e-3
-    np.testing.assert_allclose(logit(t), logit(u) + np.log(4), atol=1e-9)  # a shift by s moves the logit by log s
+    np.testing.assert_allclose(
+        logit(t), logit(u) + np.log(4), atol=1e-9
+    )  # a shift by s moves the logit by log s
     normal = draws("logit-normal", mean=0.5, std=2.0)
-    assert stats.kstest((logit(normal.astype(float)) - 0.5) / 2, "norm").pvalue > 1e-3 and normal.dtype == np.float32
+    assert (
+        stats.kstest((logit(normal.astype(float)) - 0.5) / 2, "norm").pvalue > 1e-3
+        and normal.dtype == np.float32
+    )
 
 
 def test_unknown_times_are_refused():
@@ -113,11 +130,16 @@ OPTIMIZER = train.adamw(20, learning_rate=1e-2, warmup=1)
 @functools.cache
 def compiled(devices, microbatches, label_dropout):
     """The step (state, batch) -> (state, metrics) with a key of its own, shared by the tests."""
-    mesh, times = train.data_mesh(jax.devices()[:devices]), functools.partial(train.draw_times, kind="logit-normal")
+    mesh, times = (
+        train.data_mesh(jax.devices()[:devices]),
+        functools.partial(train.draw_times, kind="logit-normal"),
+    )
     options = dict(label_dropout=label_dropout, decay=0.9, microbatches=microbatches)
     step = train.make_step(LAYER, OPTIMIZER, mesh, times=times, **options)
     whole = functools.partial(train.replicate, mesh=mesh)
-    return lambda state, batch: step(whole(state), train.shard(batch, mesh), whole(jax.random.key(5)))
+    return lambda state, batch: step(
+        whole(state), train.shard(batch, mesh), whole(jax.random.key(5))
+    )
 
 
 def make(devices=1, microbatches=1, label_dropout=0.1):
@@ -146,7 +168,9 @@ def reference():
 def test_devices_and_microbatches_train_as_one(devices, microbatches):
     state, losses = after(3, devices=devices, microbatches=microbatches)
     np.testing.assert_allclose(losses, reference()[1], rtol=1e-13)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-10), state, reference()[0])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-10), state, reference()[0]
+    )
 
 
 def test_training_lowers_the_loss_of_what_it_has_seen():
@@ -164,13 +188,19 @@ def test_running_mean_is_that_of_a_loop():
         state, _ = step(state, batch)
         rest = 1 - min(0.9, (1 + n) / (10 + n))
         mean = jax.tree.map(
-            functools.partial(lambda rest, m, p: (1 - rest) * m + rest * np.asarray(p), rest), mean, state.params
+            functools.partial(lambda rest, m, p: (1 - rest) * m + rest * np.asarray(p), rest),
+            mean,
+            state.params,
         )
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8), state.ema, mean)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8), state.ema, mean
+    )
 
 
 def test_decay_of_the_running_mean_grows_to_its_limit():
-    np.testing.assert_allclose(train.ema_decay(jnp.array([0, 8, 10**6]), 0.99), [0.1, 0.5, 0.99], rtol=1e-6)
+    np.testing.assert_allclose(
+        train.ema_decay(jnp.array([0, 8, 10**6]), 0.99), [0.1, 0.5, 0.99], rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("dropout", [0.1, 1.0])
@@ -178,7 +208,9 @@ def test_only_dropped_labels_tell_nothing(dropout):
     losses = []
     for label in (0, 1):
         step, state, batch = make(label_dropout=dropout)
-        losses.append(float(step(state, batch | {"labels": jnp.full(8, label, jnp.int32)})[1]["loss"]))
+        losses.append(
+            float(step(state, batch | {"labels": jnp.full(8, label, jnp.int32)})[1]["loss"])
+        )
     assert (losses[0] == losses[1]) == (dropout == 1)
 
 
@@ -197,13 +229,16 @@ def test_optimizer_warms_up_and_ends_at_rest():
     for _ in range(11):
         update, state = update_by(jnp.full(3, 5.0), state, params)
         moves.append(float(-update[0]))
-    np.testing.assert_allclose(moves[:3], [0, 0.05, 0.1], rtol=1e-5)  # Adam moves by its rate while gradients are equal
+    np.testing.assert_allclose(
+        moves[:3], [0, 0.05, 0.1], rtol=1e-5
+    )  # Adam moves by its rate while gradients are equal
     assert all(a > b for a, b in zip(moves[2:], moves[3:])) and moves[10] == 0
 
 
 def test_batch_that_does_not_divide_says_what_would():
     with pytest.raises(
-        ValueError, match="batch of 12 does not divide over 8 device.*take 8 or 16, or 1, 2, 3, 4, 6, 12 devices"
+        ValueError,
+        match="batch of 12 does not divide over 8 device.*take 8 or 16, or 1, 2, 3, 4, 6, 12 devices",
     ):
         train.check_split(12, 8, 1)
     with pytest.raises(ValueError, match="take 6 or 12"):
@@ -219,7 +254,11 @@ def test_batch_that_does_not_divide_says_what_would():
 @pytest.fixture
 def config(tmp_path):
     rng = np.random.default_rng(0)
-    np.savez(tmp_path / "toy.npz", images=rng.integers(0, 256, (20, 4, 4, 1), dtype=np.uint8), labels=np.arange(20) % 2)
+    np.savez(
+        tmp_path / "toy.npz",
+        images=rng.integers(0, 256, (20, 4, 4, 1), dtype=np.uint8),
+        labels=np.arange(20) % 2,
+    )
     return dataclasses.replace(
         train_digits.get_config("quick"), data=str(tmp_path / "toy.npz"), patch=2, width=8, batch=8, devices=1, steps=6,
         log_every=1, save_every=2, sample_every=6,
@@ -236,7 +275,9 @@ def saved(workdir, step=6):
 
 def assert_same_run(a, b):
     left, right = saved(a)[0], saved(b)[0]
-    assert left.keys() == right.keys() and all(np.array_equal(left[name], right[name]) for name in left)
+    assert left.keys() == right.keys() and all(
+        np.array_equal(left[name], right[name]) for name in left
+    )
 
 
 @pytest.fixture
@@ -244,20 +285,31 @@ def compiled_once(monkeypatch):
     """The runs of one test share their compiled step and sampler."""
     for module, name in ((train, "make_step"), (experiment, "sampler")):
         made, make = [], getattr(module, name)
-        first = lambda *args, made=made, make=make, **options: (made or made.append(make(*args, **options)) or made)[0]
+        first = lambda *args, made=made, make=make, **options: (
+            made or made.append(make(*args, **options)) or made
+        )[0]
         monkeypatch.setattr(module, name, first)
 
 
-def test_run_that_is_terminated_ends_as_one_that_is_not(config, tmp_path, monkeypatch, capsys, compiled_once):
+def test_run_that_is_terminated_ends_as_one_that_is_not(
+    config, tmp_path, monkeypatch, capsys, compiled_once
+):
     rows = experiment.run(config, tmp_path / "whole")
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
 
     batch = data.Batches.__call__
     terminate = lambda self, step: os.kill(os.getpid(), signal.SIGTERM) if step == 2 else None
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
-        patch.setattr(data.Batches, "__call__", lambda self, step: (terminate(self, step), batch(self, step))[1])
+        patch.setattr(
+            data.Batches,
+            "__call__",
+            lambda self, step: (terminate(self, step), batch(self, step))[1],
+        )
         experiment.run(config, tmp_path / "parts")
-    assert stopped.value.code == 128 + signal.SIGTERM and "SIGTERM: step 3 of 6 is saved" in capsys.readouterr().out
+    assert (
+        stopped.value.code == 128 + signal.SIGTERM
+        and "SIGTERM: step 3 of 6 is saved" in capsys.readouterr().out
+    )
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     again = experiment.run(config, tmp_path / "parts")
     assert "holds step 3 of 6" in capsys.readouterr().out
@@ -272,7 +324,9 @@ def test_run_that_is_terminated_ends_as_one_that_is_not(config, tmp_path, monkey
     model = models.load(tmp_path / "whole" / "model")
     ema = {name.removeprefix("ema."): a for name, a in arrays.items() if name.startswith("ema.")}
     found = checkpoint.flatten(model.params)
-    assert found.keys() == ema.keys() and all(np.array_equal(found[n], ema[n].astype(np.float16)) for n in ema)
+    assert found.keys() == ema.keys() and all(
+        np.array_equal(found[n], ema[n].astype(np.float16)) for n in ema
+    )
     assert model.card.details["images_seen"] == 48 and model.card.details["config"]["patch"] == 2
     assert (tmp_path / "whole" / "samples.png").exists()
     check_settings_are_held(config, tmp_path)
@@ -284,13 +338,19 @@ def check_settings_are_held(config, tmp_path):
     told = json.loads((folder / card).read_text())
     told["details"]["config"]["ema"], told["details"]["data"]["hash"] = 0.5, "0"
     (folder / card).write_text(json.dumps(told))
-    with pytest.raises(ValueError, match="another run .ema: 0.5 there, 0.999 now; the images of .*: hash 0 there"):
+    with pytest.raises(
+        ValueError, match="another run .ema: 0.5 there, 0.999 now; the images of .*: hash 0 there"
+    ):
         experiment.run(config, tmp_path / "whole")
     with pytest.raises(ValueError, match="another configuration .seed: 0 there, 1 now"):
         experiment.run(dataclasses.replace(config, seed=1), tmp_path / "whole")
     (tmp_path / "whole" / "rows.jsonl").unlink()
     work = experiment.Run(config, tmp_path / "whole")
-    assert work.step == 0 and checkpoint.steps(tmp_path / "whole" / "checkpoints-before-1") == [2, 4, 6]
+    assert work.step == 0 and checkpoint.steps(tmp_path / "whole" / "checkpoints-before-1") == [
+        2,
+        4,
+        6,
+    ]
 
 
 def counting(spoiled=None):
@@ -308,7 +368,9 @@ def counting(spoiled=None):
 
 def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(config, tmp_path):
     work = experiment.Run(dataclasses.replace(config, log_every=3), tmp_path / "run")
-    with pytest.raises(ValueError, match="at step 5 the loss is inf .*checkpoint of step 4 is kept"):
+    with pytest.raises(
+        ValueError, match="at step 5 the loss is inf .*checkpoint of step 4 is kept"
+    ):
         experiment._loop(work, counting(spoiled=5), None, [])
     assert checkpoint.steps(tmp_path / "run" / "checkpoints") == [2, 4]
 
@@ -337,14 +399,18 @@ def test_reflow_pairs_join_noise_to_what_the_teacher_makes_of_it(config, tmp_pat
     params = jax.tree.map(jnp.zeros_like, teacher.params)
     params["outputs"]["bias"] = jnp.full_like(params["outputs"]["bias"], 0.25)
     models.save(tmp_path / "teacher", models.model(teacher.card, params), dtype="float32")
-    config = dataclasses.replace(config, coupling="reflow", teacher=str(tmp_path / "teacher"), pairs=10)
+    config = dataclasses.replace(
+        config, coupling="reflow", teacher=str(tmp_path / "teacher"), pairs=10
+    )
     work = experiment.Run(config, tmp_path / "run")
     batch = work.batches(0)
     np.testing.assert_allclose(batch["images"], batch["noise"] - 0.25, atol=1e-6)
     assert np.std(batch["noise"]) == pytest.approx(1, abs=0.25)
     assert np.array_equal(work.state.params["outputs"]["bias"], params["outputs"]["bias"])
     with pytest.raises(ValueError, match="needs a teacher"):
-        experiment.Run(dataclasses.replace(config, teacher=str(tmp_path / "none")), tmp_path / "other")
+        experiment.Run(
+            dataclasses.replace(config, teacher=str(tmp_path / "none")), tmp_path / "other"
+        )
     other = dataclasses.replace(config, width=16)
     with pytest.raises(ValueError, match="teacher .* has sizes .*width=8"):
         experiment.Run(other, tmp_path / "other")
@@ -368,9 +434,13 @@ def test_run_that_is_killed_at_any_moment_ends_as_one_that_is_not(config, tmp_pa
     ]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    subprocess.run([*command, f"--workdir={whole}"], check=True, env=environment, capture_output=True)
+    subprocess.run(
+        [*command, f"--workdir={whole}"], check=True, env=environment, capture_output=True
+    )
     kills = 0
-    for line in range(2, 5):  # after the first, second and third progress line, so within the step or save that follows
+    for line in range(
+        2, 5
+    ):  # after the first, second and third progress line, so within the step or save that follows
         with subprocess.Popen(
             [*command, f"--workdir={parts}"],
             env=environment,
@@ -382,7 +452,9 @@ def test_run_that_is_killed_at_any_moment_ends_as_one_that_is_not(config, tmp_pa
                 process.stderr.readline()
             process.kill()
         kills += process.returncode == -signal.SIGKILL
-    subprocess.run([*command, f"--workdir={parts}"], check=True, env=environment, capture_output=True)
+    subprocess.run(
+        [*command, f"--workdir={parts}"], check=True, env=environment, capture_output=True
+    )
     assert kills == 3
     left, right = saved(whole, 8)[0], saved(parts, 8)[0]
     assert all(np.array_equal(left[name], right[name]) for name in left)

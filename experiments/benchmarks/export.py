@@ -22,8 +22,15 @@ def state_dict(params, config):
         found[f"{name}.bias"] = np.asarray(layer["bias"][index], np.float32)
 
     linear("pos_embed.proj", params["patches"])
-    square = (config.width, config.patch, config.patch, config.channels)  # a convolution over the pixels of a patch
-    found["pos_embed.proj.weight"] = found["pos_embed.proj.weight"].reshape(square).transpose(0, 3, 1, 2)
+    square = (
+        config.width,
+        config.patch,
+        config.patch,
+        config.channels,
+    )  # a convolution over the pixels of a patch
+    found["pos_embed.proj.weight"] = (
+        found["pos_embed.proj.weight"].reshape(square).transpose(0, 3, 1, 2)
+    )
     linear("proj_out_1", params["modulation"])
     linear("proj_out_2", params["outputs"])
     for i in range(config.depth):

@@ -22,4 +22,6 @@ def forward(config, size=None):
     inputs, outputs = config.patch**2 * config.channels, config.patch**2 * config.outputs
     hidden = int(e * config.mlp_ratio)
     layer = 8 * tokens * e**2 + 4 * tokens**2 * e + 4 * tokens * e * hidden + 12 * e**2
-    return config.depth * layer + 2 * tokens * e * (inputs + outputs) + 4 * e**2 + 2 * (256 * e + e**2)
+    return (
+        config.depth * layer + 2 * tokens * e * (inputs + outputs) + 4 * e**2 + 2 * (256 * e + e**2)
+    )

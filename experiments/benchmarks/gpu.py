@@ -11,7 +11,7 @@ import jax
 
 from experiments.benchmarks import flops, overlap, worker
 from experiments.benchmarks.case import Case
-from experiments.run import main
+from experiments.cli.run import main
 from flowjax import models, records
 
 CONTENDERS = ("flowjax", "torch compile")
@@ -20,13 +20,23 @@ AGREE = 5e-2  # greatest relative error of bfloat16 to the float32 reference
 
 def _case(config, folder, size, batch, dtype="bfloat16"):
     return Case(
-        str(folder), size, config.width, config.depth, config.heads, batch, config.steps, config.guidance, dtype
+        str(folder),
+        size,
+        config.width,
+        config.depth,
+        config.heads,
+        batch,
+        config.steps,
+        config.guidance,
+        dtype,
     )
 
 
 def operations(config, size):
     """Operations of one guided image: two forward passes a step."""
-    sizes = models.DiTConfig((size, size), 4, 2, config.width, config.depth, config.heads, 1000, out_channels=8)
+    sizes = models.DiTConfig(
+        (size, size), 4, 2, config.width, config.depth, config.heads, 1000, out_channels=8
+    )
     return 2 * config.steps * flops.forward(sizes)
 
 
@@ -42,7 +52,11 @@ def _measure(config, case, workers):
     for name, answers in worker.taking_turns(running, config.repeats).items():
         wall = statistics.median(answer["wall"] for answer in answers)
         found[name] |= workers[name].ask("memory")
-        found[name] |= {"wall": wall, "images_per_second": case.batch / wall, "agrees": found[name]["error"] <= AGREE}
+        found[name] |= {
+            "wall": wall,
+            "images_per_second": case.batch / wall,
+            "agrees": found[name]["error"] <= AGREE,
+        }
         found[name] |= {"flops": operations(config, case.size) * case.batch / wall}
     return found
 
@@ -79,7 +93,9 @@ def _start(config, folder, contenders, clock):
     clock.workers.append(reference)
     for i, size in enumerate(config.sizes):
         export = i == 0 and len(contenders) > 1
-        reference.ask("prepare", case=vars(_case(config, folder, size, 1, "float32")), export=export)
+        reference.ask(
+            "prepare", case=vars(_case(config, folder, size, 1, "float32")), export=export
+        )
     peak = reference.ask("peak", n=config.peak)["peak"]
     reference.kill()
     workers = {name: worker.Worker(name, folder) for name in contenders}
@@ -114,7 +130,15 @@ def _gathers(config, kept):
     if len(gpus) < 2 or kept.done({"gpus": len(gpus)}):
         return
     sizes = models.DiTConfig(
-        (max(config.sizes),) * 2, 4, 2, config.width, config.depth, config.heads, 1000, out_channels=8, dtype="bfloat16"
+        (max(config.sizes),) * 2,
+        4,
+        2,
+        config.width,
+        config.depth,
+        config.heads,
+        1000,
+        out_channels=8,
+        dtype="bfloat16",
     )
     kept.add({"gpus": len(gpus)}, **overlap.measured(sizes, 2, config.steps, config.repeats, gpus))
 
@@ -134,7 +158,9 @@ def run(config, workdir):
     try:
         with tempfile.TemporaryDirectory() as folder:
             if _cases(config, kept):
-                _go(config, kept, folder, [name for name in CONTENDERS if name not in absent], clock)
+                _go(
+                    config, kept, folder, [name for name in CONTENDERS if name not in absent], clock
+                )
             if clock.left() > 120:  # three programs to compile
                 _gathers(config, kept)
     except RuntimeError:
@@ -147,7 +173,9 @@ def run(config, workdir):
         if kept.rows:
             table(workdir)
         listed = ", ".join(f"{8 * cell['size']} px batch {cell['batch']}" for cell in left)
-        print(f"the {config.seconds:.0f} s are up; left out: {listed}. The same command goes on from the rows.")
+        print(
+            f"the {config.seconds:.0f} s are up; left out: {listed}. The same command goes on from the rows."
+        )
         raise SystemExit(0)  # not an error, and not finished: `main` must not mark the run complete
     return kept.rows
 
@@ -178,7 +206,13 @@ def markdown(rows, command):
     ]
     device = next((row["device"] for row in rows if "device" in row), "no device")
     return "\n".join(
-        [*lines, "", *said, f"{device}, bfloat16 matmul peak {rows[0]['peak'] / 1e12:.4g} TFLOP/s; `{command}`", ""]
+        [
+            *lines,
+            "",
+            *said,
+            f"{device}, bfloat16 matmul peak {rows[0]['peak'] / 1e12:.4g} TFLOP/s; `{command}`",
+            "",
+        ]
     )
 
 

@@ -9,11 +9,13 @@ import jax
 
 import flowjax
 from experiments.benchmarks.parallel import BRANCHES
-from experiments.run import main, progress
-from experiments.timing import interleaved
+from experiments.cli.run import main, progress
+from experiments.lab.timing import interleaved
 from flowjax import grids, models, parallel, plans, records
 from flowjax.errors import check_choice
-from flowjax.parallel import overlap, stale, traffic
+from flowjax.parallel import traffic
+from flowjax.parallel.analysis import overlap
+from flowjax.parallel.stale import model as stale
 
 CONTENDERS = {
     "gather": {"attention": "gather"},
@@ -33,7 +35,9 @@ def certificate(config, machine, contender):
     plan = plans.adams_bashforth(grids.uniform(config.steps), 2)
     options = CONTENDERS[contender]
     began = time.perf_counter()
-    program = overlap.compiled(sizes, config.batch, plan, mesh, dtype=config.dtype, compiler_options=flags, **options)
+    program = overlap.compiled(
+        sizes, config.batch, plan, mesh, dtype=config.dtype, compiler_options=flags, **options
+    )
     seconds, memory = time.perf_counter() - began, program.memory_analysis()
     is_stale = options["attention"] == "stale"
     found = [
@@ -43,8 +47,16 @@ def certificate(config, machine, contender):
         for number, each in enumerate(overlap.overlaps(program.as_text()))
     ]  # fmt: skip
     shape = (config.batch, *config.size, sizes.channels)
-    kept = traffic.buffer(sizes, shape, mesh, options.get("gather", "late"), 1.0, config.dtype) if is_stale else 0
-    whole = {"temporary": memory.temp_size_in_bytes, "arguments": memory.argument_size_in_bytes, "buffer": kept}
+    kept = (
+        traffic.buffer(sizes, shape, mesh, options.get("gather", "late"), 1.0, config.dtype)
+        if is_stale
+        else 0
+    )
+    whole = {
+        "temporary": memory.temp_size_in_bytes,
+        "arguments": memory.argument_size_in_bytes,
+        "buffer": kept,
+    }
     return [*found, {"kind": WHOLE, "number": len(found), **whole, "seconds": seconds}]
 
 
@@ -65,10 +77,18 @@ def target(config, machine):
 def run(config, workdir):
     """Certify what `workdir` does not hold yet, for the platforms whose compiler is here, and return all rows."""
     asked = [*config.programs, *(f"GPU:{program}" for program in config.gpus)]
-    asked = [dict(zip(("machine", "contender"), program.rpartition(" ")[::2], strict=True)) for program in asked]
+    asked = [
+        dict(zip(("machine", "contender"), program.rpartition(" ")[::2], strict=True))
+        for program in asked
+    ]
     for cell in asked:
-        check_choice("experiments.benchmarks.overlap", "contender", cell["contender"], tuple(CONTENDERS))
-    absent = {name: overlap.missing(name) for name in sorted({platform(cell["machine"]) for cell in asked})}
+        check_choice(
+            "experiments.benchmarks.overlap", "contender", cell["contender"], tuple(CONTENDERS)
+        )
+    absent = {
+        name: overlap.missing(name)
+        for name in sorted({platform(cell["machine"]) for cell in asked})
+    }
     here = [cell for cell in asked if not absent[platform(cell["machine"])]]
     if not here:
         raise ValueError("; ".join(absent.values()) + ".")
@@ -103,17 +123,28 @@ def measured(sizes, batch, steps, repeats, devices):
       {"gather", "late", "frozen": seconds of a row, "hidden": (gather - late) / (gather - frozen), "share": of a layer's
       products that the compiler laid under a late gather, with the kernels that it chose on these devices}.
     """
-    mesh, plan = parallel.make_mesh(seq=len(devices), devices=devices), plans.adams_bashforth(grids.uniform(steps), 2)
+    mesh, plan = (
+        parallel.make_mesh(seq=len(devices), devices=devices),
+        plans.adams_bashforth(grids.uniform(steps), 2),
+    )
     model = models.init(sizes, jax.random.key(0))
-    model = model._replace(params=jax.tree.map(lambda leaf: leaf.astype(sizes.dtype or leaf.dtype), model.params))
+    model = model._replace(
+        params=jax.tree.map(lambda leaf: leaf.astype(sizes.dtype or leaf.dtype), model.params)
+    )
     noise = flowjax.draw_noise(jax.random.key(1), range(batch), (*sizes.size, sizes.channels))
     calls, shares = {}, {}
     for name in ("gather", "late", "frozen"):
         options = CONTENDERS.get(name, {"attention": "stale", "refresh": None})
         run, args, _ = parallel.program(model, noise, None, plan, mesh, **options)
         program = run.lower(*args).compile()
-        inside = [each for each in overlap.overlaps(program.as_text()) if each.times >= steps * sizes.depth]
-        shares[name] = min((each.share for each in inside if each.branch == stale.EXCHANGE), default=0.0)
+        inside = [
+            each
+            for each in overlap.overlaps(program.as_text())
+            if each.times >= steps * sizes.depth
+        ]
+        shares[name] = min(
+            (each.share for each in inside if each.branch == stale.EXCHANGE), default=0.0
+        )
         calls[name] = functools.partial(program, *args)
     seconds = {name: steady / steps for name, (_, steady) in interleaved(calls, repeats).items()}
     hidden = (seconds["gather"] - seconds["late"]) / (seconds["gather"] - seconds["frozen"])
@@ -128,14 +159,18 @@ def markdown(rows, command):
     ]
     machines, contenders = list(dict.fromkeys(row["machine"] for row in rows)), list(CONTENDERS)
     order = lambda item: (machines.index(item[0][0]), contenders.index(item[0][1]))
-    for (machine, contender), cell in sorted(_grouped(rows, ("machine", "contender")).items(), key=order):
+    for (machine, contender), cell in sorted(
+        _grouped(rows, ("machine", "contender")).items(), key=order
+    ):
         whole = next((row for row in cell if row["kind"] == WHOLE), None)
         if whole is None:  # a killed run began it
             continue
         inside = [row for row in cell if row.get("loop")]
         for (loop, kind), group in sorted(_grouped(inside, ("loop", "kind")).items()):
             said = ", ".join(sorted({row["operation"] for row in group}))
-            shares = ", ".join(f"{row['share']:.1%}" if row["asynchronous"] else "synchronous" for row in group)
+            shares = ", ".join(
+                f"{row['share']:.1%}" if row["asynchronous"] else "synchronous" for row in group
+            )
             lines.append(
                 f"| {machine} | {contender} | {loop} | {kind} | {len(group)} {said} | "
                 f"{sum(row['received'] for row in group) / 1e6:.3g} | {group[0]['body'] / 1e9:.1f} | {shares} | "

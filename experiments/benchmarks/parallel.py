@@ -7,12 +7,13 @@ import jax
 import numpy as np
 
 import flowjax
-from experiments.run import main, progress
-from experiments.timing import interleaved
+from experiments.benchmarks.pmap import sample_pmap
+from experiments.cli.run import main, progress
+from experiments.lab.timing import interleaved
 from flowjax import grids, models, parallel, plans, records
-from flowjax.parallel import stale, traffic
-from flowjax.parallel.hlo import collectives
-from flowjax.parallel.pmap import sample_pmap
+from flowjax.parallel import traffic
+from flowjax.parallel.analysis.hlo import collectives
+from flowjax.parallel.stale import model as stale
 
 VIRTUAL = 8
 BRANCHES = {stale.SYNC: "synchronous", stale.EXCHANGE: "exchange", stale.HOLD: "hold"}
@@ -20,7 +21,9 @@ BRANCHES = {stale.SYNC: "synchronous", stale.EXCHANGE: "exchange", stale.HOLD: "
 
 def contenders(devices):
     """{name: (sizes of the mesh, options of parallel.sample)} with an image shared by `devices`."""
-    exact = {name: ({"seq": devices}, {"attention": name}) for name in ("gather", "ulysses", "ring")}
+    exact = {
+        name: ({"seq": devices}, {"attention": name}) for name in ("gather", "ulysses", "ring")
+    }
     if devices % 2 == 0 and devices > 2:
         exact["ulysses_ring"] = ({"seq": (devices // 2, 2)}, {"attention": "ulysses_ring"})
     options = {
@@ -29,7 +32,9 @@ def contenders(devices):
         "every second step": {"refresh": 2},
         "frozen": {"refresh": None},
     }
-    return exact | {f"stale, {k}": ({"seq": devices}, {"attention": "stale", **o}) for k, o in options.items()}
+    return exact | {
+        f"stale, {k}": ({"seq": devices}, {"attention": "stale", **o}) for k, o in options.items()
+    }
 
 
 def per_row(found, rows, branch):
@@ -37,7 +42,8 @@ def per_row(found, rows, branch):
     inside = [c for c in found if c.times >= rows and c.branch == branch]
     return {
         "collectives": {
-            op: sum(c.times for c in inside if c.operation == op) // rows for op in {c.operation for c in inside}
+            op: sum(c.times for c in inside if c.operation == op) // rows
+            for op in {c.operation for c in inside}
         },
         "bytes": sum(c.times * c.received for c in inside) // rows,
         "waiting": sum(c.times for c in inside if c.waits) // rows,
@@ -76,7 +82,9 @@ def run(config, workdir):
     sizes = models.preset(config.network)
     model = models.init(sizes, jax.random.key(0))
     shape = (*sizes.size, sizes.channels)
-    noise = np.asarray(flowjax.draw_noise(jax.random.key(1), range(config.batch), shape), np.float32)
+    noise = np.asarray(
+        flowjax.draw_noise(jax.random.key(1), range(config.batch), shape), np.float32
+    )
     label = np.arange(config.batch) % sizes.classes
     plan = plans.adams_bashforth(grids.uniform(config.steps), 2)
     setup = model, noise, label, plan
@@ -98,7 +106,9 @@ def run(config, workdir):
         for (n, name), (first, steady) in interleaved(
             calls | data_parallel(setup, config.devices), config.repeats
         ).items():
-            kept.add({"devices": n, "contender": name, "kind": "seconds"}, first=first, steady=steady)
+            kept.add(
+                {"devices": n, "contender": name, "kind": "seconds"}, first=first, steady=steady
+            )
     return kept.rows
 
 
@@ -108,7 +118,9 @@ def data_parallel(setup, counts):
     for n in (n for n in counts if n <= len(jax.devices()) and len(setup[1]) % n == 0):
         mesh = parallel.make_mesh(data=n)
         placed = parallel.place(setup[0], mesh)
-        calls[n, "data axis"] = lambda mesh=mesh, placed=placed: parallel.sample(placed, *setup[1:], mesh).x
+        calls[n, "data axis"] = lambda mesh=mesh, placed=placed: (
+            parallel.sample(placed, *setup[1:], mesh).x
+        )
         calls[n, "pmap"] = lambda n=n: sample_pmap(*setup, devices=n)
     return calls
 
@@ -126,7 +138,10 @@ def table(workdir):
         if row["kind"] == "seconds":
             print(f"{name} first {row['first']:.3f} s, steady {row['steady']:.4f} s")
             continue
-        said = ", ".join(f"{count} {operation}" for operation, count in row["collectives"].items()) or "none"
+        said = (
+            ", ".join(f"{count} {operation}" for operation, count in row["collectives"].items())
+            or "none"
+        )
         waiting = f" ({row['waiting']} wait for a product)" if row["collectives"] else ""
         print(
             f"{name} {said}{waiting}; {row['bytes']:,} ({row['formula']:,}); {row['buffer']:,}; {row['compile_seconds']:.1f}"
@@ -135,5 +150,7 @@ def table(workdir):
 
 
 if __name__ == "__main__":
-    jax.config.update("jax_num_cpu_devices", VIRTUAL)  # before anything asks for devices; no other platform minds
+    jax.config.update(
+        "jax_num_cpu_devices", VIRTUAL
+    )  # before anything asks for devices; no other platform minds
     main(run, table)

@@ -8,16 +8,27 @@ import tempfile
 
 from experiments.benchmarks import worker
 from experiments.benchmarks.case import Case
-from experiments.run import main
+from experiments.cli.run import main
 from flowjax import records
 
 CONTENDERS = ("flowjax", "JAX loop", "torch compile", "torch eager")
-AGREE = {"float32": 1e-4, "bfloat16": 5e-2}  # greatest relative error to the reference of contenders that agree
+AGREE = {
+    "float32": 1e-4,
+    "bfloat16": 5e-2,
+}  # greatest relative error to the reference of contenders that agree
 
 
 def _case(config, folder, batch, dtype):
     return Case(
-        str(folder), config.size, config.width, config.depth, config.heads, batch, config.steps, config.guidance, dtype
+        str(folder),
+        config.size,
+        config.width,
+        config.depth,
+        config.heads,
+        batch,
+        config.steps,
+        config.guidance,
+        dtype,
     )
 
 
@@ -36,7 +47,10 @@ def measure(config, folder, contenders, batch, dtype):
             for clock in ("wall", "cpu"):
                 found[name][clock] = statistics.median(answer[clock] for answer in answers)
             found[name] |= workers[name].ask("memory")
-            found[name] |= {"agrees": found[name]["error"] <= AGREE[dtype], "load": os.getloadavg()[0]}
+            found[name] |= {
+                "agrees": found[name]["error"] <= AGREE[dtype],
+                "load": os.getloadavg()[0],
+            }
     finally:
         for each in workers.values():
             each.kill()
@@ -53,7 +67,9 @@ def run(config, workdir):
     contenders = dict.fromkeys((name for name in CONTENDERS if name not in absent), sys.executable)
     contenders |= worker.elsewhere(config.python) if config.python else {}
     cases = [(batch, dtype) for dtype in config.dtypes for batch in config.batches]
-    cases = [(batch, dtype) for batch, dtype in cases if not kept.done({"batch": batch, "dtype": dtype})]
+    cases = [
+        (batch, dtype) for batch, dtype in cases if not kept.done({"batch": batch, "dtype": dtype})
+    ]
     with tempfile.TemporaryDirectory() as folder:
         if cases:
             with worker.Worker(worker.REFERENCE, folder, x64=True) as reference:
@@ -80,7 +96,9 @@ def markdown(rows, command):
             f"{row['memory'] / 1e9:.2f} | {row['error']:.1e} |"
         )
     device, load = rows[0]["device"], max(row["load"] for row in rows)
-    return "\n".join([*lines, "", f"{device}; load of the machine up to {load:.1f}; `{command}`", ""])
+    return "\n".join(
+        [*lines, "", f"{device}; load of the machine up to {load:.1f}; `{command}`", ""]
+    )
 
 
 def table(workdir):

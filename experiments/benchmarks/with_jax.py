@@ -35,7 +35,10 @@ def weights(config, dtype):
     def make(key):
         leaves, tree = jax.tree.flatten(models.network(config).init(key))
         keys = jax.random.split(jax.random.fold_in(key, 1), len(leaves))
-        moved = [a + 0.02 * jax.random.normal(k, a.shape, a.dtype) for a, k in zip(leaves, keys, strict=True)]
+        moved = [
+            a + 0.02 * jax.random.normal(k, a.shape, a.dtype)
+            for a, k in zip(leaves, keys, strict=True)
+        ]
         return jax.tree.unflatten(tree, [a.astype(dtype) for a in moved])
 
     with jax.enable_x64(False):  # the reference must have the others' weights
@@ -57,7 +60,10 @@ def attention(case):
 def _setup(case):
     """(apply with this attention, parameters, labels, noise, plan)."""
     config = configuration(case)
-    params = weights(dataclasses.replace(config, size=(32, 32)), "float32" if case.dtype == "float64" else case.dtype)
+    params = weights(
+        dataclasses.replace(config, size=(32, 32)),
+        "float32" if case.dtype == "float64" else case.dtype,
+    )
     apply = functools.partial(models.Card("DiT", config).velocity, attention=attention(case))
     noise, labels = case.noise_and_labels()
     plan = plans.dpm_solver_pp(Linear(), grids.uniform(case.steps), 2)
@@ -72,7 +78,10 @@ def build_scan(case):
     @jax.jit
     def run(params, labels, noise, plan):
         model = guidance.classifier_free(
-            lambda x, t, label: apply(params, x, t, label), labels, jnp.asarray(NULL_LABEL), case.guidance
+            lambda x, t, label: apply(params, x, t, label),
+            labels,
+            jnp.asarray(NULL_LABEL),
+            case.guidance,
         )
         return flowjax.sample(model, noise, plan).x
 
@@ -84,11 +93,16 @@ def build_loop(case):
     """What one would write first: a jitted step of network, guidance and update, called in a Python loop."""
     apply, params, labels, noise, plan = _setup(case)
     both = jnp.concatenate([labels, jnp.full_like(labels, NULL_LABEL)])
-    rows = [{name: jnp.asarray(getattr(plan, name)[i], noise.dtype) for name in COLUMNS} for i in range(plan.rows)]
+    rows = [
+        {name: jnp.asarray(getattr(plan, name)[i], noise.dtype) for name in COLUMNS}
+        for i in range(plan.rows)
+    ]
 
     @jax.jit
     def step(params, both, x, base, history, row):
-        conditional, null = jnp.split(apply(params, jnp.concatenate([x, x]), row["label_time"], both), 2)
+        conditional, null = jnp.split(
+            apply(params, jnp.concatenate([x, x]), row["label_time"], both), 2
+        )
         velocity = null + case.guidance * (conditional - null)
         history = (row["p"] * x + row["q"] * velocity, *history[:-1])
         base = row["a"] * base + sum(row["b"][j] * m for j, m in enumerate(history))
@@ -141,7 +155,7 @@ def prepare(case, export):
 
 def matmul_peak(n=8192, repeats=8):
     """Operations a second of bfloat16 matrix products n x n, the best of a few: what the card can really do."""
-    from experiments.timing import clock
+    from experiments.lab.timing import clock
 
     key = jax.random.key(0)
     a, b = (jax.random.normal(k, (n, n), jnp.bfloat16) for k in jax.random.split(key))

@@ -21,7 +21,9 @@ def _network(folder, size, width, depth, heads, dtype):
     )  # fmt: skip
     loaded = safetensors.torch.load_file(pathlib.Path(folder) / "weights.safetensors")
     missing, unexpected = network.load_state_dict(loaded, strict=False)
-    if unexpected or any("pos_embed.pos_embed" not in name for name in missing):  # the table of positions is not stored
+    if unexpected or any(
+        "pos_embed.pos_embed" not in name for name in missing
+    ):  # the table of positions is not stored
         raise ValueError(f"weights.safetensors lacks {missing} and has {unexpected} too.")
     return network.to(DEVICE, getattr(torch, dtype)).eval().requires_grad_(False)
 
@@ -31,9 +33,13 @@ def _build(case, wrap):
     network = wrap(_network(case.folder, case.size, case.width, case.depth, case.heads, case.dtype))
     noise, labels = case.noise_and_labels()
     start = torch.tensor(noise.transpose(0, 3, 1, 2), device=DEVICE).contiguous()
-    both = torch.tensor(np.concatenate([labels, np.full_like(labels, NULL_LABEL)]), device=DEVICE, dtype=torch.long)
+    both = torch.tensor(
+        np.concatenate([labels, np.full_like(labels, NULL_LABEL)]), device=DEVICE, dtype=torch.long
+    )
     with np.load(case.inputs) as file:
-        columns = {name: file[name].tolist() for name in ("label_time", "p", "q", "a", "b", "c", "d")}
+        columns = {
+            name: file[name].tolist() for name in ("label_time", "p", "q", "a", "b", "c", "d")
+        }
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     times = [torch.full((len(both),), 1000 * row["label_time"], device=DEVICE) for row in rows]
 
@@ -47,7 +53,9 @@ def _build(case, wrap):
         x = base = start
         history = []
         for row, t in zip(rows, times, strict=True):
-            out = network(torch.cat([x, x]).to(dtype), timestep=t, class_labels=both, return_dict=False)[0]
+            out = network(
+                torch.cat([x, x]).to(dtype), timestep=t, class_labels=both, return_dict=False
+            )[0]
             conditional, null = out[:, :4].float().chunk(2)
             velocity = null + case.guidance * (conditional - null)
             history = [row["p"] * x + row["q"] * velocity, *history[:3]]
@@ -67,5 +75,7 @@ def wait(x):
 
 BUILD = {
     "torch eager": functools.partial(_build, wrap=lambda network: network),
-    "torch compile": functools.partial(_build, wrap=functools.partial(torch.compile, dynamic=False)),
+    "torch compile": functools.partial(
+        _build, wrap=functools.partial(torch.compile, dynamic=False)
+    ),
 }

@@ -30,7 +30,9 @@ JAX, TORCH = ("flowjax", "JAX loop"), ("torch compile", "torch eager")
 REFERENCE = "reference"
 GRACE = 0.2  # seconds that the last contender's threads get to fall asleep
 
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # processes share a GPU, this one among them
+os.environ.setdefault(
+    "XLA_PYTHON_CLIENT_PREALLOCATE", "false"
+)  # processes share a GPU, this one among them
 
 
 class Worker:
@@ -109,7 +111,9 @@ def missing(contenders, needs_cuda=False):
     except ImportError as reason:
         text = f"{reason}; pip install -e '.[parity]' adds it"
     else:
-        text = "PyTorch is here without CUDA" if needs_cuda and not torch.cuda.is_available() else None
+        text = (
+            "PyTorch is here without CUDA" if needs_cuda and not torch.cuda.is_available() else None
+        )
     return {name: text for name in contenders if name in TORCH and text}
 
 
@@ -134,14 +138,20 @@ def _device(module):
 
 def processor():
     """The processor's name and the number of cores this process may use."""
-    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else []
+    lines = (
+        pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        if os.path.exists("/proc/cpuinfo")
+        else []
+    )
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return f"{names[0] if names else 'CPU'}, {len(os.sched_getaffinity(0))} cores"
 
 
 def _answers(contender):
     """A function message -> answer, which keeps the case that was built last."""
-    module = importlib.import_module(f"experiments.benchmarks.{'with_torch' if contender in TORCH else 'with_jax'}")
+    module = importlib.import_module(
+        f"experiments.benchmarks.{'with_torch' if contender in TORCH else 'with_jax'}"
+    )
     call = memory = None
 
     def timed():
@@ -155,7 +165,11 @@ def _answers(contender):
             case, start = Case(**message["case"]), time.perf_counter()
             call, memory = module.BUILD[contender](case)
             x, _ = timed()
-            return {"first": time.perf_counter() - start, "error": error(case, x), "device": _device(module)}
+            return {
+                "first": time.perf_counter() - start,
+                "error": error(case, x),
+                "device": _device(module),
+            }
         if message["do"] == "call":
             return timed()[1]
         if message["do"] == "memory":
@@ -174,7 +188,9 @@ def serve(contender, lines, answers):
     for line in lines:
         try:
             told = answer(json.loads(line))
-        except Exception as failure:  # whatever a library raises ends up as one line in the table's notes
+        except (
+            Exception
+        ) as failure:  # whatever a library raises ends up as one line in the table's notes
             told = {"failed": f"{type(failure).__name__}: {' '.join(str(failure).split())[:300]}"}
         answers.write(json.dumps(told) + "\n")
         answers.flush()

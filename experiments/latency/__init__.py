@@ -2,8 +2,8 @@
 
 from configs.latency import DEVICES
 from experiments import report
+from experiments.cli.run import ask
 from experiments.latency import planning, price, published
-from experiments.run import ask
 from flowjax import records
 from flowjax.errors import check_choice
 
@@ -30,7 +30,9 @@ def run(config, workdir):
 def make_report(workdir):
     """Draw the rows of `workdir` into report.html."""
     rows, origin = records.read(workdir), report.origin(workdir)
-    of = {module: [row for row in rows if row["question"] == module.QUESTION] for module in QUESTIONS}
+    of = {
+        module: [row for row in rows if row["question"] == module.QUESTION] for module in QUESTIONS
+    }
     command = origin["command"]
     sections = [
         published.section(of[published], command),
@@ -41,5 +43,11 @@ def make_report(workdir):
         f"**{name}.** {section.answer}"
         for name, section in zip(("Published", "Staleness", "Devices"), sections, strict=True)
     ]
-    page = report.page("How long does an image take over several devices?", lead, sections, definitions=WORDS, **origin)
+    page = report.page(
+        "How long does an image take over several devices?",
+        lead,
+        sections,
+        definitions=WORDS,
+        **origin,
+    )
     return [report.write(f"{workdir}/report.html", page)]

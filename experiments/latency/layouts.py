@@ -4,7 +4,7 @@ import itertools
 import math
 from typing import NamedTuple
 
-from flowjax.parallel import latency
+from flowjax.parallel.analysis import latency
 
 
 class Layout(NamedTuple):
@@ -19,13 +19,24 @@ class Layout(NamedTuple):
     @property
     def devices(self):
         """That it takes."""
-        return self.cfg * self.pipe * (math.prod(self.seq) if isinstance(self.seq, tuple) else self.seq)
+        return (
+            self.cfg
+            * self.pipe
+            * (math.prod(self.seq) if isinstance(self.seq, tuple) else self.seq)
+        )
 
     def __str__(self):
         """Only the factors above 1: "cfg 2 x seq 4, stale"."""
         seq = "{} x {}".format(*self.seq) if isinstance(self.seq, tuple) else self.seq
-        named = {"cfg": self.cfg, f"{self.attention}": seq, f"pipeline of {self.patches} patches,": self.pipe}
-        return " x ".join(f"{name} {size}" for name, size in named.items() if size != 1) or "one device"
+        named = {
+            "cfg": self.cfg,
+            f"{self.attention}": seq,
+            f"pipeline of {self.patches} patches,": self.pipe,
+        }
+        return (
+            " x ".join(f"{name} {size}" for name, size in named.items() if size != 1)
+            or "one device"
+        )
 
 
 def layouts(work, tokens, devices, most_patches, attentions=latency.ATTENTIONS):
@@ -42,7 +53,9 @@ def layouts(work, tokens, devices, most_patches, attentions=latency.ATTENTIONS):
         possible = {
             "ulysses": [{"seq": n}] if work.heads % n == 0 else [],
             "ulysses_ring": [{"seq": pair} for pair in pairs],
-            "pipefusion": [{"pipe": n, "patches": m} for m in parts] if work.layers % n == 0 else [],
+            "pipefusion": [{"pipe": n, "patches": m} for m in parts]
+            if work.layers % n == 0
+            else [],
         }
         found += [
             Layout(attention, cfg, **sizes)

@@ -6,7 +6,7 @@ from configs.latency import DEVICES
 from experiments import report
 from experiments.latency import layouts
 from flowjax import models
-from flowjax.parallel import latency
+from flowjax.parallel.analysis import latency
 
 QUESTION = "planning"
 COLUMNS = (
@@ -78,8 +78,20 @@ def section(rows, command, share):
     for ax, tokens in zip(np.atleast_1d(axes), sizes, strict=True):
         for machine in machines:
             own = [r for r in rows if (r["machine"], r["tokens"]) == (machine, tokens)]
-            ax.plot([r["devices"] for r in own], [r["seconds"] for r in own], "o-", markersize=3, label=machine)
-        ax.set(xscale="log", yscale="log", xlabel="devices", ylabel="seconds an image", title=f"{tokens} tokens")
+            ax.plot(
+                [r["devices"] for r in own],
+                [r["seconds"] for r in own],
+                "o-",
+                markersize=3,
+                label=machine,
+            )
+        ax.set(
+            xscale="log",
+            yscale="log",
+            xlabel="devices",
+            ylabel="seconds an image",
+            title=f"{tokens} tokens",
+        )
         ax.set_xscale("log", base=2)
         ax.xaxis.set_major_formatter("{x:g}")
     np.atleast_1d(axes)[0].legend()
@@ -91,7 +103,14 @@ def section(rows, command, share):
             worth.append(dict(next(r for r in own if r["devices"] == most), tokens=str(tokens)))
     counts, ax = report.canvas(height=2.6)
     report.heatmap(
-        ax, worth, x="tokens", y="machine", value="devices", log=True, label="devices", text=lambda n: f"{n:.0f}"
+        ax,
+        worth,
+        x="tokens",
+        y="machine",
+        value="devices",
+        log=True,
+        label="devices",
+        text=lambda n: f"{n:.0f}",
     )
     ax.set(ylabel="")
     said = []

@@ -4,7 +4,7 @@ import functools
 
 from experiments import report
 from experiments.latency import layouts, planning
-from flowjax.parallel import latency
+from flowjax.parallel.analysis import latency
 
 QUESTION = "price"
 METHODS = ("gather", "ulysses", "ring", "stale", "pipefusion")
@@ -49,15 +49,21 @@ def measure(config, todo):
 
 def _step(config, work, tokens, devices, device, *attentions, **figures):
     """Milliseconds of one more step of the quickest layout of these attentions, on a device with other figures."""
-    options = [o for o in layouts.layouts(work, tokens, devices, config.patches, attentions) if o.cfg == 1]
+    options = [
+        o for o in layouts.layouts(work, tokens, devices, config.patches, attentions) if o.cfg == 1
+    ]
     if not options:  # stages of unequal depth
-        options = [layouts.Layout(*attentions, pipe=devices, patches=devices * 2**i) for i in range(3)]
+        options = [
+            layouts.Layout(*attentions, pipe=devices, patches=devices * 2**i) for i in range(3)
+        ]
     return 1e3 * min(_slope(o, work, tokens, device._replace(**figures)) for o in options)
 
 
 def _slope(layout, work, tokens, device):
     """Seconds of one more step: those of 101 rows, less those of the first, by 100."""
-    longer, first = (layouts.seconds(layout, work, tokens, latency.masked(n, 1), device).total for n in (101, 1))
+    longer, first = (
+        layouts.seconds(layout, work, tokens, latency.masked(n, 1), device).total for n in (101, 1)
+    )
     return (longer - first) / 100
 
 
@@ -77,7 +83,9 @@ def section(rows, command):
         for link, words in LINKS.items():
             values = [r[name] for r in own if link in r["machine"]]
             if values:
-                parts.append(f"{words} **{report.sig(min(values))} to {report.sig(max(values))}** times as fast")
+                parts.append(
+                    f"{words} **{report.sig(min(values))} to {report.sig(max(values))}** times as fast"
+                )
         said.append(f"{title[0].upper()}{title[1:]}: {', '.join(parts)}.")
     return report.Section(
         question="What is a stale step worth, beside the quickest exact one?",

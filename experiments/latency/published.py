@@ -9,8 +9,8 @@ from scipy.optimize import minimize
 from experiments import report
 from experiments.latency import layouts
 from experiments.latency.tables import TABLES
-from flowjax.parallel import latency
-from flowjax.parallel.latency import Device
+from flowjax.parallel.analysis import latency
+from flowjax.parallel.analysis.latency import Device
 
 QUESTION = "published"
 COLUMNS = ("table", "what", "size", "unit", "published", "modelled", "ratio", "fitted")
@@ -60,14 +60,25 @@ def fitted(name):
         }
 
     def misfit(x):
-        return np.sum(np.square([math.log(model(table, cell, numbers(x)) / cell.published) for cell in table.cells]))
+        return np.sum(
+            np.square(
+                [math.log(model(table, cell, numbers(x)) / cell.published) for cell in table.cells]
+            )
+        )
 
-    start = {"achieved": 0.0, "hidden": 0.0, "link": math.log(min(table.device.link, 2e10)), "latency": math.log(3e-4)}
+    start = {
+        "achieved": 0.0,
+        "hidden": 0.0,
+        "link": math.log(min(table.device.link, 2e10)),
+        "latency": math.log(3e-4),
+    }
     start |= {"floor": math.log(1e-3), "overhead": math.log(0.5)}
     if table.device.peak == 1:
         start |= {"latency": math.log(1e-2)}  # of all collectives of a step
     options = {"xatol": 1e-4, "fatol": 1e-7, "maxiter": 400}
-    return numbers(minimize(misfit, [start[f] for f in table.fits], method="Nelder-Mead", options=options).x)
+    return numbers(
+        minimize(misfit, [start[f] for f in table.fits], method="Nelder-Mead", options=options).x
+    )
 
 
 def model(table, cell, numbers):
@@ -79,7 +90,10 @@ def model(table, cell, numbers):
         return time(work, device._replace(link=1e9, latency=0.0), cell.run).exposed
     found = time(work, device, cell.run).total
     if cell.unit == "x":
-        return time(work, device, {**cell.run, "attention": "gather", "seq": 1, "pipe": 1}).total / found
+        return (
+            time(work, device, {**cell.run, "attention": "gather", "seq": 1, "pipe": 1}).total
+            / found
+        )
     return found
 
 
@@ -98,9 +112,12 @@ def time(work, device, run):
 
 def misfits(rows):
     """{table: root mean square of log ratios}, and of all cells under "all"."""
-    groups = {"all": rows} | {t: [r for r in rows if r["table"] == t] for t in dict.fromkeys(r["table"] for r in rows)}
+    groups = {"all": rows} | {
+        t: [r for r in rows if r["table"] == t] for t in dict.fromkeys(r["table"] for r in rows)
+    }
     return {
-        name: float(np.sqrt(np.mean(np.square([math.log(r["ratio"]) for r in own])))) for name, own in groups.items()
+        name: float(np.sqrt(np.mean(np.square([math.log(r["ratio"]) for r in own]))))
+        for name, own in groups.items()
     }
 
 
@@ -119,15 +136,23 @@ def section(rows, command):
     fig, ax = report.canvas(height=4.0)
     for colour, name in zip(COLOURS, METHODS, strict=True):
         for fitted_one, fill in ((True, colour), (False, "none")):
-            seen = [r for r in own if _method(r["what"]) == name and bool(r["fitted"]) == fitted_one]
+            seen = [
+                r for r in own if _method(r["what"]) == name and bool(r["fitted"]) == fitted_one
+            ]
             label = name if fitted_one else None
             at = [r["published"] for r in seen], [r["ratio"] for r in seen]
             ax.plot(*at, "o", markersize=4.5, color=colour, markerfacecolor=fill, label=label)
     ax.axhline(1, color=report.INK, linewidth=0.8)
-    ax.set(xscale="log", xlabel="published (seconds, times as fast, or GB)", ylabel="modelled / published", ylim=(0, 2))
+    ax.set(
+        xscale="log",
+        xlabel="published (seconds, times as fast, or GB)",
+        ylabel="modelled / published",
+        ylim=(0, 2),
+    )
     fig.legend(loc="outside lower center", ncols=3)
     waited, flown = (
-        misfits([r for r in rows if r["table"] == name])["all"] for name in (*rivals, "PixArt, 8 L20, patches")
+        misfits([r for r in rows if r["table"] == name])["all"]
+        for name in (*rivals, "PixArt, 8 L20, patches")
     )
     return report.Section(
         question="Does the model give the seconds that others measured?",

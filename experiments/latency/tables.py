@@ -7,7 +7,7 @@ Sources: DistriFusion (arXiv:2402.19481), tables 1 and 2; PipeFusion (arXiv:2405
 import math
 from typing import Any, NamedTuple
 
-from flowjax.parallel.latency import Device, Work
+from flowjax.parallel.analysis.latency import Device, Work
 
 NVLINK = Device(312e12, 0.42, 2.04e12, 300e9, hidden=0.6)
 PCIE = Device(312e12, 0.42, 1.94e12, 20e9, hidden=0.6)
@@ -20,7 +20,16 @@ SILENT = {"latency": 0.0, "link": math.inf}  # nothing is said to others
 E = 1152
 # DiT-XL/2 with a cross attention to 120 tokens of text (queries, output, scores; its keys and values a sample), one modulation
 # for all layers, and guidance in the batch.
-PIXART = Work(28, E, 16, token=28 * E**2 + 480 * E, pair=4 * E, sample=480 * E**2, ends=2 * E * (16 + 32), label=0)
+PIXART = Work(
+    28,
+    E,
+    16,
+    token=28 * E**2 + 480 * E,
+    pair=4 * E,
+    sample=480 * E**2,
+    ends=2 * E * (16 + 32),
+    label=0,
+)
 F = 3072
 # 19 double and 38 single blocks, 12 F^2 weights a token each; 4096 tokens of the image and 512 of text, no second branch.
 FLUX = Work(57, F, 24, token=24 * F**2, pair=4 * F, sample=12 * F**2, ends=4 * F * 64)
@@ -88,18 +97,34 @@ TOKENS = 840  # any number that 2, 4 and 8 divide
 
 def _pixart(size, attention, warmup=1, **sizes):
     tokens = (size // 16) ** 2
-    return {"tokens": tokens, "steps": 20, "warmup": warmup, "attention": attention, "samples": 2, "lag": 2, **sizes}
+    return {
+        "tokens": tokens,
+        "steps": 20,
+        "warmup": warmup,
+        "attention": attention,
+        "samples": 2,
+        "lag": 2,
+        **sizes,
+    }
 
 
 def _over_sizes(what, published, attention="gather", **run):
     """Cells of one method at 1024, 2048, ... pixels."""
     return [
-        Cell(what, 1024 * 2**i, number, _pixart(1024 * 2**i, attention, **run)) for i, number in enumerate(published)
+        Cell(what, 1024 * 2**i, number, _pixart(1024 * 2**i, attention, **run))
+        for i, number in enumerate(published)
     ]
 
 
 def _unet(what, published, size, gigabytes, n, alone, attention="stale", **more):
-    run = {"tokens": TOKENS, "steps": 50, "warmup": 5, "attention": attention, "seq": n, "number": 1}
+    run = {
+        "tokens": TOKENS,
+        "steps": 50,
+        "warmup": 5,
+        "attention": attention,
+        "seq": n,
+        "number": 1,
+    }
     return Cell(what, size, published, run, work={"seconds": alone, "gigabytes": gigabytes}, **more)
 
 
@@ -107,7 +132,10 @@ def _patches(lag):
     """A pipeline of 8 stages and so many patches."""
     published = ((2, 3.13), (4, 1.99), (8, 1.54), (16, 1.36), (32, 2.43))
     run = {**_pixart(1024, "pipefusion", pipe=8), "lag": lag}
-    return [Cell(f"pipeline, {m} patches", 1024, number, {**run, "patches": m}) for m, number in published]
+    return [
+        Cell(f"pipeline, {m} patches", 1024, number, {**run, "patches": m})
+        for m, number in published
+    ]
 
 
 def _parts(size):
@@ -130,7 +158,11 @@ def _flux_of(**_):
 
 
 EAGER = "PixArt, 8 A100 by NVLink"
-EXCHANGED = {1024: (0.42, 1.48), 2048: (1.48, 4.14), 3840: (5.38, 21.3)}  # GB; seconds of 8 devices that say nothing
+EXCHANGED = {
+    1024: (0.42, 1.48),
+    2048: (1.48, 4.14),
+    3840: (5.38, 21.3),
+}  # GB; seconds of 8 devices that say nothing
 PIPE = {"attention": "pipefusion", "patches": None}
 
 TABLES = [

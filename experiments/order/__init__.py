@@ -1,6 +1,7 @@
 """How much is a solver's order worth on a flow? One module a question; `python -m experiments.order` runs them all."""
 
 from experiments import report
+from experiments.cli.run import ask
 from experiments.order import (
     claims,
     clock,
@@ -18,7 +19,6 @@ from experiments.order import (
     tolerance,
     verdict,
 )
-from experiments.run import ask
 from flowjax import records
 
 QUESTIONS = (
@@ -40,8 +40,12 @@ def chapter(workdir):
         own = verdict.of(rows, module)
         if own:
             # networks stand beside the exact fields of other questions
-            sections.append(module.section(rows if module in (learned, smooth) else own, found["command"]))
-    return report.Chapter("How much is a solver's order worth?", verdict.lead(rows), sections, found)
+            sections.append(
+                module.section(rows if module in (learned, smooth) else own, found["command"])
+            )
+    return report.Chapter(
+        "How much is a solver's order worth?", verdict.lead(rows), sections, found
+    )
 
 
 def make_report(workdir):

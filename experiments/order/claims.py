@@ -24,10 +24,16 @@ CASES = {  # name: (builder(schedule, grid), claimed order, claim by whom)
         3,
     ),
     "DPM++ 3M exact, cold start": (lambda s, g: plans.dpm_solver_pp(s, g, 3), 3),
-    "DPM++ 3M exact, warm start": (lambda s, g: plans.dpm_solver_pp(s, g, 3, start="singlestep"), 3),
+    "DPM++ 3M exact, warm start": (
+        lambda s, g: plans.dpm_solver_pp(s, g, 3, start="singlestep"),
+        3,
+    ),
     "DPM++ 2S": (lambda s, g: plans.dpm_solver_pp(s, g, 2, method="singlestep"), 2),
     "DPM++ 3S": (lambda s, g: plans.dpm_solver_pp(s, g, 3, method="singlestep"), 3),
-    "DPM-Solver 3S (noise)": (lambda s, g: plans.dpm_solver_pp(s, g, 3, method="singlestep", prediction="noise"), 3),
+    "DPM-Solver 3S (noise)": (
+        lambda s, g: plans.dpm_solver_pp(s, g, 3, method="singlestep", prediction="noise"),
+        3,
+    ),
     "UniPC2 with corrector": (lambda s, g: plans.unipc(s, g, 2), 3),
     "UniPC3 with corrector": (lambda s, g: plans.unipc(s, g, 3), 4),
     "DEIS3": (lambda s, g: plans.deis(s, g, 3), 3),
@@ -56,8 +62,12 @@ def measure(config, todo):
         made = []
         for key in keys:
             build, claimed = CASES[key["solver"]]
-            made.append(build(schedule, grids.log_snr(schedule, key["steps"], start=SPAN[0], end=SPAN[1])))
-        fine = plans.rk4(grids.log_snr(schedule, 4 * max(config.claim_steps), start=SPAN[0], end=SPAN[1]))
+            made.append(
+                build(schedule, grids.log_snr(schedule, key["steps"], start=SPAN[0], end=SPAN[1]))
+            )
+        fine = plans.rk4(
+            grids.log_snr(schedule, 4 * max(config.claim_steps), start=SPAN[0], end=SPAN[1])
+        )
         exact = lab.run_plans(field, noise, [fine])[0]
         for key, plan, x in zip(keys, made, lab.run_plans(field, noise, made), strict=True):
             rms = float(np.sqrt(np.mean(lab.row_norms(x - exact) ** 2)))
@@ -69,12 +79,24 @@ def slopes(rows):
     table = []
     for path in dict.fromkeys(r["path"] for r in rows):
         for name in dict.fromkeys(r["solver"] for r in rows):
-            own = sorted((r for r in rows if r["path"] == path and r["solver"] == name), key=lambda r: r["steps"])
+            own = sorted(
+                (r for r in rows if r["path"] == path and r["solver"] == name),
+                key=lambda r: r["steps"],
+            )
             own = [r for r in own if r["error"] > 1e-12]
             if len(own) > 1:
                 last, before = own[-1], own[-2]
-                slope = np.log(before["error"] / last["error"]) / np.log(last["steps"] / before["steps"])
-                table.append({"path": path, "solver": name, "claimed": last["claimed"], "measured": float(slope)})
+                slope = np.log(before["error"] / last["error"]) / np.log(
+                    last["steps"] / before["steps"]
+                )
+                table.append(
+                    {
+                        "path": path,
+                        "solver": name,
+                        "claimed": last["claimed"],
+                        "measured": float(slope),
+                    }
+                )
     return table
 
 

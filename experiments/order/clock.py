@@ -28,8 +28,15 @@ COLOURS = {"path": report.INK, "time alone": report.RED, "state alone": report.B
 
 def cells(config):
     """One cell an exact field and a network."""
-    fields = [{"question": QUESTION, "kind": "exact field", "field": EXACT}] if EXACT in config.fields else []
-    return [*fields, *({"question": QUESTION, "kind": "network", "field": name} for name in config.networks)]
+    fields = (
+        [{"question": QUESTION, "kind": "exact field", "field": EXACT}]
+        if EXACT in config.fields
+        else []
+    )
+    return [
+        *fields,
+        *({"question": QUESTION, "kind": "network", "field": name} for name in config.networks),
+    ]
 
 
 @jax.jit
@@ -61,7 +68,11 @@ def measure(config, todo):
     for key in todo:
         if key["kind"] == "network":
             size = learned.load(key["field"]).card.config
-            field, shape, dtype = learned.make(key["field"], 1.0, STARTS), (*size.size, size.channels), np.float32
+            field, shape, dtype = (
+                learned.make(key["field"], 1.0, STARTS),
+                (*size.size, size.channels),
+                np.float32,
+            )
         else:
             field = lab.make_field(key["field"])
             shape, dtype = field.samples.shape[1:], np.float64
@@ -120,7 +131,9 @@ def section(rows, command):
     clauses = []
     for row in rows:
         line, fall = next(d for d in row["differences"] if d["h"] == STEP), shrinkage(row)
-        numbers = ", ".join(f"{name} {line[name]:.2%} (÷ {report.sig(fall[name])})" for name in MOVED)
+        numbers = ", ".join(
+            f"{name} {line[name]:.2%} (÷ {report.sig(fall[name])})" for name in MOVED
+        )
         clauses.append(f"{_name(row)}: {numbers}")
     return report.Section(
         question="Why does order stop paying on networks?",

@@ -51,9 +51,15 @@ def measure(config, todo):
         shape = field.means.shape[1:] if hasattr(field, "means") else field.samples.shape[1:]
         noise = flowjax.draw_noise(jax.random.key(0), np.arange(BATCH), shape)
         bare, sampled = jax.jit(_bare), jax.jit(_sampled)
-        tables = {name: lab.plan_of(name, field.schedule, lab.shifted(1.0), key["nfe"]) for name in SOLVERS}
+        tables = {
+            name: lab.plan_of(name, field.schedule, lab.shifted(1.0), key["nfe"])
+            for name in SOLVERS
+        }
         work = {BARE: (bare, field, noise, jnp.linspace(1.0, 0.0, key["nfe"], dtype=noise.dtype))}
-        work |= {n: (sampled, field, noise, jax.device_put(plans.pad(p, key["nfe"]))) for n, p in tables.items()}
+        work |= {
+            n: (sampled, field, noise, jax.device_put(plans.pad(p, key["nfe"])))
+            for n, p in tables.items()
+        }
         first = {name: _seconds(*call) for name, call in work.items()}
         calls = math.ceil(LEAST / min(_seconds(*work[BARE]) for _ in range(3)))
         taken = {name: [] for name in work}

@@ -22,7 +22,11 @@ from flowjax import Linear, fields, grids, plans
 
 QUESTION = "crossover"
 SOLVERS = ("Euler", "DPM++ 2M", "DPM++ 3M exact", "DPM++ 3M published")
-PAIRS = (("DPM++ 2M", "Euler", 2), ("DPM++ 3M exact", "DPM++ 2M", 3), ("DPM++ 3M published", "DPM++ 2M", 3))
+PAIRS = (
+    ("DPM++ 2M", "Euler", 2),
+    ("DPM++ 3M exact", "DPM++ 2M", 3),
+    ("DPM++ 3M published", "DPM++ 2M", 3),
+)
 ENDS = {
     "own": None,
     "solved": 1.0,
@@ -57,11 +61,19 @@ def measure(config, todo):
             made = [_plan(solver, key) for key in keys for solver in SOLVERS]
             # Two lengths, so two programs: these fields are cheap and compiling is not.
             longest = max(plan.rows for plan in made)
-            made = [plans.pad(plan, longest if 3 * plan.rows > longest else longest // 3) for plan in made]
-            errors = cell.errors(lab.run_plans(field, cell.noise, made)).reshape(len(keys), len(SOLVERS), -1)
+            made = [
+                plans.pad(plan, longest if 3 * plan.rows > longest else longest // 3)
+                for plan in made
+            ]
+            errors = cell.errors(lab.run_plans(field, cell.noise, made)).reshape(
+                len(keys), len(SOLVERS), -1
+            )
             for key, own in zip(keys, errors, strict=True):
                 found = {"rms": np.sqrt(np.mean(own**2, axis=1)), "median": np.median(own, axis=1)}
-                values = {name: dict(zip(SOLVERS, column.tolist(), strict=True)) for name, column in found.items()}
+                values = {
+                    name: dict(zip(SOLVERS, column.tolist(), strict=True))
+                    for name, column in found.items()
+                }
                 yield key, {**values, "doubling": cell.doubling}
 
 
@@ -73,7 +85,9 @@ def _plan(solver, key):
         return head.build(schedule, grid)
     lambdas = schedule.log_snr(grid)
     cut = max(int(np.sum(lambdas <= -np.log(key["std"]) + past)) - 1, 1)
-    head = head.build(schedule, grid[: cut + 1]) if cut >= head.order else plans.euler(grid[: cut + 1])
+    head = (
+        head.build(schedule, grid[: cut + 1]) if cut >= head.order else plans.euler(grid[: cut + 1])
+    )
     return plans.concat(head, _fine_end(float(grid[cut])))
 
 
@@ -99,7 +113,10 @@ def crossover(nfe, ratios, band=BAND):
     above the band (N is the least tried: N* is there or lower), "above" where it still is at the end (N is the largest).
     """
     order = np.argsort(nfe)
-    nfe, excess = np.asarray(nfe, float)[order], np.log(np.asarray(ratios, float)[order]) - np.log1p(band)
+    nfe, excess = (
+        np.asarray(nfe, float)[order],
+        np.log(np.asarray(ratios, float)[order]) - np.log1p(band),
+    )
     bad = np.flatnonzero(~(excess <= 0))  # NaN counts as above
     if not len(bad):
         return float(nfe[0]), "below"
@@ -147,9 +164,15 @@ def censored_line(x, y, side):
     x = x - x.mean()
 
     def loss(height, slope, log_scatter):
-        log_scatter = max(log_scatter, -5.0)  # points exactly on a line have no scatter, and an infinite likelihood
+        log_scatter = max(
+            log_scatter, -5.0
+        )  # points exactly on a line have no scatter, and an infinite likelihood
         z = (y - height - slope * x) / np.exp(log_scatter)
-        parts = -(z**2) / 2 - 0.5 * np.log(2 * np.pi) - log_scatter, special.log_ndtr(-z), special.log_ndtr(z)
+        parts = (
+            -(z**2) / 2 - 0.5 * np.log(2 * np.pi) - log_scatter,
+            special.log_ndtr(-z),
+            special.log_ndtr(z),
+        )
         return -np.sum(np.select([side == "", side == "above", side == "below"], parts))
 
     def profile(slope):
@@ -161,7 +184,11 @@ def censored_line(x, y, side):
 
     def end(far):
         excess = lambda b: profile(b).fun - best.fun - 1.92  # half of the 95 % point of chi squared
-        return optimize.brentq(excess, slope, far, xtol=1e-3) if excess(far) > 0 else np.sign(far) * np.inf
+        return (
+            optimize.brentq(excess, slope, far, xtol=1e-3)
+            if excess(far) > 0
+            else np.sign(far) * np.inf
+        )
 
     return float(best.x[0]), float(slope), float(end(slope - 20)), float(end(slope + 20))
 
@@ -170,17 +197,30 @@ def fits(table):
     """[{end, statistic, pair, seen, below, above, beyond, slope, low, high, factor}]: log N* against log law where judged."""
     result = []
     for end, statistic, pair in dict.fromkeys((r["end"], r["statistic"], r["pair"]) for r in table):
-        every = [r for r in table if (r["end"], r["statistic"], r["pair"]) == (end, statistic, pair)]
+        every = [
+            r for r in table if (r["end"], r["statistic"], r["pair"]) == (end, statistic, pair)
+        ]
         own = [r for r in every if r["judged"]]
         sides = [r["side"] for r in own]
         fit = {"slope": None, "low": None, "high": None, "factor": None}
         if len({r["law"] for r in own if not r["side"]}) > 2:
             laws, found = (np.log([r[name] for r in own]) for name in ("law", "N*"))
             height, slope, low, high = censored_line(laws, found, sides)
-            fit = {"slope": slope, "low": low, "high": high, "factor": float(np.exp(height - laws.mean()))}
-        counts = {"seen": sides.count(""), "below": sides.count("below"), "above": sides.count("above")}
+            fit = {
+                "slope": slope,
+                "low": low,
+                "high": high,
+                "factor": float(np.exp(height - laws.mean())),
+            }
+        counts = {
+            "seen": sides.count(""),
+            "below": sides.count("below"),
+            "above": sides.count("above"),
+        }
         beyond = len(every) - len(own)
-        result.append({"end": end, "statistic": statistic, "pair": pair, **counts, "beyond": beyond, **fit})
+        result.append(
+            {"end": end, "statistic": statistic, "pair": pair, **counts, "beyond": beyond, **fit}
+        )
     return result
 
 
@@ -188,7 +228,9 @@ def ranks(table, third="DPM++ 3M exact"):
     """(holds, fails, open): whether N*_3 > N*_2 at each width and shift, a censored N* counting as its bound."""
 
     def bounds(row):
-        return (0.0 if row["side"] == "below" else row["N*"]), (np.inf if row["side"] == "above" else row["N*"])
+        return (0.0 if row["side"] == "below" else row["N*"]), (
+            np.inf if row["side"] == "above" else row["N*"]
+        )
 
     counts = [0, 0, 0]
     keyed = {(r["end"], r["statistic"], r["pair"], r["std"], r["shift"]): r for r in table}
@@ -230,7 +272,8 @@ def wide(table):
     result = {}
     for r in table:
         row = result.setdefault(
-            (r["end"], r["std"], r["shift"]), {"end": r["end"], "std": r["std"], "shift": r["shift"]}
+            (r["end"], r["std"], r["shift"]),
+            {"end": r["end"], "std": r["std"], "shift": r["shift"]},
         )
         row[f"law {r['order']}"] = r["law"]
         row[f"{r['pair']}, {r['statistic']}"] = f"{marks[r['side']]}{report.sig(r['N*'], 3)}"
@@ -250,7 +293,10 @@ def _draw_law(table, reach):
         own = [r for r in table if r["end"] == end and r["statistic"] == "median"]
         for pair, (colour, marker) in MARKS.items():
             mine = [r for r in own if r["pair"] == pair]
-            for fill, kept in ((colour, [r for r in mine if not r["side"]]), ("none", [r for r in mine if r["side"]])):
+            for fill, kept in (
+                (colour, [r for r in mine if not r["side"]]),
+                ("none", [r for r in mine if r["side"]]),
+            ):
                 label = {"label": pair} if fill == colour else {}
                 ax.plot(
                     [r["law"] for r in kept],
@@ -288,7 +334,8 @@ def _draw_collapse(rows):
         for std in sorted({r["std"] for r in rows}):
             for shift, colour in zip(shifts, colours, strict=False):
                 own = sorted(
-                    (r for r in rows if (r["end"], r["std"], r["shift"]) == (end, std, shift)), key=lambda r: r["nfe"]
+                    (r for r in rows if (r["end"], r["std"], r["shift"]) == (end, std, shift)),
+                    key=lambda r: r["nfe"],
                 )
                 at = [r["nfe"] / law(std, shift, 3) for r in own]
                 ratio = [r["rms"]["DPM++ 3M exact"] / r["rms"]["DPM++ 2M"] for r in own]
@@ -296,9 +343,17 @@ def _draw_collapse(rows):
                 ax.plot(at, ratio, color=colour, linewidth=1, marker=".", markersize=3, label=label)
         ax.axhline(1, color=report.INK, linewidth=0.8)
         ax.axvline(1, color=report.INK, linewidth=0.8, linestyle=":")
-        ax.set(xscale="log", yscale="log", xlabel="NFE / N* by the law", ylabel="error of 3M exact / of 2M")
+        ax.set(
+            xscale="log",
+            yscale="log",
+            xlabel="NFE / N* by the law",
+            ylabel="error of 3M exact / of 2M",
+        )
         plain_ticks(ax.xaxis, [r["nfe"] / law(r["std"], r["shift"], 3) for r in rows])
-        plain_ticks(ax.yaxis, [r["rms"]["DPM++ 3M exact"] / r["rms"]["DPM++ 2M"] for r in rows if r["end"] == end])
+        plain_ticks(
+            ax.yaxis,
+            [r["rms"]["DPM++ 3M exact"] / r["rms"]["DPM++ 2M"] for r in rows if r["end"] == end],
+        )
         ax.set_title(DRAWN[end])
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return report.picture(
@@ -319,11 +374,18 @@ def section(rows, command):
 
     first, second = (f"{a} below {b}" for a, b, _ in PAIRS[:2])
     early = {end: found[end, "median", first]["below"] for end in DRAWN}
-    third = {end: found[end, "median", second]["seen"] + found[end, "median", second]["below"] for end in DRAWN}
+    third = {
+        end: found[end, "median", second]["seen"] + found[end, "median", second]["below"]
+        for end in DRAWN
+    }
     sides = ("seen", "below", "above")
     moved = [(end, found[end, "median", second]) for end in ENDS if end not in DRAWN]
-    moved = "; ".join(f"{end} (at {ENDS[end]:g}): {_slope(fit) or 'too few crossovers'}" for end, fit in moved)
-    judged, judged3 = (sum(found["own", "median", pair][side] for side in sides) for pair in (first, second))
+    moved = "; ".join(
+        f"{end} (at {ENDS[end]:g}): {_slope(fit) or 'too few crossovers'}" for end, fit in moved
+    )
+    judged, judged3 = (
+        sum(found["own", "median", pair][side] for side in sides) for pair in (first, second)
+    )
 
     holds, fails, unknown = ranks([r for r in table if r["end"] == "own"])
     solved = ranks([r for r in table if r["end"] == "solved"])

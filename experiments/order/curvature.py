@@ -24,10 +24,16 @@ SOLVERS = {  # one family, so that the orders alone differ; order 1 is DDIM, and
     "DPM++ 1": lambda schedule, grid: plans.dpm_solver_pp(schedule, grid, 1),
     "DPM++ 2M": lambda schedule, grid: plans.dpm_solver_pp(schedule, grid, 2),
     "DPM++ 3M exact": lambda schedule, grid: plans.dpm_solver_pp(schedule, grid, 3),
-    "DPM++ 3M published": lambda schedule, grid: plans.dpm_solver_pp(schedule, grid, 3, third_order="published"),
+    "DPM++ 3M published": lambda schedule, grid: plans.dpm_solver_pp(
+        schedule, grid, 3, third_order="published"
+    ),
 }
 WATCHED = "DPM++ 2M"  # the run whose own evaluations give the free scores
-PAIRS = (("DPM++ 2M", "DPM++ 1"), ("DPM++ 3M exact", "DPM++ 2M"), ("DPM++ 3M published", "DPM++ 2M"))
+PAIRS = (
+    ("DPM++ 2M", "DPM++ 1"),
+    ("DPM++ 3M exact", "DPM++ 2M"),
+    ("DPM++ 3M published", "DPM++ 2M"),
+)
 MAIN = PAIRS[1]
 
 SCORES = {  # name: where it comes from. Larger is meant to say that the higher order loses.
@@ -47,10 +53,19 @@ def cells(config):
     for name in config.fields:
         if name != "ring":
             dials += [
-                (name, None, "linear", rho) for rho in (config.couplings if name.startswith("mixture") else (0.0,))
+                (name, None, "linear", rho)
+                for rho in (config.couplings if name.startswith("mixture") else (0.0,))
             ]
     return [
-        {"question": QUESTION, "field": field, "std": std, "path": path, "coupling": rho, "grid": grid, "nfe": nfe}
+        {
+            "question": QUESTION,
+            "field": field,
+            "std": std,
+            "path": path,
+            "coupling": rho,
+            "grid": grid,
+            "nfe": nfe,
+        }
         for field, std, path, rho in dials
         for grid in [f"shift {shift:g}" for shift in config.shifts] + ["log-SNR"]
         for nfe in config.dial_nfe
@@ -65,23 +80,32 @@ def measure(config, todo):
         field = lab.make_field(name, SCHEDULES[path], **({} if std is None else {"std": std}))
         if path == "linear" and isinstance(field, fields.GaussianMixture):
             field = fields.couple(field, rho)  # one type whatever the coupling, so one program
-        cell = lab.make_cell(field, min(config.seeds, SEEDS), config.samples, steps=config.reference_steps)
+        cell = lab.make_cell(
+            field, min(config.seeds, SEEDS), config.samples, steps=config.reference_steps
+        )
         bent = path_scores(field, cell.noise)
         keys = [key for key in todo if _dial(key) == dial]
         jobs = [(key, solver) for key in keys for solver in SOLVERS]
         made = [SOLVERS[solver](field.schedule, _grid(key, field.schedule)) for key, solver in jobs]
-        ends, seen = _run_plans(field, cell.noise, made, [solver == WATCHED for _, solver in jobs], most)
+        ends, seen = _run_plans(
+            field, cell.noise, made, [solver == WATCHED for _, solver in jobs], most
+        )
         errors = cell.errors(ends)
         for key in keys:
             mine = {solver: i for i, (other, solver) in enumerate(jobs) if other is key}
             yield (
                 key,
                 {
-                    "solvers": [{"solver": s, **lab.summary(errors[i], cell.seed)} for s, i in mine.items()],
-                    "pairs": [
-                        {"a": a, "b": b, **lab.paired(errors[mine[a]], errors[mine[b]], cell.seed)} for a, b in PAIRS
+                    "solvers": [
+                        {"solver": s, **lab.summary(errors[i], cell.seed)} for s, i in mine.items()
                     ],
-                    "scores": cell_scores(field.schedule, made[mine[WATCHED]].grid, bent, seen[mine[WATCHED]], cell),
+                    "pairs": [
+                        {"a": a, "b": b, **lab.paired(errors[mine[a]], errors[mine[b]], cell.seed)}
+                        for a, b in PAIRS
+                    ],
+                    "scores": cell_scores(
+                        field.schedule, made[mine[WATCHED]].grid, bent, seen[mine[WATCHED]], cell
+                    ),
                     "doubling": cell.doubling,
                 },
             )
@@ -93,7 +117,11 @@ def _dial(row):
 
 def _grid(key, schedule):
     kind, _, shift = key["grid"].partition(" ")
-    return lab.log_snr_with_ends(schedule)(key["nfe"]) if kind == "log-SNR" else lab.shifted(float(shift))(key["nfe"])
+    return (
+        lab.log_snr_with_ends(schedule)(key["nfe"])
+        if kind == "log-SNR"
+        else lab.shifted(float(shift))(key["nfe"])
+    )
 
 
 # ---- what is measured
@@ -153,7 +181,9 @@ def _exact_path(field, noise, plan, stiff_at):
         times,
         path,
         jax.lax.map(lambda at: field.velocity(*at), (path, times)),
-        jax.lax.map(lambda at: geometry.stiffness(field.velocity, *at, key=key, iterations=12), some),
+        jax.lax.map(
+            lambda at: geometry.stiffness(field.velocity, *at, key=key, iterations=12), some
+        ),
     )
 
 
@@ -161,7 +191,9 @@ def path_scores(field, noise, *, steps=120, starts=32):
     """`Bent` of the first `starts` exact paths, on `steps` steps uniform in log-SNR."""
     plan = plans.rk4(lab.fine_grid(field.schedule, steps))
     some = np.linspace(1, steps - 1, 24).astype(int)
-    times, path, velocity, stiff = (np.asarray(a) for a in _exact_path(field, noise[:starts], plan, some))
+    times, path, velocity, stiff = (
+        np.asarray(a) for a in _exact_path(field, noise[:starts], plan, some)
+    )
     found = geometry.path_geometry(times, path, velocity)
     medians = {name: float(np.median(values)) for name, values in found._asdict().items()}
     return Bent(medians, field.schedule.log_snr(times[some]), np.median(stiff, axis=1))
@@ -197,7 +229,9 @@ def cell_scores(schedule, grid, bent, data, cell):
         **{f"rho_{k}": value for k, value in rho.items()},
         "rho_2 x rho_3": rho[2] * rho[3],
         "added by order 3": float(np.median(total[2]) / lab.scale_of(cell.exact)),
-        "span where it bends": float(np.sum(where * np.where(where > 0, span, 0.0)) / np.sum(where) / (np.pi / 2)),
+        "span where it bends": float(
+            np.sum(where * np.where(where > 0, span, 0.0)) / np.sum(where) / (np.pi / 2)
+        ),
         "jump share": float(np.median(last / total[1])),
     }
 
@@ -218,9 +252,13 @@ def auc(scores, truths, groups=None, strata=None, resamples=1000):
     """
     scores, truths = np.asarray(scores, np.float64), np.asarray(truths, bool)
     if np.isnan(scores).any():
-        raise ValueError("curvature.auc: a score is NaN, which ranks nowhere; leave those rows out.")
+        raise ValueError(
+            "curvature.auc: a score is NaN, which ranks nowhere; leave those rows out."
+        )
     strata = np.zeros(len(scores)) if strata is None else np.asarray(strata)
-    names, group = np.unique(np.arange(len(scores)) if groups is None else np.asarray(groups), return_inverse=True)
+    names, group = np.unique(
+        np.arange(len(scores)) if groups is None else np.asarray(groups), return_inverse=True
+    )
     true, false = np.flatnonzero(truths), np.flatnonzero(~truths)
     comparable = (strata[true][:, None] == strata[false][None]).astype(float)
     above = comparable * (np.sign(scores[true][:, None] - scores[false][None]) + 1) / 2
@@ -230,8 +268,12 @@ def auc(scores, truths, groups=None, strata=None, resamples=1000):
     if pairs.sum() == 0:
         return np.nan, np.nan, np.nan
     rng = np.random.default_rng(0)
-    counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples).astype(float)
-    drawn = [np.einsum("rf,fg,rg->r", counts, matrix, counts, optimize=True) for matrix in (won, pairs)]
+    counts = rng.multinomial(
+        len(names), np.full(len(names), 1 / len(names)), size=resamples
+    ).astype(float)
+    drawn = [
+        np.einsum("rf,fg,rg->r", counts, matrix, counts, optimize=True) for matrix in (won, pairs)
+    ]
     kept = drawn[1] > 0
     low, high = np.quantile(drawn[0][kept] / drawn[1][kept], [0.025, 0.975])
     return float(won.sum() / pairs.sum()), float(low), float(high)
@@ -247,7 +289,9 @@ def compared(rows, pair, statistic):
     found = []
     for row in rows:
         own = next(p for p in row["pairs"] if (p["a"], p["b"]) == tuple(pair))
-        found.append({**row, "verdict": own[f"{statistic}_verdict"], "ratio": own[f"{statistic}_ratio"]})
+        found.append(
+            {**row, "verdict": own[f"{statistic}_verdict"], "ratio": own[f"{statistic}_ratio"]}
+        )
     return found
 
 
@@ -256,7 +300,10 @@ def ranking(rows):
     table = []
     for kind in dict.fromkeys(kind_of(r) for r in rows):
         for pair in PAIRS:
-            own, medians = (compared([r for r in rows if kind_of(r) == kind], pair, s) for s in ("rms", "median"))
+            own, medians = (
+                compared([r for r in rows if kind_of(r) == kind], pair, s)
+                for s in ("rms", "median")
+            )
             for score, source in SCORES.items():
                 clear, plain = (_decided(some, score) for some in (own, medians))
                 value, low, high = auc(*clear)
@@ -277,7 +324,11 @@ def _kept(rows, score):
 def _decided(rows, score):
     """(scores, truths, groups) of the rows that are no tie."""
     kept = _kept(rows, score)
-    return [r["scores"][score] for r in kept], [r["verdict"] == "worse" for r in kept], [str(_dial(r)) for r in kept]
+    return (
+        [r["scores"][score] for r in kept],
+        [r["verdict"] == "worse" for r in kept],
+        [str(_dial(r)) for r in kept],
+    )
 
 
 def _nfe(rows, score):
@@ -298,11 +349,19 @@ def _says(table, kind, pair, most=4):
     best = ranked[0]
     wrong = [f"{r['score']} {report.sig(r['auc'])}" for r in reversed(ranked) if r["high"] < 0.5]
     more = f" and {len(wrong) - most} more" if len(wrong) > most else ""
-    within = f", {report.sig(best['within NFE'])} among cells of equal NFE" if np.isfinite(best["within NFE"]) else ""
+    within = (
+        f", {report.sig(best['within NFE'])} among cells of equal NFE"
+        if np.isfinite(best["within NFE"])
+        else ""
+    )
     return (
         f"{counts}. Best score: **{best['score']}**, AUC **{report.sig(best['auc'])}** [{report.sig(best['low'])}, "
         f"{report.sig(best['high'])}]{within}"
-        + (f". The wrong way round, with their whole interval: {', '.join(wrong[:most])}{more}." if wrong else ".")
+        + (
+            f". The wrong way round, with their whole interval: {', '.join(wrong[:most])}{more}."
+            if wrong
+            else "."
+        )
     )
 
 
@@ -315,7 +374,13 @@ def _verdict(table, kind, score):
     row = next(r for r in _rows_of(table, kind, MAIN) if r["score"] == score)
     if not np.isfinite(row["auc"]):
         return f"**cannot be judged** where grids are {_in_words(kind)}"
-    says = "tells it" if row["low"] > 0.5 else "points the wrong way" if row["high"] < 0.5 else "does not tell it"
+    says = (
+        "tells it"
+        if row["low"] > 0.5
+        else "points the wrong way"
+        if row["high"] < 0.5
+        else "does not tell it"
+    )
     interval = f"AUC {report.sig(row['auc'])} [{report.sig(row['low'])}, {report.sig(row['high'])}]"
     return f"**{says}** where grids are {_in_words(kind)} ({interval})"
 
@@ -353,7 +418,13 @@ def _draw_roc(rows):
             for r in _kept(own, name)
         ]
         report.roc(ax, points, score="value", truth="lost", by="score")
-        ax.legend(*ax.get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize=7, ncols=2)
+        ax.legend(
+            *ax.get_legend_handles_labels(),
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.16),
+            fontsize=7,
+            ncols=2,
+        )
         ax.set_title(f"grids: {_in_words(kind)}")
     return report.picture(
         fig,
@@ -366,14 +437,23 @@ def _draw_scatter(rows):
     kinds = list(dict.fromkeys(kind_of(r) for r in rows))
     fig, axes = report.canvas(len(kinds), 1, width=4.6, height=2.9 * len(kinds) + 0.6)
     for ax, kind in zip(np.atleast_1d(axes), kinds, strict=True):
-        own = [r for r in compared(rows, MAIN, "rms") if kind_of(r) == kind and np.isfinite(r["scores"]["rho_3"])]
+        own = [
+            r
+            for r in compared(rows, MAIN, "rms")
+            if kind_of(r) == kind and np.isfinite(r["scores"]["rho_3"])
+        ]
         for family, (colour, marker) in FAMILIES.items():
             mine = [r for r in own if _family(r) == family]
             at, ratio = [r["scores"]["rho_3"] for r in mine], [r["ratio"] for r in mine]
             ax.plot(at, ratio, marker, color=colour, markersize=3.5, alpha=0.8, label=family)
         ax.axhline(1, color=report.INK, linewidth=0.8)
         ax.axvline(1, color=report.INK, linewidth=0.8, linestyle=":")
-        ax.set(xscale="log", yscale="log", xlabel="rho_3 of the 2M run", ylabel="error of 3M exact / of 2M")
+        ax.set(
+            xscale="log",
+            yscale="log",
+            xlabel="rho_3 of the 2M run",
+            ylabel="error of 3M exact / of 2M",
+        )
         plain_ticks(ax.xaxis, [r["scores"]["rho_3"] for r in own])
         plain_ticks(ax.yaxis, [r["ratio"] for r in own])
         ax.set_title(f"grids: {_in_words(kind)}")
@@ -394,7 +474,10 @@ def section(rows, command):
         " ".join(f"Where they are {_in_words(kind)}, {_says(table, kind, pair)}" for kind in kinds)
         for pair in (MAIN, PAIRS[0])
     )
-    bent, free = ("; it ".join(_verdict(table, kind, score) for kind in kinds) for score in ("acceleration", "rho_3"))
+    bent, free = (
+        "; it ".join(_verdict(table, kind, score) for kind in kinds)
+        for score in ("acceleration", "rho_3")
+    )
     return report.Section(
         question="Is it the curvature of the path that makes a higher order lose?",
         expected="Straightness holds first derivatives only and cannot rank orders 2 and 3; acceleration and torsion are closer, "
@@ -417,7 +500,12 @@ def _in_words(kind):
 
 def _versus_median(table):
     """How rho_3 does when the median error decides, as a sentence."""
-    own = [r for kind in dict.fromkeys(r["grid"] for r in table) for r in _rows_of(table, kind, MAIN)]
+    own = [
+        r for kind in dict.fromkeys(r["grid"] for r in table) for r in _rows_of(table, kind, MAIN)
+    ]
     own = [r for r in own if r["score"] == "rho_3"]
-    parts = [f"{report.sig(r['auc'])} by RMS and {report.sig(r['by median'])} by the median ({r['grid']})" for r in own]
+    parts = [
+        f"{report.sig(r['auc'])} by RMS and {report.sig(r['by median'])} by the median ({r['grid']})"
+        for r in own
+    ]
     return f"The verdict depends on the statistic: rho_3 has an AUC of {'; '.join(parts)}."

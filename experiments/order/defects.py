@@ -40,7 +40,9 @@ def second_singlestep(schedule, times):
 
 def uneven_blocks(times):
     """Blocks of singlestep order 3 whose stages are uniform in t, as a time_uniform skip gives them."""
-    stages = [(t0, *np.linspace(t0, t1, 4)[1:3], t1) for t0, t1 in zip(times[:-1], times[1:], strict=True)]
+    stages = [
+        (t0, *np.linspace(t0, t1, 4)[1:3], t1) for t0, t1 in zip(times[:-1], times[1:], strict=True)
+    ]
     return [b if 0 < b[-1] and b[0] < 1 else (b[0], b[-1]) for b in stages]
 
 
@@ -67,7 +69,9 @@ def _jump(plan):
 def _ended(order, end):
     def build(schedule, steps, final):
         grid = grids.uniform(steps, shift=3.0) if end == 0 else _to(end, steps)
-        return _jump(plans.dpm_solver_pp(schedule, grid, order, third_order="published", final=final))
+        return _jump(
+            plans.dpm_solver_pp(schedule, grid, order, third_order="published", final=final)
+        )
 
     return build
 
@@ -76,7 +80,9 @@ def _labelled(order):
     """As diffusers: 0.999 is the first time; x is taken there by a first-order jump of 0.001, which is not counted."""
 
     def build(schedule, steps, cut):
-        plan = plans.dpm_solver_pp(schedule, grids.uniform(steps, start=0.999), order, third_order="published")
+        plan = plans.dpm_solver_pp(
+            schedule, grids.uniform(steps, start=0.999), order, third_order="published"
+        )
         plan = plans.with_labels(plan, thousandths(plan.t, cut)) if cut else plan
         begin = plans.euler([1.0, 0.999])
         return plans.concat(begin._replace(counted=np.zeros(1, bool)), plan)
@@ -86,7 +92,9 @@ def _labelled(order):
 
 def _third(make_grid):
     def build(schedule, steps, third_order):
-        return plans.dpm_solver_pp(schedule, make_grid(steps - 1), 3, third_order=third_order, start="singlestep")
+        return plans.dpm_solver_pp(
+            schedule, make_grid(steps - 1), 3, third_order=third_order, start="singlestep"
+        )
 
     return build
 
@@ -100,7 +108,9 @@ def _fractions(schedule, nfe, uneven):
 
 
 def _final(schedule, steps, rule):
-    return plans.dpm_solver_pp(schedule, grids.uniform(steps), 3, third_order="published", final=rule)
+    return plans.dpm_solver_pp(
+        schedule, grids.uniform(steps), 3, third_order="published", final=rule
+    )
 
 
 def _euler(schedule, steps, twice):
@@ -118,7 +128,9 @@ def _whole_inverse(schedule, nfe, wrong):
 
 def _half_inverse(schedule, nfe, wrong):
     times = grids.log_snr(schedule, (nfe - 1) // 2, start=HALF, end=0.01)
-    return plans.concat(second_singlestep(WrongInverse() if wrong else schedule, times), plans.euler([0.01, 0.0]))
+    return plans.concat(
+        second_singlestep(WrongInverse() if wrong else schedule, times), plans.euler([0.01, 0.0])
+    )
 
 
 HALF = 0.5  # where the wrong inverse first returns times inside [0, 1]
@@ -162,7 +174,14 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 def cells(config):
     """One cell a defect, field, solver and number of evaluations."""
     keys = [
-        {"question": QUESTION, "defect": defect, "whose": whose, "field": field, "solver": solver, "nfe": nfe}
+        {
+            "question": QUESTION,
+            "defect": defect,
+            "whose": whose,
+            "field": field,
+            "solver": solver,
+            "nfe": nfe,
+        }
         for field in config.cause_fields
         for defect, whose, solver, nfe, *_ in CASES
     ]
@@ -192,8 +211,13 @@ def _through_noise(cell, t, dtype):
 def measure(config, todo):
     """Yield (key, values): errors before and after with the interval of their ratio, or the sentence that refuses."""
     for name in dict.fromkeys(key["field"] for key in todo):
-        cell = lab.make_cell(lab.make_field(name), config.seeds, config.samples, steps=config.reference_steps)
-        schedule, half = cell.field.schedule, exact_plan(cell.field.schedule, 1.0, HALF, config.reference_steps // 2)
+        cell = lab.make_cell(
+            lab.make_field(name), config.seeds, config.samples, steps=config.reference_steps
+        )
+        schedule, half = (
+            cell.field.schedule,
+            exact_plan(cell.field.schedule, 1.0, HALF, config.reference_steps // 2),
+        )
         halfway = np.asarray(lab.solve(cell.field, cell.noise, half))
         keys = [key for key in todo if key["field"] == name]
         built, refused = [], {}
@@ -217,7 +241,10 @@ def measure(config, todo):
                 dtype, _, t = key["solver"].partition(", t = ")
                 yield key, _through_noise(cell, float(t), DTYPES[dtype])
             elif i in refused:
-                yield key, {"after": float(distances.rms(errors[i, "after"])), "refused": refused[i]}
+                yield (
+                    key,
+                    {"after": float(distances.rms(errors[i, "after"])), "refused": refused[i]},
+                )
             else:
                 before, after = errors[i, "before"], errors[i, "after"]
                 compared = lab.paired(before, after, cell.seed)
@@ -258,8 +285,14 @@ def _named(lines):
     """The lines as words, those of one defect together: its solver, its evaluations and its ratio."""
     gathered = {}
     for t in sorted(lines, key=lambda t: -t["ratio"]):
-        mixed = f" (worse on {t['worse']}, better on {t['better']})" if t["effect"] == "depends on the field" else ""
-        said = f"{t['solver'].removeprefix('DPM++ ')} at {t['nfe']}: {report.sig(t['ratio'])}{mixed}"
+        mixed = (
+            f" (worse on {t['worse']}, better on {t['better']})"
+            if t["effect"] == "depends on the field"
+            else ""
+        )
+        said = (
+            f"{t['solver'].removeprefix('DPM++ ')} at {t['nfe']}: {report.sig(t['ratio'])}{mixed}"
+        )
         gathered.setdefault(t["defect"], []).append(said)
     return "; ".join(f"{defect}, {', '.join(each)}" for defect, each in gathered.items()) or "none"
 
@@ -289,7 +322,9 @@ def section(rows, command):
                       text=lambda x: f"{report.sig(10**x)}x")  # fmt: skip
     rounding = {t["solver"]: t for t in table if t["effect"] == "arithmetic"}
     half = max(
-        (t for name, t in rounding.items() if name.startswith("bfloat16")), key=lambda t: t["before"], default=None
+        (t for name, t in rounding.items() if name.startswith("bfloat16")),
+        key=lambda t: t["before"],
+        default=None,
     )
     return report.Section(
         question="What do the defects of public code cost?",

@@ -10,7 +10,11 @@ from flowjax import distances
 
 QUESTION = "distribution"
 SOLVERS = ("Euler", "DPM++ 2M", "DPM++ 3M published", "AB2")
-GRIDS = {"shift 1": lab.shifted(1.0), "shift 3": lab.shifted(3.0), "log-SNR": lab.log_snr_with_ends()}
+GRIDS = {
+    "shift 1": lab.shifted(1.0),
+    "shift 3": lab.shifted(3.0),
+    "log-SNR": lab.log_snr_with_ends(),
+}
 NFE, SAMPLES = 20, 4096  # fewer samples drown a mode's width in the floor
 
 
@@ -34,7 +38,10 @@ def measure(config, todo):
     data = lab.reference(field, noise, 100).x
     floor = {
         name: distances.floor(
-            f, lambda seed, n: np.asarray(field.draw(jax.random.key(seed), n)), (count, count), seeds=range(5)
+            f,
+            lambda seed, n: np.asarray(field.draw(jax.random.key(seed), n)),
+            (count, count),
+            seeds=range(5),
         )
         for name, f in (("sliced", _sliced), ("frechet", distances.frechet))
     }
@@ -64,11 +71,21 @@ def section(rows, command):
     def of(grid, solver):
         return next(r for r in table if r["grid"] == grid and r["solver"] == solver)
 
-    narrow, euler, even = of("shift 3", "DPM++ 2M"), of("shift 3", "Euler"), of("log-SNR", "DPM++ 2M")
+    narrow, euler, even = (
+        of("shift 3", "DPM++ 2M"),
+        of("shift 3", "Euler"),
+        of("log-SNR", "DPM++ 2M"),
+    )
     unseen = sum(r["sliced over floor"] < 1 for r in table)
     fig, ax = report.canvas(height=3.4)
     bars = [{"what": f"{r['solver']}, {r['grid']}", "spread": r["spread"] - 1} for r in table]
-    report.bar_ledger(ax, bars, label="what", value="spread", xlabel="width of a mode, relative to the truth, minus 1")
+    report.bar_ledger(
+        ax,
+        bars,
+        label="what",
+        value="spread",
+        xlabel="width of a mode, relative to the truth, minus 1",
+    )
     return report.Section(
         question="Does it show in the samples, and which distance sees it?",
         expected="The last first-order jump replaces a sample by the mean of its posterior: modes come out too narrow, the more so the "

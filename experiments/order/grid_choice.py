@@ -22,7 +22,9 @@ JUMP_SOLVERS = ("Euler", "DPM++ 2M", "DPM++ 3M published")
 
 def _between(make, **options):
     """steps -> [1, times of `make` from 0.999 to 0.005, 0]."""
-    return lambda steps: np.append(1.0, make(Linear(), steps - 1, start=0.999, end=0.005, jump=True, **options))
+    return lambda steps: np.append(
+        1.0, make(Linear(), steps - 1, start=0.999, end=0.005, jump=True, **options)
+    )
 
 
 GRIDS = {  # name: steps -> grid from 1 to 0
@@ -31,7 +33,9 @@ GRIDS = {  # name: steps -> grid from 1 to 0
     "log-SNR": _between(grids.log_snr),
     "quadratic": grids.quadratic,
     "Karras": _between(grids.karras, rho=7.0),
-    "beta": lambda steps: stats.beta.ppf(np.linspace(1, 0, steps + 1), 0.6, 0.6),  # of t, as diffusers has it for flows
+    "beta": lambda steps: stats.beta.ppf(
+        np.linspace(1, 0, steps + 1), 0.6, 0.6
+    ),  # of t, as diffusers has it for flows
     "linear-quadratic": grids.linear_quadratic,
 }
 
@@ -50,9 +54,15 @@ def cells(config):
 def measure(config, todo):
     """Yield (key, values): errors of every solver on every grid, or how they part into before and after the last jump."""
     for name in dict.fromkeys(key["field"] for key in todo):
-        cell = lab.make_cell(lab.make_field(name), config.seeds, config.samples, steps=config.reference_steps)
+        cell = lab.make_cell(
+            lab.make_field(name), config.seeds, config.samples, steps=config.reference_steps
+        )
         for key in [key for key in todo if key["field"] == name]:
-            made = _matrix if key["part"] == "matrix" else functools.partial(_jumps, steps=config.reference_steps // 2)
+            made = (
+                _matrix
+                if key["part"] == "matrix"
+                else functools.partial(_jumps, steps=config.reference_steps // 2)
+            )
             yield key, {"values": made(cell, key["nfe"])}
 
 
@@ -64,7 +74,12 @@ def _matrix(cell, nfe):
     }
     errors = cell.errors(lab.run_plans(cell.field, cell.noise, list(made.values())))
     return [
-        {"grid": grid, "solver": solver, "rms": float(distances.rms(e)), "median": float(np.median(e))}
+        {
+            "grid": grid,
+            "solver": solver,
+            "rms": float(distances.rms(e)),
+            "median": float(np.median(e)),
+        }
         for (grid, solver), e in zip(made, errors, strict=True)
     ]
 
@@ -79,12 +94,19 @@ def _jumps(cell, nfe, steps):
     def rms(x):
         return float(distances.rms(cell.errors([x])[0]))
 
-    cases = [(shift, solver, grids.uniform(nfe, shift=shift)) for shift in JUMP_SHIFTS for solver in JUMP_SOLVERS]
+    cases = [
+        (shift, solver, grids.uniform(nfe, shift=shift))
+        for shift in JUMP_SHIFTS
+        for solver in JUMP_SOLVERS
+    ]
     inner = [lab.SOLVERS[solver].build(field.schedule, times[:-1]) for _, solver, times in cases]
     exact = {
-        t: solve(cell.noise, exact_plan(field.schedule, 1.0, t, steps)) for t in {times[-2] for *_, times in cases}
+        t: solve(cell.noise, exact_plan(field.schedule, 1.0, t, steps))
+        for t in {times[-2] for *_, times in cases}
     }
-    for (shift, solver, times), x in zip(cases, lab.run_plans(field, cell.noise, inner), strict=True):
+    for (shift, solver, times), x in zip(
+        cases, lab.run_plans(field, cell.noise, inner), strict=True
+    ):
         true, jump = exact[times[-2]], plans.euler(times[-2:])
         off = float(distances.rms(lab.row_norms(x - true))) / lab.scale_of(cell.exact)
         found.append(
@@ -100,7 +122,12 @@ def _jumps(cell, nfe, steps):
 
 def flat(rows, part):
     """The inner lists of one part as rows of their own."""
-    return [{"field": r["field"], "nfe": r["nfe"], **inner} for r in rows if r["part"] == part for inner in r["values"]]
+    return [
+        {"field": r["field"], "nfe": r["nfe"], **inner}
+        for r in rows
+        if r["part"] == part
+        for inner in r["values"]
+    ]
 
 
 def spreads(matrix):
@@ -159,7 +186,10 @@ def _by_grid(matrix, regret, firsts):
 
     def loss(grid, **where):
         own = [m for m in matrix if m["grid"] == grid and all(m[k] == v for k, v in where.items())]
-        best = [min(o["rms"] for o in matrix if all(o[k] == m[k] for k in ("field", "nfe", "solver"))) for m in own]
+        best = [
+            min(o["rms"] for o in matrix if all(o[k] == m[k] for k in ("field", "nfe", "solver")))
+            for m in own
+        ]
         return _mean([m["rms"] / b for m, b in zip(own, best, strict=True)])
 
     counts = sorted({m["nfe"] for m in matrix})
@@ -174,8 +204,12 @@ def _heatmap(matrix, field, nfe):
     own = [m for m in matrix if (m["field"], m["nfe"]) == (field, nfe)]
     best = min(own, key=lambda m: m["rms"])
     fig, ax = report.canvas(width=5.2, height=3.6)
-    short = [m | {"solver": m["solver"].removeprefix("DPM++ ").replace("published", "pub.")} for m in own]
-    report.heatmap(ax, short, x="solver", y="grid", value="rms", log=True, label="relative RMS error")
+    short = [
+        m | {"solver": m["solver"].removeprefix("DPM++ ").replace("published", "pub.")} for m in own
+    ]
+    report.heatmap(
+        ax, short, x="solver", y="grid", value="rms", log=True, label="relative RMS error"
+    )
     return report.picture(
         fig, f"Error on {field} at {nfe} evaluations; lowest with {best['solver']} on the {best['grid']} grid: {report.sig(best['rms'])}.",
         f"Field: {field}, {nfe} evaluations.",
@@ -191,7 +225,10 @@ def _shift_sentence(jumps):
         return _mean([j[name] for j in jumps if j["shift"] == shift])
 
     grown = {name: mean(name, high) / mean(name, low) for name in PARTS}
-    carried = {s: _mean([j["whole"] / j["exact last step"] for j in jumps if j["shift"] == s]) for s in (low, high)}
+    carried = {
+        s: _mean([j["whole"] / j["exact last step"] for j in jumps if j["shift"] == s])
+        for s in (low, high)
+    }
     unstable = grown["before the jump"] > grown["jump alone"]
     return (
         f"From shift {low:g} to {high:g} the error of {', '.join(JUMP_SOLVERS[:-1])} and {JUMP_SOLVERS[-1]} grows by {report.sig(grown['whole'])}; of the last jump alone, from the exact state, by "
@@ -206,7 +243,8 @@ def _extrapolated(matrix):
     grid = f"shift {JUMP_SHIFTS[-1]:g}"
     error = {(m["field"], m["nfe"], m["solver"]): m["rms"] for m in matrix if m["grid"] == grid}
     ratio = {
-        s: _mean([e / error[f, n, "Euler"] for (f, n, name), e in error.items() if name == s]) for s in ("AB2", "AB3")
+        s: _mean([e / error[f, n, "Euler"] for (f, n, name), e in error.items() if name == s])
+        for s in ("AB2", "AB3")
     }
     return (
         f"AB2 and AB3 extrapolate over that long last step instead: with {grid} they have {report.sig(ratio['AB2'])} and {report.sig(ratio['AB3'])} times "
@@ -220,11 +258,19 @@ def _jump_figure(jumps):
     for ax, field in zip(np.atleast_1d(axes), names, strict=True):
         own = [j for j in jumps if j["field"] == field and j["solver"] == JUMP_SOLVERS[-1]]
         for what, (colour, marker) in PARTS.items():
-            ax.plot([j["shift"] for j in own], [j[what] for j in own], color=colour, marker=marker, label=what)
+            ax.plot(
+                [j["shift"] for j in own],
+                [j[what] for j in own],
+                color=colour,
+                marker=marker,
+                label=what,
+            )
         ax.set(xscale="log", yscale="log", xlabel="shift", ylabel="relative RMS error", title=field)
         ax.set_xticks(JUMP_SHIFTS, [f"{s:g}" for s in JUMP_SHIFTS])
         ax.minorticks_off()
-    fig.legend(*np.atleast_1d(axes)[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    fig.legend(
+        *np.atleast_1d(axes)[0].get_legend_handles_labels(), loc="outside lower center", ncols=2
+    )
     return report.picture(
         fig, f"Errors of {JUMP_SOLVERS[-1]} against shift: the whole, the jump alone, before the jump, and with an exact last step.",
         f"{JUMP_SOLVERS[-1]} at {jumps[0]['nfe']} evaluations, one panel a field.",

@@ -20,7 +20,12 @@ from flowjax import geometry, guidance, plans
 
 QUESTION = "guided"
 SOLVERS = ("Euler", "DPM++ 2M", "DPM++ 3M published", "DPM++ 3M exact", "AB2", "AB3", "UniPC2")
-PAIRS = (("DPM++ 3M exact", "DPM++ 2M"), ("DPM++ 3M published", "DPM++ 2M"), ("DPM++ 2M", "Euler"), ("AB3", "AB2"))
+PAIRS = (
+    ("DPM++ 3M exact", "DPM++ 2M"),
+    ("DPM++ 3M published", "DPM++ 2M"),
+    ("DPM++ 2M", "Euler"),
+    ("AB3", "AB2"),
+)
 FIELDS = ("ring", "mixture-16", "mixture-2")  # those of them the config has
 SHIFTS = (1.0, 3.0)
 CLASS = slice(0, 2)  # modes of the condition
@@ -80,7 +85,14 @@ def cells(config):
     return [
         *({"question": QUESTION, "part": "path", "field": f, "scale": s} for f, s in outer),
         *(
-            {"question": QUESTION, "part": "error", "field": f, "scale": s, "grid": grid, "nfe": nfe}
+            {
+                "question": QUESTION,
+                "part": "error",
+                "field": f,
+                "scale": s,
+                "grid": grid,
+                "nfe": nfe,
+            }
             for f, s in outer
             for grid in grids_of(config)
             for nfe in config.nfe
@@ -110,7 +122,9 @@ def _path(field, noise, plan):
 
 def _bend(field, noise):
     """Median acceleration and curvature of the exact guided paths."""
-    found = geometry.path_geometry(*_path(field, noise, plans.rk4(lab.fine_grid(field.schedule, 120))))
+    found = geometry.path_geometry(
+        *_path(field, noise, plans.rk4(lab.fine_grid(field.schedule, 120)))
+    )
     return {name: float(np.median(getattr(found, name))) for name in ("acceleration", "curvature")}
 
 
@@ -128,7 +142,9 @@ def measure(config, todo):
     """Yield (key, values): errors, comparisons and rho_2 of each cell; geometry and size of the exact guided paths."""
     for name, scale in dict.fromkeys((key["field"], key["scale"]) for key in todo):
         field = make(name, scale)
-        cell = lab.make_cell(field, config.seeds, min(config.samples, STARTS), steps=config.reference_steps)
+        cell = lab.make_cell(
+            field, config.seeds, min(config.samples, STARTS), steps=config.reference_steps
+        )
         keys = [key for key in todo if (key["field"], key["scale"]) == (name, scale)]
         for key in (key for key in keys if key["part"] == "path"):
             true = np.asarray(field.nearest(jnp.asarray(cell.exact)))
@@ -141,11 +157,18 @@ def measure(config, todo):
             continue
         grids = grids_of(config)
         jobs = [(i, solver) for i in range(len(keys)) for solver in SOLVERS]
-        made = [lab.plan_of(s, field.schedule, grids[keys[i]["grid"]], keys[i]["nfe"]) for i, s in jobs]
-        jobs, made = zip(*((job, plan) for job, plan in zip(jobs, made, strict=True) if plan is not None), strict=True)
+        made = [
+            lab.plan_of(s, field.schedule, grids[keys[i]["grid"]], keys[i]["nfe"]) for i, s in jobs
+        ]
+        jobs, made = zip(
+            *((job, plan) for job, plan in zip(jobs, made, strict=True) if plan is not None),
+            strict=True,
+        )
         # Two lengths, so two programs: these fields are cheap and compiling is not.
         longest = max(config.nfe)
-        padded = [plans.pad(plan, longest if 3 * plan.rows > longest else longest // 3) for plan in made]
+        padded = [
+            plans.pad(plan, longest if 3 * plan.rows > longest else longest // 3) for plan in made
+        ]
         errors = cell.errors(lab.run_plans(field, cell.noise, padded))
         runs = [plan for (_, solver), plan in zip(jobs, made, strict=True) if solver == "DPM++ 2M"]
         rho = _rho(field, cell.noise[:WATCHED], runs, longest)
@@ -186,7 +209,14 @@ def crossovers(rows):
             if len(pairs) > 1:
                 found, side = crossover(*zip(*pairs, strict=True))
                 table.append(
-                    {"field": field, "grid": grid, "scale": scale, "pair": f"{a} below {b}", "N*": found, "side": side}
+                    {
+                        "field": field,
+                        "grid": grid,
+                        "scale": scale,
+                        "pair": f"{a} below {b}",
+                        "N*": found,
+                        "side": side,
+                    }
                 )
     return table
 
@@ -209,7 +239,10 @@ def moved(found, scale, pair):
     for (field, grid, s), row in keyed.items():
         if s != scale or (field, grid, least) not in keyed:
             continue
-        places = [(("below", "", "above").index(r["side"]), r["N*"]) for r in (keyed[field, grid, least], row)]
+        places = [
+            (("below", "", "above").index(r["side"]), r["N*"])
+            for r in (keyed[field, grid, least], row)
+        ]
         counts[0 if places[1] > places[0] else 1 if places[1] < places[0] else 2] += 1
     return tuple(counts)
 
@@ -224,7 +257,9 @@ def wide(found):
     result = {}
     for r in found:
         key = {name: r[name] for name in ("field", "grid", "scale")}
-        result.setdefault(tuple(key.values()), key)[f"N*: {r['pair']}"] = _marked((r["N*"], r["side"]))
+        result.setdefault(tuple(key.values()), key)[f"N*: {r['pair']}"] = _marked(
+            (r["N*"], r["side"])
+        )
     return list(result.values())
 
 
@@ -236,7 +271,9 @@ def by_scale(rows):
         cells = [r for r in own if r["part"] == "error"]
         line = {"scale": scale}
         for a, b in PAIRS:
-            verdicts = [p["rms_verdict"] for r in cells for p in r["pairs"] if (p["a"], p["b"]) == (a, b)]
+            verdicts = [
+                p["rms_verdict"] for r in cells for p in r["pairs"] if (p["a"], p["b"]) == (a, b)
+            ]
             line[f"{a} against {b}"] = (
                 f"{verdicts.count('better')} better, {verdicts.count('tie')} ties, {verdicts.count('worse')} worse"
             )
@@ -266,7 +303,9 @@ def _mean(values):
 
 
 def _colour(scales, scale):
-    return (report.BLUE, report.GREEN, report.AMBER, report.RED, report.PINK, report.SKY)[scales.index(scale) % 6]
+    return (report.BLUE, report.GREEN, report.AMBER, report.RED, report.PINK, report.SKY)[
+        scales.index(scale) % 6
+    ]
 
 
 def _draw_ratios(rows):
@@ -281,7 +320,11 @@ def _draw_ratios(rows):
                 cells = [r for r in own if (r["grid"], r["scale"]) == (grid, scale)]
                 points = []
                 for nfe in sorted({r["nfe"] for r in cells}):
-                    ratios = [e[a] / e[b] for r in cells if r["nfe"] == nfe and a in (e := _errors(r)) and b in e]
+                    ratios = [
+                        e[a] / e[b]
+                        for r in cells
+                        if r["nfe"] == nfe and a in (e := _errors(r)) and b in e
+                    ]
                     points.append((nfe, _mean(ratios)))
                 seen += points
                 ax.plot(
@@ -296,7 +339,9 @@ def _draw_ratios(rows):
             plain_ticks(ax.xaxis, [n for n, _ in seen])
             plain_ticks(ax.yaxis, [r for _, r in seen])
             ax.set_title(f"{a.removeprefix('DPM++ ')} / {b.removeprefix('DPM++ ')}, {grid}")
-    fig.legend(*np.atleast_2d(axes)[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    fig.legend(
+        *np.atleast_2d(axes)[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4
+    )
     return report.picture(
         fig,
         "Ratio of the errors of 2M and Euler, and of 3M exact and 2M, against NFE; a line a scale, a row a grid.",
@@ -312,7 +357,9 @@ def _draw_errors(rows):
     fig, axes = report.canvas(1, 2, width=6.6, height=3.8)
     for ax, scale in zip(axes, picked, strict=True):
         cells = [r for r in own if (r["field"], r["grid"], r["scale"]) == (name, grid, scale)]
-        flat = [{"nfe": r["nfe"], **s} for r in cells for s in r["solvers"] if s["solver"] != "UniPC2"]
+        flat = [
+            {"nfe": r["nfe"], **s} for r in cells for s in r["solvers"] if s["solver"] != "UniPC2"
+        ]
         report.log_log(ax, flat, x="nfe", y="rms", ylabel="relative RMS error", xlabel="NFE")
         ax.set_title(f"{name}, {grid}, scale {scale:g}")
     return report.picture(
@@ -333,11 +380,25 @@ def _says(rows, pair):
     found, name = crossovers(rows), f"{pair[0]} below {pair[1]}"
     scales = sorted({f["scale"] for f in found})
     least, most = scales[0], scales[-1]
-    numbers = [_marked(middle([f for f in found if (f["scale"], f["pair"]) == (s, name)])) for s in scales]
+    numbers = [
+        _marked(middle([f for f in found if (f["scale"], f["pair"]) == (s, name)])) for s in scales
+    ]
     later, earlier, same = moved(found, most, name)
-    keyed = {(f["field"], f["grid"], f["scale"]): f["N*"] for f in found if f["pair"] == name and not f["side"]}
-    factors = [n / keyed[f, g, least] for (f, g, s), n in keyed.items() if s == most and (f, g, least) in keyed]
-    by = f", {report.sig(_mean(factors))} times in the {len(factors)} with both in range" if factors else ""
+    keyed = {
+        (f["field"], f["grid"], f["scale"]): f["N*"]
+        for f in found
+        if f["pair"] == name and not f["side"]
+    }
+    factors = [
+        n / keyed[f, g, least]
+        for (f, g, s), n in keyed.items()
+        if s == most and (f, g, least) in keyed
+    ]
+    by = (
+        f", {report.sig(_mean(factors))} times in the {len(factors)} with both in range"
+        if factors
+        else ""
+    )
     worse = [
         [p["rms_verdict"] for r in rows if r["part"] == "error" and r["scale"] == s for p in r["pairs"] if (p["a"], p["b"]) == pair]
         for s in (least, most)
@@ -366,7 +427,9 @@ def section(rows, command):
     scales = ", ".join(f"{t['scale']:g}" for t in table)
     asked = (PAIRS[2], PAIRS[0], PAIRS[3])
     found = crossovers(rows)
-    ways = {pair: direction(moved(found, most["scale"], f"{pair[0]} below {pair[1]}")) for pair in asked}
+    ways = {
+        pair: direction(moved(found, most["scale"], f"{pair[0]} below {pair[1]}")) for pair in asked
+    }
     verdict = ", ".join(f"{a} against {b} **{way}**" for (a, b), way in ways.items())
     pairs = "; ".join(_says(rows, pair) for pair in asked)
     steps = "; ".join(
@@ -379,7 +442,8 @@ def section(rows, command):
     worst = max(few, key=lambda f: f["DPM++ 3M exact"] / f["DPM++ 2M"])
     paths = [r for r in rows if r["part"] == "path"]
     bends = "; ".join(
-        f"{name} {', '.join(report.sig(t[name]) for t in table)}" for name in ("acceleration", "curvature", "rho_2")
+        f"{name} {', '.join(report.sig(t[name]) for t in table)}"
+        for name in ("acceleration", "curvature", "rho_2")
     )
     return report.Section(
         question="Does guidance move the evaluations from which a higher order pays?",

@@ -37,7 +37,9 @@ SOLVERS = {
     "DPM++ 3M published": Solver(_dpm(3, third_order="published"), 3, _same),
     "DPM++ 3M exact": Solver(_dpm(3), 3, _same),
     "DPM++ 2S": Solver(_dpm(2, method="singlestep"), 2, lambda n: max(2 * n - 2, n)),
-    "DPM++ 3S": Solver(_dpm(3, method="singlestep", variant="taylor"), 3, lambda n: max(3 * n - 4, n)),
+    "DPM++ 3S": Solver(
+        _dpm(3, method="singlestep", variant="taylor"), 3, lambda n: max(3 * n - 4, n)
+    ),
     "AB2": Solver(lambda s, g: plans.adams_bashforth(g, 2), 2, _same),
     "AB3": Solver(lambda s, g: plans.adams_bashforth(g, 3), 3, _same),
     "UniPC2": Solver(lambda s, g: plans.unipc(s, g, 2), 2, _same),
@@ -87,7 +89,16 @@ def _endpoints(field, noise, stacked, save_path=False):
     return jax.vmap(run)(stacked)
 
 
-_LADDER = (8, 12, 16, 24, 32, 48, 64, 104)  # padded lengths: a program for each, instead of one for each NFE
+_LADDER = (
+    8,
+    12,
+    16,
+    24,
+    32,
+    48,
+    64,
+    104,
+)  # padded lengths: a program for each, instead of one for each NFE
 _TOGETHER = 8  # plans run side by side
 RESAMPLES = 400  # of each bootstrap interval
 
@@ -164,14 +175,19 @@ class Cell(NamedTuple):
     def misrouted(self, endpoints):
         """Share (P,) of samples whose nearest mode or datum is not the exact solution's."""
         true = np.asarray(self.field.nearest(jnp.asarray(self.exact)))
-        return np.array([np.mean(np.asarray(self.field.nearest(jnp.asarray(x))) != true) for x in endpoints])
+        return np.array(
+            [np.mean(np.asarray(self.field.nearest(jnp.asarray(x))) != true) for x in endpoints]
+        )
 
 
 def make_cell(field, seeds, samples, *, steps=200):
     """Noise of `seeds` times `samples` starts, seed by seed, and the exact endpoints."""
     shape = field.means.shape[1:] if hasattr(field, "means") else field.samples.shape[1:]
     noise = np.concatenate(
-        [flowjax.draw_noise(jax.random.key(seed), np.arange(samples), shape) for seed in range(seeds)]
+        [
+            flowjax.draw_noise(jax.random.key(seed), np.arange(samples), shape)
+            for seed in range(seeds)
+        ]
     ).astype(np.float64)
     solved = reference(field, noise, steps)
     return Cell(field, noise, solved.x, np.repeat(np.arange(seeds), samples), solved.doubling)

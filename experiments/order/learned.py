@@ -25,8 +25,18 @@ QUESTION = "learned"
 SOLVERS, PAIRS = guided.SOLVERS, guided.PAIRS
 SHIFTS = guided.SHIFTS
 # Scales at most: coupled networks are a dial by themselves, and an evaluation of the emoji costs four of the digits.
-SCALES = {"digits-ot": (1.0,), "digits-reflow": (1.0,), "digits-smooth": (1.0,), "emoji": (1.0, 4.0)}
-BENT = ("length", "straightness", "acceleration", "curvature")  # no torsion: its third derivative is roughness
+SCALES = {
+    "digits-ot": (1.0,),
+    "digits-reflow": (1.0,),
+    "digits-smooth": (1.0,),
+    "emoji": (1.0, 4.0),
+}
+BENT = (
+    "length",
+    "straightness",
+    "acceleration",
+    "curvature",
+)  # no torsion: its third derivative is roughness
 WATCHED = "DPM++ 2M"  # the run whose own evaluations give rho
 FLOOR_ROWS = 10  # evaluations of the run that is made in float64 too
 
@@ -57,7 +67,9 @@ class Learned:
         def network(x, t, label):
             return card.velocity(self.params, x, t, label)
 
-        return guidance.classifier_free(network, self.label, np.int32(card.null_label), self.scale)(x, t)
+        return guidance.classifier_free(network, self.label, np.int32(card.null_label), self.scale)(
+            x, t
+        )
 
     @property
     def schedule(self):
@@ -83,19 +95,31 @@ def cells(config):
         try:
             load(name)
         except FileNotFoundError as error:
-            raise ValueError(f"experiments.order: networks={config.networks!r} has {name!r}: {error}") from None
+            raise ValueError(
+                f"experiments.order: networks={config.networks!r} has {name!r}: {error}"
+            ) from None
     if 1.0 not in config.network_scales:
         raise ValueError(
             f"experiments.order: network_scales={config.network_scales!r}; wanted 1 among them: the exact fields that networks "
             "stand beside have no guidance."
         )
     outer = [
-        (m, s) for m in config.networks for s in config.network_scales if s in SCALES.get(m, config.network_scales)
+        (m, s)
+        for m in config.networks
+        for s in config.network_scales
+        if s in SCALES.get(m, config.network_scales)
     ]
     return [
         *({"question": QUESTION, "part": "path", "model": m, "scale": s} for m, s in outer),
         *(
-            {"question": QUESTION, "part": "error", "model": m, "scale": s, "shift": shift, "nfe": n}
+            {
+                "question": QUESTION,
+                "part": "error",
+                "model": m,
+                "scale": s,
+                "shift": shift,
+                "nfe": n,
+            }
             for m, s in outer
             for shift in config.shifts
             if shift in SHIFTS
@@ -157,9 +181,12 @@ def smoothness(velocity, step=1 / 40):
 def _floor(field, noise):
     """What float32 does to endpoints: the relative RMS difference of one run of FLOOR_ROWS evaluations to float64."""
     plan = lab.plan_of(WATCHED, field.schedule, lab.shifted(1.0), FLOOR_ROWS)
-    exact = jax.tree.map(lambda a: np.asarray(a, np.float64 if a.dtype == np.float32 else a.dtype), field)
+    exact = jax.tree.map(
+        lambda a: np.asarray(a, np.float64 if a.dtype == np.float32 else a.dtype), field
+    )
     ends = [
-        np.asarray(run(f, z, plan)[0][-1], np.float64) for f, z in ((field, noise), (exact, noise.astype(np.float64)))
+        np.asarray(run(f, z, plan)[0][-1], np.float64)
+        for f, z in ((field, noise), (exact, noise.astype(np.float64)))
     ]
     return float(distances.rms(lab.row_norms(ends[0] - ends[1])) / lab.scale_of(ends[1]))
 
@@ -167,7 +194,8 @@ def _floor(field, noise):
 def _rho(schedule, grid, path, velocity):
     """Median rho_2 and rho_3 of a run of one row a step."""
     p, q = (
-        np.asarray(w)[:, None, None, None, None] for w in schedule.prediction_weights("data", np.asarray(grid[:-1]))
+        np.asarray(w)[:, None, None, None, None]
+        for w in schedule.prediction_weights("data", np.asarray(grid[:-1]))
     )
     added = geometry.order_increments(schedule, grid, p * path[:-1] + q * velocity)
     return {f"rho_{k}": float(np.median(geometry.rho(added, k))) for k in (2, 3)}
@@ -186,7 +214,16 @@ def measure(config, todo):
                 some = dataclasses.replace(field, label=field.label[:8])
                 floor = _floor(some, noise[:8]) if scale == 1 else None
                 size = lab.scale_of(exact)
-                yield key, {**bent, "size": size, "doubling": doubling, "float32": floor, "starts": len(starts)}
+                yield (
+                    key,
+                    {
+                        **bent,
+                        "size": size,
+                        "doubling": doubling,
+                        "float32": floor,
+                        "starts": len(starts),
+                    },
+                )
             else:
                 yield key, _errors(cell, key)
 
@@ -205,7 +242,9 @@ def _errors(cell, key):
     return {
         "solvers": [{"solver": s, **lab.summary(e, cell.seed)} for s, e in found.items()],
         "pairs": [
-            {"a": a, "b": b, **lab.paired(found[a], found[b], cell.seed)} for a, b in PAIRS if a in found and b in found
+            {"a": a, "b": b, **lab.paired(found[a], found[b], cell.seed)}
+            for a, b in PAIRS
+            if a in found and b in found
         ],
         **rho,
         "doubling": cell.doubling,
@@ -222,10 +261,17 @@ def _matched(rows):
     """
     own = [r for r in rows if r["question"] == QUESTION and r["part"] == "error"]
     seen = {(r["shift"], r["nfe"]) for r in own}
-    groups = {("networks", s): [r for r in own if r["scale"] == s] for s in sorted({r["scale"] for r in own})}
+    groups = {
+        ("networks", s): [r for r in own if r["scale"] == s]
+        for s in sorted({r["scale"] for r in own})
+    }
     plain = [r for r in rows if r["question"] == nfe.QUESTION and (r["shift"], r["nfe"]) in seen]
     names = {f"shift {shift:g}": shift for shift in SHIFTS}
-    bent = [r for r in rows if r["question"] == guided.QUESTION and r["part"] == "error" and r["grid"] in names]
+    bent = [
+        r
+        for r in rows
+        if r["question"] == guided.QUESTION and r["part"] == "error" and r["grid"] in names
+    ]
     for scale in [s for where, s in list(groups) if where == "networks"]:
         groups["exact fields", scale] = plain if scale == 1 else [
             r for r in bent if r["scale"] == scale and (names[r["grid"]], r["nfe"]) in seen
@@ -237,7 +283,10 @@ def tally(rows, pair):
     """{better, tie, worse, ratio} of pair (a, b) over cells: counts by RMS error, and the geometric mean of the ratios."""
     own = [p for r in rows for p in r["pairs"] if (p["a"], p["b"]) == tuple(pair)]
     counts = {v: sum(p["rms_verdict"] == v for p in own) for v in ("better", "tie", "worse")}
-    return {**counts, "ratio": float(np.exp(np.mean([np.log(p["rms_ratio"]) for p in own]))) if own else np.nan}
+    return {
+        **counts,
+        "ratio": float(np.exp(np.mean([np.log(p["rms_ratio"]) for p in own]))) if own else np.nan,
+    }
 
 
 def beside(rows):
@@ -245,11 +294,16 @@ def beside(rows):
     groups, table = _matched(rows), []
     for pair in PAIRS:
         for scale in sorted({s for _, s in groups}):
-            for span, inside in ((f"<= {nfe.FEW}", lambda n: n <= nfe.FEW), (f"> {nfe.FEW}", lambda n: n > nfe.FEW)):
+            for span, inside in (
+                (f"<= {nfe.FEW}", lambda n: n <= nfe.FEW),
+                (f"> {nfe.FEW}", lambda n: n > nfe.FEW),
+            ):
                 line = {"pair": f"{pair[0]} against {pair[1]}", "scale": scale, "NFE": span}
                 for where in ("exact fields", "networks"):
                     found = tally([r for r in groups[where, scale] if inside(r["nfe"])], pair)
-                    line[where] = f"{found['better']} better, {found['tie']} ties, {found['worse']} worse"
+                    line[where] = (
+                        f"{found['better']} better, {found['tie']} ties, {found['worse']} worse"
+                    )
                     line[f"ratio, {where}"] = found["ratio"]
                 if np.isfinite(line["ratio, networks"]):
                     table.append(line)
@@ -260,7 +314,15 @@ def agreement(table, margin=1.02):
     """(same, opposite, open): lines of `beside` by the direction of the two mean ratios, open within `margin` of 1 or alone."""
 
     def way(ratio):
-        return 0 if not np.isfinite(ratio) else 1 if ratio > margin else -1 if ratio < 1 / margin else 0
+        return (
+            0
+            if not np.isfinite(ratio)
+            else 1
+            if ratio > margin
+            else -1
+            if ratio < 1 / margin
+            else 0
+        )
 
     products = [way(line["ratio, exact fields"]) * way(line["ratio, networks"]) for line in table]
     return products.count(1), products.count(-1), products.count(0)
@@ -275,10 +337,20 @@ def slopes(rows):
 
     def slope(cells, solver):
         logs = [
-            [np.log(s["rms"]) for r in cells if r["nfe"] == n for s in r["solvers"] if s["solver"] == solver]
+            [
+                np.log(s["rms"])
+                for r in cells
+                if r["nfe"] == n
+                for s in r["solvers"]
+                if s["solver"] == solver
+            ]
             for n in last
         ]
-        return float((np.mean(logs[0]) - np.mean(logs[1])) / np.log(last[1] / last[0])) if all(logs) else np.nan
+        return (
+            float((np.mean(logs[0]) - np.mean(logs[1])) / np.log(last[1] / last[0]))
+            if all(logs)
+            else np.nan
+        )
 
     return [
         {
@@ -293,14 +365,24 @@ def dial(rows):
     """[{model, scale, straightness ... ratios}]: how bent each network's paths are, and what the orders are worth on them."""
     table = []
     for r in (r for r in rows if r["part"] == "path"):
-        cells = [c for c in rows if c["part"] == "error" and (c["model"], c["scale"]) == (r["model"], r["scale"])]
+        cells = [
+            c
+            for c in rows
+            if c["part"] == "error" and (c["model"], c["scale"]) == (r["model"], r["scale"])
+        ]
         line = {name: r[name] for name in ("model", "scale", *BENT, "smoothness")}
         for a, b in PAIRS:
             found = tally(cells, (a, b))
             line[f"{a} over {b}"] = found["ratio"]
             line[f"worse: {a}"] = found["worse"]
         table.append(
-            {**line, "cells": len(cells), "size": r["size"], "doubling": r["doubling"], "float32": r["float32"]}
+            {
+                **line,
+                "cells": len(cells),
+                "size": r["size"],
+                "doubling": r["doubling"],
+                "float32": r["float32"],
+            }
         )
     return table
 
@@ -309,7 +391,9 @@ def rho_tells(rows, score="rho_3", pair=PAIRS[0]):
     """(auc, low, high, lost, won) of a free score for "a loses to b" over the decided cells."""
     kept = []
     for r in (r for r in rows if r["part"] == "error" and np.isfinite(r[score])):
-        verdict = next((p["rms_verdict"] for p in r["pairs"] if (p["a"], p["b"]) == tuple(pair)), "tie")
+        verdict = next(
+            (p["rms_verdict"] for p in r["pairs"] if (p["a"], p["b"]) == tuple(pair)), "tie"
+        )
         if verdict != "tie":
             kept.append((r[score], verdict == "worse", f"{r['model']} {r['scale']}"))
     lost = sum(k[1] for k in kept)
@@ -321,7 +405,11 @@ def _draw_errors(rows, exact):
     """Error against evaluations: the exact field of the digits beside the network that learned them."""
     first = rows[0]["model"]
     shift = max(r["shift"] for r in rows)
-    panels = {f"{first}, network": [r for r in rows if (r["model"], r["scale"], r["shift"]) == (first, 1.0, shift)]}
+    panels = {
+        f"{first}, network": [
+            r for r in rows if (r["model"], r["scale"], r["shift"]) == (first, 1.0, shift)
+        ]
+    }
     seen = {r["nfe"] for r in rows}
     twin = [r for r in exact if (r["field"], r["shift"]) == (first, shift) and r["nfe"] in seen]
     panels = ({f"{first}, exact field": twin} if twin else {}) | panels
@@ -335,24 +423,34 @@ def _draw_errors(rows, exact):
     low, high = zip(*(ax.get_ylim() for ax in axes), strict=True)
     for ax in axes:
         ax.set_ylim(min(low), max(high))
-    return report.picture(fig, f"Relative RMS error against NFE: {' and '.join(panels)}.", "Both without guidance.")
+    return report.picture(
+        fig, f"Relative RMS error against NFE: {' and '.join(panels)}.", "Both without guidance."
+    )
 
 
 def _draw_ratios(rows):
     """Ratios of successive orders against NFE, a line a network at scale 1 and a line a scale of the first network."""
     first, pairs = rows[0]["model"], (PAIRS[2], PAIRS[0])
-    names, scales = list(dict.fromkeys(r["model"] for r in rows)), sorted({r["scale"] for r in rows})
+    names, scales = (
+        list(dict.fromkeys(r["model"] for r in rows)),
+        sorted({r["scale"] for r in rows}),
+    )
     lines = [{n: [r for r in rows if (r["model"], r["scale"]) == (n, 1.0)] for n in names}]
     if len(scales) > 1:
         lines.append(
-            {f"{first}, scale {s:g}": [r for r in rows if (r["model"], r["scale"]) == (first, s)] for s in scales}
+            {
+                f"{first}, scale {s:g}": [r for r in rows if (r["model"], r["scale"]) == (first, s)]
+                for s in scales
+            }
         )
     fig, axes = report.canvas(len(lines), len(pairs), width=6.2, height=2.7 * len(lines) + 0.4)
     for row, group in zip(np.atleast_2d(axes), lines, strict=True):
         for ax, (a, b) in zip(row, pairs, strict=True):
             seen = sorted({r["nfe"] for r in rows})
             for label, own in group.items():
-                points = [(n, tally([r for r in own if r["nfe"] == n], (a, b))["ratio"]) for n in seen]
+                points = [
+                    (n, tally([r for r in own if r["nfe"] == n], (a, b))["ratio"]) for n in seen
+                ]
                 points = [(n, ratio) for n, ratio in points if np.isfinite(ratio)]
                 ax.plot(*zip(*points, strict=True), "o-", markersize=3.5, label=label)
             ax.axhline(1, color=report.INK, linewidth=0.8)
@@ -369,31 +467,42 @@ def _draw_ratios(rows):
 
 
 def _sig(value):
-    return report.sig(value) if np.isfinite(value) else "–"  # nothing to set beside, as where only networks are asked
+    return (
+        report.sig(value) if np.isfinite(value) else "–"
+    )  # nothing to set beside, as where only networks are asked
 
 
 def _clause(line):
-    exact, found = (f"{line[w]} ({_sig(line[f'ratio, {w}'])})" for w in ("exact fields", "networks"))
+    exact, found = (
+        f"{line[w]} ({_sig(line[f'ratio, {w}'])})" for w in ("exact fields", "networks")
+    )
     return f"{line['pair']} at {line['NFE']}: **{found}**, exact fields {exact}"
 
 
 def steep(rows):
     """How steep errors fall late, as a sentence; empty where there is one number of evaluations."""
-    found = [line for line in slopes(rows) if line["solver"] in ("Euler", "DPM++ 2M", "DPM++ 3M exact", "AB3")]
+    found = [
+        line
+        for line in slopes(rows)
+        if line["solver"] in ("Euler", "DPM++ 2M", "DPM++ 3M exact", "AB3")
+    ]
     if not found:
         return ""
     each = ", ".join(f"{line['solver']} **{_sig(line['order on networks'])}**" for line in found)
     exact = ", ".join(_sig(line["order on exact fields"]) for line in found)
-    return (
-        f"From {found[0]['NFE']} evaluations errors on networks fall with order {each}; on exact fields with {exact}."
-    )
+    return f"From {found[0]['NFE']} evaluations errors on networks fall with order {each}; on exact fields with {exact}."
 
 
 def verdict(rows):
     """What networks say and what exact fields say: how steep errors fall, counts without guidance, directions in all."""
     table = beside(rows)
     asked = [f"{a} against {b}" for a, b in (PAIRS[2], PAIRS[0])]
-    clauses = [_clause(line) for name in asked for line in table if (line["pair"], line["scale"]) == (name, 1)]
+    clauses = [
+        _clause(line)
+        for name in asked
+        for line in table
+        if (line["pair"], line["scale"]) == (name, 1)
+    ]
     same, opposite, _ = agreement(table)
     return (
         f"{steep(rows)} Cells without guidance by RMS error, with the mean ratio: {'; '.join(clauses)}. Over all pairs, guidance scales and ranges of "
@@ -419,7 +528,9 @@ def section(rows, command):
         else "nothing to tell"
     )
     best = [min(r["solvers"], key=lambda s: s["rms"])["solver"] for r in errors]
-    winners = ", ".join(f"{n} {best.count(n)}" for n in sorted(set(best), key=best.count, reverse=True)[:4])
+    winners = ", ".join(
+        f"{n} {best.count(n)}" for n in sorted(set(best), key=best.count, reverse=True)[:4]
+    )
     smallest = min(s["rms"] for r in errors for s in r["solvers"])
     floor = max(line["float32"] for line in bends if line["float32"] is not None)
     return report.Section(

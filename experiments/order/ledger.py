@@ -12,7 +12,9 @@ from flowjax import fields, grids, plans
 
 QUESTION = "ledger"
 FACTORS = ("last jump", "first jump", "grid", "start", "weight", "lowering", "labels")
-COUPLED = "coupled ring"  # the ring with paths straightened: only for the remainder, not in the averages
+COUPLED = (
+    "coupled ring"  # the ring with paths straightened: only for the remainder, not in the averages
+)
 TIE = 0.02
 STARTS = 16  # a seed: all combinations on 16 are worth more than a few on 64
 FINE = 12  # RK4 steps of an exact last step
@@ -27,20 +29,30 @@ def shapley(values):
     values = np.asarray(values, np.float64)
     count = len(values).bit_length() - 1
     if len(values) != 1 << count:
-        raise ValueError(f"ledger.shapley: {len(values)} worths; wanted one for each subset, a power of two.")
+        raise ValueError(
+            f"ledger.shapley: {len(values)} worths; wanted one for each subset, a power of two."
+        )
     sets = np.arange(len(values))
     size = np.array([int(s).bit_count() for s in sets])
     shares = []
     for player in range(count):
         without = sets[sets >> player & 1 == 0]
-        weight = [math.factorial(n) * math.factorial(count - n - 1) / math.factorial(count) for n in size[without]]
+        weight = [
+            math.factorial(n) * math.factorial(count - n - 1) / math.factorial(count)
+            for n in size[without]
+        ]
         shares.append(np.tensordot(weight, values[without | 1 << player] - values[without], axes=1))
     return np.array(shares)
 
 
 def ledger_nfe(config):
     """The config's evaluations nearest to 10, 20 and 50."""
-    return sorted({min((n for n in config.nfe if n >= 5), key=lambda n: abs(math.log(n / at))) for at in (10, 20, 50)})
+    return sorted(
+        {
+            min((n for n in config.nfe if n >= 5), key=lambda n: abs(math.log(n / at)))
+            for at in (10, 20, 50)
+        }
+    )
 
 
 def cells(config):
@@ -101,7 +113,9 @@ def _both_ends(field, start, inner, t_last, labels, fine):
 
     def run(pair):
         before = flowjax.sample(field.velocity, start, pair[0]).x
-        return before - t_last * field.velocity(before, pair[1]), flowjax.sample(field.velocity, before, fine).x
+        return before - t_last * field.velocity(before, pair[1]), flowjax.sample(
+            field.velocity, before, fine
+        ).x
 
     return jax.lax.map(run, (inner, labels), batch_size=8)
 
@@ -128,10 +142,16 @@ def endpoints(field, noise, shift, steps, rows, reference_steps):
         todo += [(order, everything - jump if bit else 0) for order in (1, 2)]
         made = [inner_plan(schedule, shift, steps, order, subset(s)) for order, s in todo]
         labels = [times[-2] if "labels" in subset(s) else thousandths(times[-2]) for _, s in todo]
-        stacked = jax.tree.map(lambda *columns: np.stack(columns), *(plans.pad(p, rows) for p in made))
-        by_jump, exactly = _both_ends(field, np.asarray(start), stacked, times[-2], np.array(labels), fine)
+        stacked = jax.tree.map(
+            lambda *columns: np.stack(columns), *(plans.pad(p, rows) for p in made)
+        )
+        by_jump, exactly = _both_ends(
+            field, np.asarray(start), stacked, times[-2], np.array(labels), fine
+        )
         found |= {key: np.asarray(x) for key, x in zip(todo, by_jump, strict=True)}
-        found |= {(order, s | jump): np.asarray(x) for (order, s), x in zip(todo, exactly, strict=True)}
+        found |= {
+            (order, s | jump): np.asarray(x) for (order, s), x in zip(todo, exactly, strict=True)
+        }
     return found
 
 
@@ -145,15 +165,25 @@ def measure(config, todo):
     """Yield (key, values): log mean squared errors by seed of every combination."""
     for name in dict.fromkeys(key["field"] for key in todo):
         cell = lab.make_cell(
-            _field(config, name), config.seeds, min(config.samples, STARTS), steps=config.reference_steps
+            _field(config, name),
+            config.seeds,
+            min(config.samples, STARTS),
+            steps=config.reference_steps,
         )
         for key in [key for key in todo if key["field"] == name]:
             found = endpoints(
-                cell.field, cell.noise, key["shift"], key["nfe"], max(ledger_nfe(config)), config.reference_steps
+                cell.field,
+                cell.noise,
+                key["shift"],
+                key["nfe"],
+                max(ledger_nfe(config)),
+                config.reference_steps,
             )
             square = {k: cell.errors([x])[0] ** 2 for k, x in found.items()}
             by_seed = {
-                k: [round(float(np.log(np.mean(e[cell.seed == s]))), 3) for s in range(config.seeds)]
+                k: [
+                    round(float(np.log(np.mean(e[cell.seed == s]))), 3) for s in range(config.seeds)
+                ]
                 for k, e in square.items()
             }
             full = (1 << len(FACTORS)) - 1
@@ -161,7 +191,10 @@ def measure(config, todo):
                 key,
                 {
                     "log_squares": [by_seed[3, s] for s in range(full + 1)],
-                    "lower": [{"order": n, "shipped": by_seed[n, 0], "mended": by_seed[n, full]} for n in (1, 2)],
+                    "lower": [
+                        {"order": n, "shipped": by_seed[n, 0], "mended": by_seed[n, full]}
+                        for n in (1, 2)
+                    ],
                 },
             )
 
@@ -184,7 +217,9 @@ def _picks(rows, resamples=400):
 def ledger(rows):
     """[{cause, gain, low, high, ...}]: the log of what mending each factor divides the error by, mean over cells."""
     picks = _picks(rows)
-    each = -shapley(np.stack([log_errors(r["log_squares"]) for r in rows], axis=1))  # (factors, cells)
+    each = -shapley(
+        np.stack([log_errors(r["log_squares"]) for r in rows], axis=1)
+    )  # (factors, cells)
     drawn = -shapley(np.mean([log_errors(r["log_squares"], picks) for r in rows], axis=0))
     low, high = np.quantile(drawn, [0.025, 0.975], axis=1).tolist()
     mean = each.mean(1)
@@ -205,7 +240,9 @@ def _against(row, state, order, other):
 
     picks = _picks([row])
     low, high = np.quantile(logs(order, picks) - logs(other, picks), [0.025, 0.975])
-    verdict = "better" if high < -math.log(1 + TIE) else "worse" if low > math.log(1 + TIE) else "tie"
+    verdict = (
+        "better" if high < -math.log(1 + TIE) else "worse" if low > math.log(1 + TIE) else "tie"
+    )
     return math.exp(logs(order) - logs(other)), verdict
 
 
@@ -218,7 +255,9 @@ def by_cell(rows):
         line |= {"3M shipped": math.exp(logs[0]), "3M mended": math.exp(logs[-1])}
         for a, b in ((3, 2), (2, 1)):
             for state in ("shipped", "mended"):
-                line[f"{a} / {b}, {state}"], line[f"{a} / {b}, {state}: verdict"] = _against(r, state, a, b)
+                line[f"{a} / {b}, {state}"], line[f"{a} / {b}, {state}: verdict"] = _against(
+                    r, state, a, b
+                )
         table.append(line | dict(zip(FACTORS, (-shapley(logs)).tolist(), strict=True)))
     return table
 
@@ -237,7 +276,10 @@ def _orders(table, state):
 
 
 def _grouped(table, name):
-    return [(value, [t for t in table if t[name] == value]) for value in sorted({t[name] for t in table})]
+    return [
+        (value, [t for t in table if t[name] == value])
+        for value in sorted({t[name] for t in table})
+    ]
 
 
 def section(rows, command):
@@ -256,7 +298,8 @@ def section(rows, command):
         for shift, own in _grouped(table, "shift")
     )  # fmt: skip
     by_nfe = "; ".join(
-        f"{n} steps: {_orders(own, 'shipped')}, {_orders(own, 'mended')}" for n, own in _grouped(table, "nfe")
+        f"{n} steps: {_orders(own, 'shipped')}, {_orders(own, 'mended')}"
+        for n, own in _grouped(table, "nfe")
     )
     fig, ax = report.canvas(height=2.9)
     report.bar_ledger(
@@ -275,10 +318,13 @@ def section(rows, command):
         figures=(
             report.picture(
                 fig,
-                "One bar a cause: " + "; ".join(f"{b['cause']} {report.sig(b['gain'])}" for b in ranked) + ".",
+                "One bar a cause: "
+                + "; ".join(f"{b['cause']} {report.sig(b['gain'])}" for b in ranked)
+                + ".",
                 f"Shapley values over all {1 << len(FACTORS)} combinations on the same noise, mean over fields "
                 f"({', '.join(dict.fromkeys(t['field'] for t in table))}), shifts and steps; lines: 95 % intervals over "
-                f"{len(rows[0]['log_squares'][0])} seeds. 0.69 is a factor of 2. " + _extremes(ranked),
+                f"{len(rows[0]['log_squares'][0])} seeds. 0.69 is a factor of 2. "
+                + _extremes(ranked),
             ),
         ),
         table=by_cell(rows),
@@ -299,11 +345,21 @@ def _curvature(rows):
     """What is left when all is mended, against the same ring with straightened paths."""
     table = by_cell(rows)
     straight = {(t["shift"], t["nfe"]): t for t in table if t["field"] == COUPLED}
-    pairs = [(t, straight[key]) for t in table if t["field"] == "ring" and (key := (t["shift"], t["nfe"])) in straight]
+    pairs = [
+        (t, straight[key])
+        for t in table
+        if t["field"] == "ring" and (key := (t["shift"], t["nfe"])) in straight
+    ]
     if not pairs:
         return ""
-    shipped, left = (_mean(a[name] / b[name] for a, b in pairs) for name in ("3M shipped", "3M mended"))
-    verdict = "curvature is a part of what is left" if left > 1 + TIE else "what is left is not the paths' curvature"
+    shipped, left = (
+        _mean(a[name] / b[name] for a, b in pairs) for name in ("3M shipped", "3M mended")
+    )
+    verdict = (
+        "curvature is a part of what is left"
+        if left > 1 + TIE
+        else "what is left is not the paths' curvature"
+    )
     return (
         f"Tying noise to data on the ring, which straightens paths, divides what is left of the error of 3M when all is mended by {report.sig(left)}, "
         f"and the shipped one by {report.sig(shipped)} (at {pairs[0][0]['nfe']} steps): {verdict}."
@@ -314,7 +370,11 @@ def _caveat(plain, table):
     worst = max(table, key=lambda t: t["3 / 2, mended"])
     shipped = [grids.uniform(t["nfe"], shift=t["shift"]) for t in table]
     whole = sum(np.allclose(thousandths(times), times, atol=1e-9) for times in shipped)
-    late = _mean(t["3M mended"] / t["3M shipped"] for t in table if t["shift"] == min(t["shift"] for t in table))
+    late = _mean(
+        t["3M mended"] / t["3M shipped"]
+        for t in table
+        if t["shift"] == min(t["shift"] for t in table)
+    )
     return (
         "Exact first and last steps and the singlestep start cost evaluations that are not counted: this divides a loss among causes, it "
         f"is no contest. The grid is mended between the same first and last times. In {whole} of {len(table)} cells the shipped times are whole "

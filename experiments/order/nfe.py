@@ -27,12 +27,16 @@ def cells(config):
 def measure(config, todo):
     """Yield (key, values) of cells; each holds a list of solvers' errors and a list of paired comparisons."""
     for name in dict.fromkeys(key["field"] for key in todo):
-        cell = lab.make_cell(lab.make_field(name), config.seeds, config.samples, steps=config.reference_steps)
+        cell = lab.make_cell(
+            lab.make_field(name), config.seeds, config.samples, steps=config.reference_steps
+        )
         keys = [key for key in todo if key["field"] == name]
         jobs = []
         for key in keys:
             for solver in config.solvers:
-                plan = lab.plan_of(solver, cell.field.schedule, lab.shifted(key["shift"]), key["nfe"])
+                plan = lab.plan_of(
+                    solver, cell.field.schedule, lab.shifted(key["shift"]), key["nfe"]
+                )
                 if plan is not None:
                     jobs.append((key, solver, plan))
         endpoints = lab.run_plans(cell.field, cell.noise, [plan for *_, plan in jobs])
@@ -64,7 +68,11 @@ def verdicts(rows):
     table = []
     for a, b in PAIRS:
         for nfe in sorted({r["nfe"] for r in rows}):
-            own = [p["rms_verdict"] for p in flat(rows, "pairs") if (p["a"], p["b"], p["nfe"]) == (a, b, nfe)]
+            own = [
+                p["rms_verdict"]
+                for p in flat(rows, "pairs")
+                if (p["a"], p["b"], p["nfe"]) == (a, b, nfe)
+            ]
             if own:
                 table.append({"pair": f"{a} against {b}", "nfe": nfe, "better": own.count("better"),
                               "tie": own.count("tie"), "worse": own.count("worse")})  # fmt: skip
@@ -73,14 +81,20 @@ def verdicts(rows):
 
 def tally(rows, a, b, least=0, most=10**9):
     """{verdict: number of cells} of solver a against b, by RMS error, at `least` to `most` evaluations."""
-    own = [p["rms_verdict"] for p in flat(rows, "pairs") if (p["a"], p["b"]) == (a, b) and least <= p["nfe"] <= most]
+    own = [
+        p["rms_verdict"]
+        for p in flat(rows, "pairs")
+        if (p["a"], p["b"]) == (a, b) and least <= p["nfe"] <= most
+    ]
     return {verdict: own.count(verdict) for verdict in ("better", "tie", "worse")}
 
 
 def winners(rows):
     """[(solver, cells in which it has the lowest RMS error)], most first."""
     best = [min(row["solvers"], key=lambda s: s["rms"])["solver"] for row in rows]
-    return sorted(((name, best.count(name)) for name in set(best)), key=lambda item: (-item[1], item[0]))
+    return sorted(
+        ((name, best.count(name)) for name in set(best)), key=lambda item: (-item[1], item[0])
+    )
 
 
 def section(rows, command):
@@ -91,16 +105,29 @@ def section(rows, command):
     shown_shifts = [s for s in (1.0, 3.0) if s in shifts] or shifts[:2]
     main = ("Euler", "DPM++ 2M", "DPM++ 3M published", "AB2", "AB3", "Heun", "DPM++ 3S")
     for field in list(dict.fromkeys(r["field"] for r in rows))[:3]:
-        fig, axes = report.canvas(1, len(shown_shifts), width=3.2 * len(shown_shifts) + 1, height=3.8)
+        fig, axes = report.canvas(
+            1, len(shown_shifts), width=3.2 * len(shown_shifts) + 1, height=3.8
+        )
         for ax, shift in zip(np.atleast_1d(axes), shown_shifts, strict=True):
-            own = [r for r in solvers if r["field"] == field and r["shift"] == shift and r["solver"] in main]
+            own = [
+                r
+                for r in solvers
+                if r["field"] == field and r["shift"] == shift and r["solver"] in main
+            ]
             report.log_log(ax, own, x="nfe", y="rms", ylabel="relative RMS error")
             ax.set_title(f"{field}, shift {shift:g}")
         figures.append(
-            report.picture(fig, f"Relative RMS error against NFE on {field}, one panel a shift.", f"Field: {field}.")
+            report.picture(
+                fig,
+                f"Relative RMS error against NFE on {field}, one panel a shift.",
+                f"Field: {field}.",
+            )
         )
 
-    few3, few2 = tally(rows, "DPM++ 3M published", "DPM++ 2M", most=FEW), tally(rows, "DPM++ 2M", "Euler", most=FEW)
+    few3, few2 = (
+        tally(rows, "DPM++ 3M published", "DPM++ 2M", most=FEW),
+        tally(rows, "DPM++ 2M", "Euler", most=FEW),
+    )
     late3 = tally(rows, "DPM++ 3M published", "DPM++ 2M", least=FEW + 1)
     top = ", ".join(f"{name} {n}" for name, n in winners(rows)[:5])
     return report.Section(

@@ -35,7 +35,9 @@ def cells(config):
     if not config.smooth:
         return []
     asked = _asked(config)
-    differences = [{"question": QUESTION, "part": "clock", "model": name} for name in asked.networks]
+    differences = [
+        {"question": QUESTION, "part": "clock", "model": name} for name in asked.networks
+    ]
     return differences + [{**cell, "question": QUESTION} for cell in learned.cells(asked)]
 
 
@@ -43,7 +45,9 @@ def measure(config, todo):
     """Yield (key, values)."""
     for key in (key for key in todo if key["part"] == "clock"):
         size = learned.load(key["model"]).card.config
-        noise = flowjax.draw_noise(jax.random.key(0), np.arange(clock.STARTS), (*size.size, size.channels))
+        noise = flowjax.draw_noise(
+            jax.random.key(0), np.arange(clock.STARTS), (*size.size, size.channels)
+        )
         field = learned.make(key["model"], 1.0, clock.STARTS)
         yield key, {"differences": clock.second_differences(field, np.asarray(noise, np.float32))}
     yield from learned.measure(_asked(config), [key for key in todo if key["part"] != "clock"])
@@ -52,7 +56,10 @@ def measure(config, todo):
 def _errors(rows):
     """{network or exact field: its error cells}, the networks by the order of the rows."""
     own = [r for r in rows if r["question"] == QUESTION and r["part"] == "error"]
-    found = {name: [r for r in own if r["model"] == name] for name in dict.fromkeys(r["model"] for r in own)}
+    found = {
+        name: [r for r in own if r["model"] == name]
+        for name in dict.fromkeys(r["model"] for r in own)
+    }
     first, seen = next(iter(found)), {(r["shift"], r["nfe"]) for r in own}
     exact = [r for r in rows if r["question"] == nfe.QUESTION and r["field"] == first]
     exact = [r for r in exact if (r["shift"], r["nfe"]) in seen]
@@ -81,7 +88,10 @@ def orders(rows):
     for solver in SHOWN:
         line = {"solver": solver, "NFE": f"{low} to {high}"}
         for name, cells in groups.items():
-            falls = [np.log(_rms(cells, shift, low, solver) / _rms(cells, shift, high, solver)) for shift in shifts]
+            falls = [
+                np.log(_rms(cells, shift, low, solver) / _rms(cells, shift, high, solver))
+                for shift in shifts
+            ]
             line[name] = float(np.mean(falls) / np.log(high / low))
         table.append(line)
     return table
@@ -116,7 +126,8 @@ def verdict(rows):
         if line["solver"] != "AB2"
     )
     falls = " and ".join(
-        f"{report.sig(clock.shrinkage(rough[name])['time alone'])} ({name})" for name in (first, second)
+        f"{report.sig(clock.shrinkage(rough[name])['time alone'])} ({name})"
+        for name in (first, second)
     )
     return (
         f"Trained alike but told 1 - t instead of 1000 t, the network has its order back: from {table[0]['NFE']} evaluations errors fall "
@@ -130,14 +141,20 @@ def _draw(rows):
     axes = np.atleast_1d(axes)
     for ax, (title, cells) in zip(axes, groups.items(), strict=True):
         flat = [
-            {"nfe": r["nfe"], **s} for r in cells if r["shift"] == 1.0 for s in r["solvers"] if s["solver"] in SHOWN
+            {"nfe": r["nfe"], **s}
+            for r in cells
+            if r["shift"] == 1.0
+            for s in r["solvers"]
+            if s["solver"] in SHOWN
         ]
         report.log_log(ax, flat, x="nfe", y="rms", ylabel="relative RMS error", xlabel="NFE")
         ax.set_title(title)
     low, high = zip(*(ax.get_ylim() for ax in axes), strict=True)
     for ax in axes:
         ax.set_ylim(min(low), max(high))
-    return report.picture(fig, f"Relative RMS error against NFE on {', '.join(groups)}.", "Shift 1, no guidance.")
+    return report.picture(
+        fig, f"Relative RMS error against NFE on {', '.join(groups)}.", "Shift 1, no guidance."
+    )
 
 
 def section(rows, command):

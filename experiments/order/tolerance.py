@@ -13,14 +13,21 @@ from experiments.order.curvature import plain_ticks
 from flowjax import distances, plans
 
 QUESTION = "tolerance"
-METHODS = {"order 2": ("dpm_solver_pp", 2), "order 3": ("dpm_solver_pp", 3), "Runge-Kutta 5": ("runge_kutta", 5)}
+METHODS = {
+    "order 2": ("dpm_solver_pp", 2),
+    "order 3": ("dpm_solver_pp", 3),
+    "Runge-Kutta 5": ("runge_kutta", 5),
+}
 PUBLIC = (0.0078, 0.05)  # atol, rtol: the defaults of the public codes
 FIXED = {
     f"{solver}, {grid}": (solver, make)
     for solver in ("AB3", "DPM++ 2M", "DPM++ 3M exact")
     for grid, make in (("uniform", lab.shifted(1.0)), ("log-SNR", lab.log_snr_with_ends()))
 } | {f"{solver}, log-SNR": (solver, lab.log_snr_with_ends()) for solver in ("DPM++ 2S", "DPM++ 3S")}
-UNCONTROLLED = {"order 2": "DPM++ 2S, log-SNR", "order 3": "DPM++ 3S, log-SNR"}  # the same formulas on a fixed grid
+UNCONTROLLED = {
+    "order 2": "DPM++ 2S, log-SNR",
+    "order 3": "DPM++ 3S, log-SNR",
+}  # the same formulas on a fixed grid
 FIXED_NFE = (6, 10, 14, 20, 28, 40, 56, 80, 112, 160)
 STARTS = 16  # a seed, for the maps
 MOST = 4000  # evaluations
@@ -29,11 +36,20 @@ LINES = ("atol < rtol", "atol = rtol", "atol > rtol")
 
 def cells(config):
     """One cell a field and method, one a field for the fixed plans, one a batch size."""
-    names = config.cause_fields[: (len(config.cause_fields) + 1) // 2]  # an adaptive program is dear to compile
+    names = config.cause_fields[
+        : (len(config.cause_fields) + 1) // 2
+    ]  # an adaptive program is dear to compile
     return [
-        *({"question": QUESTION, "part": "map", "field": f, "method": m} for f in names for m in METHODS),
+        *(
+            {"question": QUESTION, "part": "map", "field": f, "method": m}
+            for f in names
+            for m in METHODS
+        ),
         *({"question": QUESTION, "part": "fixed", "field": f} for f in names),
-        *({"question": QUESTION, "part": "batch", "field": names[0], "batch": b} for b in config.batches),
+        *(
+            {"question": QUESTION, "part": "batch", "field": names[0], "batch": b}
+            for b in config.batches
+        ),
     ]
 
 
@@ -43,8 +59,16 @@ def adaptive(field, noise, tolerance, method, lockstep=False):
 
     def run(noise):
         name, order = METHODS[method]
-        options = {"order": order, "span": (1.0, 0.0), "max_evaluations": MOST, "lockstep": lockstep, "method": name}
-        solution = flowjax.sample_adaptive(field.velocity, noise, field.schedule, tolerance, **options)
+        options = {
+            "order": order,
+            "span": (1.0, 0.0),
+            "max_evaluations": MOST,
+            "lockstep": lockstep,
+            "method": name,
+        }
+        solution = flowjax.sample_adaptive(
+            field.velocity, noise, field.schedule, tolerance, **options
+        )
         return solution.x, solution.status, solution.stats
 
     return jax.vmap(run)(noise)
@@ -60,7 +84,10 @@ def measure(config, todo):
     for name in dict.fromkeys(key["field"] for key in todo):
         keys = [key for key in todo if key["field"] == name]
         cell = lab.make_cell(
-            lab.make_field(name), config.seeds, min(config.samples, STARTS), steps=config.reference_steps
+            lab.make_field(name),
+            config.seeds,
+            min(config.samples, STARTS),
+            steps=config.reference_steps,
         )
         maps, at_public = {}, {}
         for key in (key for key in keys if key["part"] == "map"):
@@ -76,11 +103,20 @@ def measure(config, todo):
                 yield key, found[key["batch"]]
                 continue
             method = key.get("method")
-            mine = [(n, plan, e) for (owner, n, plan), e in zip(jobs, errors, strict=True) if owner == method]
+            mine = [
+                (n, plan, e)
+                for (owner, n, plan), e in zip(jobs, errors, strict=True)
+                if owner == method
+            ]
             values = {
                 "doubling": cell.doubling,
                 "fixed": [
-                    {"plan": plan, "nfe": n, "rms": float(distances.rms(e)), "median": float(np.median(e))}
+                    {
+                        "plan": plan,
+                        "nfe": n,
+                        "rms": float(distances.rms(e)),
+                        "median": float(np.median(e)),
+                    }
                     for n, plan, e in mine
                 ],
             }
@@ -136,9 +172,14 @@ def _batches_of(config, field, sizes):
         own = _counts(cell, x, some, some.max(1))  # the loop goes on until its last sample is done
         if size > 1:
             noise = cell.noise[: count * size].reshape(count, size, *cell.noise.shape[1:])
-            ends, _, locked = adaptive(field, noise, tolerance_of(*PUBLIC), "order 2", lockstep=True)
+            ends, _, locked = adaptive(
+                field, noise, tolerance_of(*PUBLIC), "order 2", lockstep=True
+            )
             ends = np.asarray(ends).reshape(-1, *x.shape[1:])
-            found[size] = {"own": own, "lockstep": _counts(cell, ends, *map(np.asarray, (locked.nfe, locked.computed)))}
+            found[size] = {
+                "own": own,
+                "lockstep": _counts(cell, ends, *map(np.asarray, (locked.nfe, locked.computed))),
+            }
         else:
             found[size] = {"own": own, "lockstep": own}
         found[size]["groups"] = count
@@ -149,7 +190,11 @@ def _counts(cell, x, needed, computed):
     """Means of the counts, and the error of the samples that they are of."""
     size = needed.size
     errors = lab.row_norms(x[:size] - cell.exact[:size]) / lab.scale_of(cell.exact)
-    return {"needed": float(needed.mean()), "computed": float(computed.mean()), "rms": float(distances.rms(errors))}
+    return {
+        "needed": float(needed.mean()),
+        "computed": float(computed.mean()),
+        "rms": float(distances.rms(errors)),
+    }
 
 
 # ---- what the rows say
@@ -188,7 +233,12 @@ def excess(rows):
             logs = [value for value in logs if np.isfinite(value)]
             if logs:
                 table.append(
-                    {"method": method, "line": line, "excess": float(np.exp(np.mean(logs))), "points": len(logs)}
+                    {
+                        "method": method,
+                        "line": line,
+                        "excess": float(np.exp(np.mean(logs))),
+                        "points": len(logs),
+                    }
                 )
     return table
 
@@ -202,7 +252,9 @@ def at_public(rows):
             continue
         own = next(c for c in r["cells"] if (c["atol"], c["rtol"]) == PUBLIC)
         rival = next(f for f in r["fixed"] if f["plan"] == r["best"])
-        enough = [p["nfe"] for p in (*curves.get(r["field"], ()), *r["fixed"]) if p["rms"] <= own["rms"]]
+        enough = [
+            p["nfe"] for p in (*curves.get(r["field"], ()), *r["fixed"]) if p["rms"] <= own["rms"]
+        ]
         table.append({
             "field": r["field"], "method": r["method"], "NFE": own["nfe"], "p95 NFE": own["tail_nfe"], "error": own["rms"],
             "best fixed plan": r["best"], "its NFE": rival["nfe"], "its error": rival["rms"], "ratio": r["against_rms_ratio"],
@@ -228,11 +280,19 @@ def below_fixed(rows):
         ]
         ratios = [ratio for ratio in ratios if np.isfinite(ratio)]
         if ratios:
-            found[method] = (sum(r < 1 for r in ratios), len(ratios), float(np.exp(np.mean(np.log(ratios)))))
+            found[method] = (
+                sum(r < 1 for r in ratios),
+                len(ratios),
+                float(np.exp(np.mean(np.log(ratios)))),
+            )
     return found
 
 
-LOOKS = {"order 2": (report.BLUE, "o"), "order 3": (report.RED, "o"), "Runge-Kutta 5": (report.AMBER, "D")}
+LOOKS = {
+    "order 2": (report.BLUE, "o"),
+    "order 3": (report.RED, "o"),
+    "Runge-Kutta 5": (report.AMBER, "D"),
+}
 
 
 def _draw_work(rows):
@@ -242,9 +302,16 @@ def _draw_work(rows):
         shown = [p for r in rows if r["field"] == name and r["part"] == "fixed" for p in r["fixed"]]
         for plan in dict.fromkeys(p["plan"] for p in shown):
             own = [p for p in shown if p["plan"] == plan]
-            look = report.style(plan) | {"linestyle": "-" if plan.endswith("uniform") else ":", "markersize": 3}
+            look = report.style(plan) | {
+                "linestyle": "-" if plan.endswith("uniform") else ":",
+                "markersize": 3,
+            }
             ax.plot(
-                [p["nfe"] for p in own], [p["rms"] for p in own], label=plan, linewidth=1, **(look | {"alpha": 0.7})
+                [p["nfe"] for p in own],
+                [p["rms"] for p in own],
+                label=plan,
+                linewidth=1,
+                **(look | {"alpha": 0.7}),
             )
         for r in (r for r in rows if r["field"] == name and r["part"] == "map"):
             colour, marker = LOOKS[r["method"]]
@@ -255,11 +322,20 @@ def _draw_work(rows):
             ax.plot([p["nfe"] for p in best], [p["rms"] for p in best], "-", color=colour, linewidth=2.6, alpha=0.75,
                     label=f"adaptive, {r['method']}")  # fmt: skip
             public = next(p for p in r["cells"] if (p["atol"], p["rtol"]) == PUBLIC)
-            ax.plot(public["nfe"], public["rms"], "*", color=colour, markersize=12, markeredgecolor=report.INK)
+            ax.plot(
+                public["nfe"],
+                public["rms"],
+                "*",
+                color=colour,
+                markersize=12,
+                markeredgecolor=report.INK,
+            )
         ax.set(xscale="log", yscale="log", xlabel="NFE (mean)", ylabel="relative RMS error")
         plain_ticks(ax.xaxis, [p["nfe"] for p in shown])
         ax.set_title(name)
-    fig.legend(*np.atleast_1d(axes)[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    fig.legend(
+        *np.atleast_1d(axes)[0].get_legend_handles_labels(), loc="outside lower center", ncols=2
+    )
     return report.picture(
         fig,
         f"Error against mean NFE on {', '.join(names)}: hollow points are tolerances, thick lines their best, thin lines fixed plans.",
@@ -273,7 +349,9 @@ def _draw_map(rows):
     own = [r for r in own if r["field"] == name]
     fig, axes = report.canvas(len(own), 1, width=4.6, height=2.6 * len(own))
     for ax, r in zip(np.atleast_1d(axes), own, strict=True):
-        report.heatmap(ax, r["cells"], x="rtol", y="atol", value="nfe", log=True, label="NFE (mean)")
+        report.heatmap(
+            ax, r["cells"], x="rtol", y="atol", value="nfe", log=True, label="NFE (mean)"
+        )
         ax.set_title(f"{r['method']}, {name}")
         ax.tick_params(axis="x", labelrotation=35)
     return report.picture(
@@ -289,8 +367,14 @@ def _efficient(table):
     parts = []
     for method in dict.fromkeys(t["method"] for t in table):
         own = sorted((t for t in table if t["method"] == method), key=lambda t: t["excess"])
-        parts.append(f"{method} " + ", ".join(f"{t['line']} {report.sig(t['excess'], 3)}" for t in own))
-    return "Error over that of the best tolerances at equal NFE, by line of the map: " + "; ".join(parts) + "."
+        parts.append(
+            f"{method} " + ", ".join(f"{t['line']} {report.sig(t['excess'], 3)}" for t in own)
+        )
+    return (
+        "Error over that of the best tolerances at equal NFE, by line of the map: "
+        + "; ".join(parts)
+        + "."
+    )
 
 
 def _span(table, name):
@@ -340,9 +424,12 @@ def section(rows, command):
         if own
     )
     some = "; ".join(
-        f"{m} in {n} of {total}, error ratio {report.sig(ratio)}" for m, (n, total, ratio) in below.items()
+        f"{m} in {n} of {total}, error ratio {report.sig(ratio)}"
+        for m, (n, total, ratio) in below.items()
     )
-    clear = "No" if not counts["better"] else "Yes" if counts["better"] == len(public) else "Sometimes"
+    clear = (
+        "No" if not counts["better"] else "Yes" if counts["better"] == len(public) else "Sometimes"
+    )
     unfinished = sum(c["unfinished"] for r in rows if r["part"] == "map" for c in r["cells"])
     doubling = max(r["doubling"] for r in rows if "doubling" in r)
     batch_table = [

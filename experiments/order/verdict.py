@@ -3,7 +3,18 @@
 import numpy as np
 
 from experiments import report
-from experiments.order import claims, clock, distribution, grid_choice, guided, learned, ledger, nfe, smooth, tolerance
+from experiments.order import (
+    claims,
+    clock,
+    distribution,
+    grid_choice,
+    guided,
+    learned,
+    ledger,
+    nfe,
+    smooth,
+    tolerance,
+)
 
 SHOWN = ("Euler", "DPM++ 2M", "DPM++ 3M published", "AB3")
 
@@ -27,7 +38,9 @@ def _when(own, rows):
     late = nfe.tally(own, "DPM++ 3M published", "DPM++ 2M", least=nfe.FEW + 1)
     euler = nfe.tally(own, "DPM++ 2M", "Euler", most=nfe.FEW)
     rates = [found["better"] / max(sum(found.values()), 1) for found in (few, late)]
-    name = "Order pays late" if rates[1] > rates[0] else "More evaluations do not make order pay here"
+    name = (
+        "Order pays late" if rates[1] > rates[0] else "More evaluations do not make order pay here"
+    )
     return (
         f"**{name}.** With at most {nfe.FEW} evaluations the third order of DPM-Solver++ beats the second in {few['better']} of "
         f"{sum(few.values())} cells, loses in {few['worse']} and ties in {few['tie']}; above {nfe.FEW} it wins {late['better']} of {sum(late.values())} "
@@ -37,13 +50,19 @@ def _when(own, rows):
 
 
 def _why(own, rows):
-    bars = sorted(ledger.ledger([r for r in own if r["field"] != ledger.COUPLED]), key=lambda b: -b["share"])
+    bars = sorted(
+        ledger.ledger([r for r in own if r["field"] != ledger.COUPLED]), key=lambda b: -b["share"]
+    )
     first, second = bars[:2]
     weight = next(b for b in bars if b["cause"] == "weight")
     return (
         f"**The {first['cause']} and the {second['cause']} decide**: of what order 3 loses, they carry {first['share']:.0%} and {second['share']:.0%}. "
         f"The half weight that makes the published order 3 second order carries {weight['share']:.0%}"
-        + (", which these samples do not tell from nothing." if weight["low"] <= 0 <= weight["high"] else ".")
+        + (
+            ", which these samples do not tell from nothing."
+            if weight["low"] <= 0 <= weight["high"]
+            else "."
+        )
     )
 
 
@@ -105,8 +124,14 @@ def _tolerance(own, rows):
 
 def _advice(own, rows):
     spread = grid_choice.spreads(grid_choice.flat(own, "matrix"))
-    over_grids, over_solvers = (float(np.exp(np.mean(np.log(spread[k][:, 1])))) for k in ("grid", "solver"))
-    top = ", ".join(f"{name} ({n})" for name, n in nfe.winners(of(rows, nfe))[:3]) if of(rows, nfe) else ""
+    over_grids, over_solvers = (
+        float(np.exp(np.mean(np.log(spread[k][:, 1])))) for k in ("grid", "solver")
+    )
+    top = (
+        ", ".join(f"{name} ({n})" for name, n in nfe.winners(of(rows, nfe))[:3])
+        if of(rows, nfe)
+        else ""
+    )
     return (
         f"**What to change first**: from the best to the worst grid the error grows {report.sig(over_grids)} times, from the best to the worst solver "
         f"{report.sig(over_solvers)} times."
@@ -120,13 +145,22 @@ def figure(rows):
 
     fig = Figure(figsize=(9.6, 3.9), layout="constrained")
     left, right = fig.subplots(1, 2)
-    shift = 3.0 if any(r["shift"] == 3.0 for r in of(rows, nfe)) else max(r["shift"] for r in of(rows, nfe))
+    shift = (
+        3.0
+        if any(r["shift"] == 3.0 for r in of(rows, nfe))
+        else max(r["shift"] for r in of(rows, nfe))
+    )
     solvers = nfe.flat(of(rows, nfe), "solvers")
-    own = [r for r in solvers if r["field"] == "ring" and r["shift"] == shift and r["solver"] in SHOWN]
-    report.log_log(left, own, x="nfe", y="rms", xlabel="evaluations (NFE)", ylabel="relative RMS error")
+    own = [
+        r for r in solvers if r["field"] == "ring" and r["shift"] == shift and r["solver"] in SHOWN
+    ]
+    report.log_log(
+        left, own, x="nfe", y="rms", xlabel="evaluations (NFE)", ylabel="relative RMS error"
+    )
     left.set_title(f"A ring of eight modes, shift {shift:g}, exact field")
     bars = sorted(
-        ledger.ledger([r for r in of(rows, ledger) if r["field"] != ledger.COUPLED]), key=lambda b: -b["gain"]
+        ledger.ledger([r for r in of(rows, ledger) if r["field"] != ledger.COUPLED]),
+        key=lambda b: -b["gain"],
     )
     report.bar_ledger(
         right,

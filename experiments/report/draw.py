@@ -14,9 +14,20 @@ from matplotlib.ticker import NullLocator
 
 from flowjax import records
 
-INK, RULE = "#1b1f24", "#d3d8de"  # become the page's own text and rule colours when a figure is put into it
+INK, RULE = (
+    "#1b1f24",
+    "#d3d8de",
+)  # become the page's own text and rule colours when a figure is put into it
 # Okabe and Ito's colours: told apart with any colour vision, and visible on white and on black.
-BLUE, RED, GREEN, PINK, SKY, AMBER, GREY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8a8f98"
+BLUE, RED, GREEN, PINK, SKY, AMBER, GREY = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#56b4e9",
+    "#e69f00",
+    "#8a8f98",
+)
 
 # Colour is the family, the marker is the order; dashed and hollow is a published form beside our exact one.
 SOLVERS = {
@@ -39,7 +50,9 @@ SOLVERS = {
 
 matplotlib.rcParams.update(
     {
-        **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
+        **dict.fromkeys(
+            ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK
+        ),
         **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), "none"),
         **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
         "axes.prop_cycle": matplotlib.cycler(color=[BLUE, RED, GREEN, PINK, SKY, AMBER, GREY]),
@@ -89,7 +102,9 @@ def style(name, beside=()):
     would look like one of them gets another dash.
     """
     colour, marker, line = SOLVERS.get(_known(name), (GREY, "x", "-"))
-    taken = [look["linestyle"] for look in beside if (look["color"], look["marker"]) == (colour, marker)]
+    taken = [
+        look["linestyle"] for look in beside if (look["color"], look["marker"]) == (colour, marker)
+    ]
     line = next((dash for dash in (line, "-", "--", ":", "-.") if dash not in taken), line)
     fill = {"markerfacecolor": "none"} if line == "--" else {}
     return {"color": colour, "marker": marker, "linestyle": line, **fill}
@@ -125,7 +140,9 @@ def log_log(ax, rows, *, x, y, by="solver", xlabel=None, ylabel=None, guides=())
         records.table(rows, (by, x), y).items(), key=lambda item: (_rank(item[0][0]), item[0][1])
     ):
         median, low, high = median_band(values)
-        points.append({by: name, x: at, "median": median, "low": low, "high": high, "rows": len(values)})
+        points.append(
+            {by: name, x: at, "median": median, "low": low, "high": high, "rows": len(values)}
+        )
     looks = []
     for name, group in itertools.groupby(points, key=lambda point: point[by]):
         group = list(group)
@@ -135,11 +152,19 @@ def log_log(ax, rows, *, x, y, by="solver", xlabel=None, ylabel=None, guides=())
         at = [p[x] for p in shown]
         ax.plot(at, [p["median"] for p in shown], label=str(name), **look)
         if any(p["rows"] > 1 for p in shown):
-            low, high = ([p[end] if 0 < p[end] < math.inf else p["median"] for p in shown] for end in ("low", "high"))
+            low, high = (
+                [p[end] if 0 < p[end] < math.inf else p["median"] for p in shown]
+                for end in ("low", "high")
+            )
             ax.fill_between(at, low, high, color=look["color"], alpha=0.18, linewidth=0)
         if lost:  # an empty line that is not clipped upsets the layout
             ax.plot(
-                lost, [0.99] * len(lost), "x", color=look["color"], transform=ax.get_xaxis_transform(), clip_on=False
+                lost,
+                [0.99] * len(lost),
+                "x",
+                color=look["color"],
+                transform=ax.get_xaxis_transform(),
+                clip_on=False,
             )
     ax.set(xscale="log", yscale="log", xlabel=xlabel or x, ylabel=ylabel or y)
     places = sorted({p[x] for p in points})
@@ -157,9 +182,15 @@ def _share_legend(fig):
     """One legend below the whole figure, in place of an earlier one: panels share their solvers."""
     for earlier in list(fig.legends):
         earlier.remove()
-    lines = {label: line for ax in fig.axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    lines = {
+        label: line
+        for ax in fig.axes
+        for line, label in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
     names = sorted(lines, key=_rank)
-    columns = 2 if max(map(len, names)) > 18 and fig.get_figwidth() < 7 else 3  # what the figure's width holds
+    columns = (
+        2 if max(map(len, names)) > 18 and fig.get_figwidth() < 7 else 3
+    )  # what the figure's width holds
     fig.legend([lines[name] for name in names], names, loc="outside lower center", ncols=columns)
 
 
@@ -173,10 +204,21 @@ def _draw_guides(ax, orders, first, last, top):
     limits = ax.get_ylim()
     for order in orders:
         at = np.asarray([first, last], float)
-        ax.plot(at, top * (at / first) ** -order, color=GREY, linewidth=0.8, linestyle=(0, (1, 3)), zorder=1)
-        end = min(last, first * (top / limits[0]) ** (1 / order))  # where the guide leaves the frame
+        ax.plot(
+            at,
+            top * (at / first) ** -order,
+            color=GREY,
+            linewidth=0.8,
+            linestyle=(0, (1, 3)),
+            zorder=1,
+        )
+        end = min(
+            last, first * (top / limits[0]) ** (1 / order)
+        )  # where the guide leaves the frame
         place = {"xytext": (7, 0), "textcoords": "offset points", "ha": "left", "va": "center"}
-        ax.annotate(f"slope {order}", (end, top * (end / first) ** -order), color=GREY, fontsize=7, **place)
+        ax.annotate(
+            f"slope {order}", (end, top * (end / first) ** -order), color=GREY, fontsize=7, **place
+        )
     ax.set_ylim(limits)
 
 
@@ -193,7 +235,9 @@ def heatmap(ax, rows, *, x, y, value, log=False, label=None, text=sig):
       the cells, a list of dicts {y, x, value}.
     """
     across, down = _levels(row[x] for row in rows), _levels(row[y] for row in rows)
-    cells = {cell: median_band(values)[0] for cell, values in records.table(rows, (y, x), value).items()}
+    cells = {
+        cell: median_band(values)[0] for cell, values in records.table(rows, (y, x), value).items()
+    }
     grid = np.asarray([[cells.get((j, i), math.nan) for i in across] for j in down], float)
     drawn = np.ma.masked_where(~np.isfinite(grid) | (log & (grid <= 0)), grid)
     mesh = ax.pcolormesh(drawn, cmap="cividis", norm="log" if log else "linear", edgecolors="none")
@@ -219,11 +263,15 @@ def roc(ax, rows, *, score, truth, by):
       list of dicts {by, auc, positives, negatives}; auc is nan where one of the two kinds is missing.
     """
     found = []
-    for name, pairs in records.table([{**row, "pair": (row[score], row[truth])} for row in rows], by, "pair").items():
+    for name, pairs in records.table(
+        [{**row, "pair": (row[score], row[truth])} for row in rows], by, "pair"
+    ).items():
         scores, truths = (np.asarray(column) for column in zip(*pairs, strict=True))
         truths = truths.astype(bool)
         if np.isnan(scores.astype(float)).any():
-            raise ValueError(f"report.roc: a {score!r} of {name!r} is NaN, which ranks nowhere; leave those rows out.")
+            raise ValueError(
+                f"report.roc: a {score!r} of {name!r} is NaN, which ranks nowhere; leave those rows out."
+            )
         # one point a distinct score: rows of equal score are told apart by nobody
         cuts = np.unique(scores)[::-1]
         hit = np.asarray([0, *(np.sum(scores[truths] >= cut) for cut in cuts)], float)
@@ -233,9 +281,22 @@ def roc(ax, rows, *, score, truth, by):
             hit, false = hit / hit[-1], false / false[-1]
             auc = float(np.trapezoid(hit, false))
             ax.plot(false, hit, label=f"{name} (AUC {sig(auc)})")
-        found.append({by: name, "auc": auc, "positives": int(truths.sum()), "negatives": int((~truths).sum())})
+        found.append(
+            {
+                by: name,
+                "auc": auc,
+                "positives": int(truths.sum()),
+                "negatives": int((~truths).sum()),
+            }
+        )
     ax.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=(0, (1, 3)))
-    ax.set(xlabel="false positives", ylabel="true positives", xlim=(0, 1), ylim=(0, 1.01), aspect="equal")
+    ax.set(
+        xlabel="false positives",
+        ylabel="true positives",
+        xlim=(0, 1),
+        ylim=(0, 1.01),
+        aspect="equal",
+    )
     ax.legend(*ax.get_legend_handles_labels(), loc="lower right")
     return found
 
@@ -247,8 +308,13 @@ def bar_ledger(ax, rows, *, label, value, low=None, high=None, xlabel=None, text
     ax.barh(places, finite, color=[BLUE if v >= 0 else RED for v in finite], height=0.62)
     ends = list(finite)
     if low and high:
-        ax.hlines(places, [row[low] for row in rows], [row[high] for row in rows], color=INK, linewidth=1)
-        ends = [max(row[high], 0) if v >= 0 else min(row[low], 0) for row, v in zip(rows, finite, strict=True)]
+        ax.hlines(
+            places, [row[low] for row in rows], [row[high] for row in rows], color=INK, linewidth=1
+        )
+        ends = [
+            max(row[high], 0) if v >= 0 else min(row[low], 0)
+            for row, v in zip(rows, finite, strict=True)
+        ]
     for place, end, number in zip(places, ends, values, strict=True):
         side = 1 if end >= 0 else -1
         at = {

@@ -65,7 +65,10 @@ def picture(fig, alt, caption="", *, largest=300_000):
         return image(file.getvalue(), alt, caption)
     svg = svg[svg.index("<svg") :]
     svg = re.sub(
-        r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->| xmlns(:xlink)?=\"[^\"]*\"", "", svg, flags=re.S
+        r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->| xmlns(:xlink)?=\"[^\"]*\"",
+        "",
+        svg,
+        flags=re.S,
     )
     # ids must be unique in the page: keep those something refers to, under a name of this figure's own
     used = set(re.findall(r"(?:url\(|href=\")#([^\")]+)", svg))
@@ -136,7 +139,9 @@ def _section(name, section):
     parts += map(_figure, section.figures)
     if section.table:
         count = f"{len(section.table)} row{'s' * (len(section.table) != 1)}"
-        parts.append(f"<details><summary>The numbers ({count})</summary>{_table(section.table)}</details>")
+        parts.append(
+            f"<details><summary>The numbers ({count})</summary>{_table(section.table)}</details>"
+        )
     if section.caveat:
         parts.append(f"<p class=aside>But: {_inline(section.caveat)}</p>")
     if section.command:
@@ -214,7 +219,10 @@ def page(title, lead, sections, *, definitions=tuple(DEFINITIONS), **origin):
     """The page of one experiment as text: a `Chapter` by itself, its `origin` as keywords."""
     chapter = Chapter(title, lead, sections, origin, definitions)
     main = f"<main>{_sections(chapter, 's')}</main><section id=origin>{_sources(chapter)}</section>"
-    return _document(title, f"<header><h1>{_inline(title)}</h1>{_lead(lead)}</header>{_contents(chapter, 's')}{main}")
+    return _document(
+        title,
+        f"<header><h1>{_inline(title)}</h1>{_lead(lead)}</header>{_contents(chapter, 's')}{main}",
+    )
 
 
 def book(title, lead, figures, chapters):
@@ -227,7 +235,9 @@ def book(title, lead, figures, chapters):
       chapters: `Chapter`s, in reading order.
     """
     parts = [f"<header><h1>{_inline(title)}</h1>{_lead(lead)}</header>"]
-    links = "".join(f"<li><a href=#c{i}>{_inline(c.title)}</a></li>" for i, c in enumerate(chapters, 1))
+    links = "".join(
+        f"<li><a href=#c{i}>{_inline(c.title)}</a></li>" for i, c in enumerate(chapters, 1)
+    )
     parts += [f"<nav aria-label=Chapters><ol>{links}</ol></nav>", *map(_figure, figures)]
     for i, chapter in enumerate(chapters, 1):
         prefix = f"c{i}s"
@@ -246,16 +256,23 @@ def _document(title, body):
 
 
 def _lead(lead):
-    return "".join(f"<p class=lead>{_inline(text)}</p>" for text in ([lead] if isinstance(lead, str) else lead))
+    return "".join(
+        f"<p class=lead>{_inline(text)}</p>" for text in ([lead] if isinstance(lead, str) else lead)
+    )
 
 
 def _contents(chapter, prefix):
-    links = (f"<li><a href=#{prefix}{i}>{_inline(s.question)}</a></li>" for i, s in enumerate(chapter.sections, 1))
+    links = (
+        f"<li><a href=#{prefix}{i}>{_inline(s.question)}</a></li>"
+        for i, s in enumerate(chapter.sections, 1)
+    )
     return f"<nav aria-label=Contents><ol>{''.join(links)}</ol></nav>\n"
 
 
 def _sections(chapter, prefix):
-    return "".join(_section(f"{prefix}{i}", section) for i, section in enumerate(chapter.sections, 1))
+    return "".join(
+        _section(f"{prefix}{i}", section) for i, section in enumerate(chapter.sections, 1)
+    )
 
 
 def _sources(chapter):

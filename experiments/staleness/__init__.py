@@ -3,7 +3,7 @@
 import pathlib
 
 from experiments import report
-from experiments.run import ask
+from experiments.cli.run import ask
 from experiments.staleness import (
     claims,
     error,
@@ -56,7 +56,9 @@ def marked(section, kept):
     if not kept:
         return section
     origin = "Not measured in this run: drawn from the rows that the full experiment left in `results/staleness/rows.jsonl`. "
-    return section._replace(question=f"{section.question} (from kept rows)", caveat=origin + section.caveat)
+    return section._replace(
+        question=f"{section.question} (from kept rows)", caveat=origin + section.caveat
+    )
 
 
 def chapter(workdir):
@@ -73,12 +75,18 @@ def chapter(workdir):
     if first:
         sections.insert(0, marked(first, any(kept for _, _, kept in found.values())))
     return report.Chapter(
-        "How much staleness can you bear?", verdict.lead(rows), sections, report.origin(workdir), WORDS
+        "How much staleness can you bear?",
+        verdict.lead(rows),
+        sections,
+        report.origin(workdir),
+        WORDS,
     )
 
 
 def make_report(workdir):
     """Draw the rows of `workdir` into report.html."""
     drawn = chapter(workdir)
-    page = report.page(drawn.title, drawn.lead, drawn.sections, definitions=drawn.definitions, **drawn.origin)
+    page = report.page(
+        drawn.title, drawn.lead, drawn.sections, definitions=drawn.definitions, **drawn.origin
+    )
     return [report.write(f"{workdir}/report.html", page)]

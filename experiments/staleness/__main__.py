@@ -2,9 +2,11 @@
 
 import jax
 
-jax.config.update("jax_enable_x64", True)  # the exact field is computed in float64; set before the first array exists
+jax.config.update(
+    "jax_enable_x64", True
+)  # the exact field is computed in float64; set before the first array exists
 
-from experiments.run import main  # noqa: E402
+from experiments.cli.run import main
 from experiments.staleness import make_report, run  # noqa: E402
 
 if __name__ == "__main__":

@@ -6,7 +6,16 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments import report
-from experiments.staleness import draw, forecasts, lab, pipeline, precision, resolution, solvers, window
+from experiments.staleness import (
+    draw,
+    forecasts,
+    lab,
+    pipeline,
+    precision,
+    resolution,
+    solvers,
+    window,
+)
 
 LITTLE = 0.05  # of an error: what costs no more is free
 LIMITS = 0.02, 20  # of the figure
@@ -49,20 +58,35 @@ def free(low, high):
 
 def recovers(low, high):
     """What is left of an error: nothing much, part of it, or all."""
-    return "holds" if high < 0.1 else "in part" if high < 1 - LITTLE else "fails" if low > 0.5 else "undecided"
+    return (
+        "holds"
+        if high < 0.1
+        else "in part"
+        if high < 1 - LITTLE
+        else "fails"
+        if low > 0.5
+        else "undecided"
+    )
 
 
 def claims(rows):
     """The claims, for the numbers of devices and bits that the rows have."""
     parts = [r["devices"] for r in rows if r["question"] == pipeline.QUESTION] or [2]
     least, most = min(parts), max(parts)
-    pixels = sorted({int(r["subject"].split()[0]) for r in rows if r["question"] == resolution.QUESTION}) or [0]
+    pixels = sorted(
+        {int(r["subject"].split()[0]) for r in rows if r["question"] == resolution.QUESTION}
+    ) or [0]
     steps = max((r["steps"] for r in rows if r["question"] == solvers.QUESTION), default=0)
     root = float(np.sqrt(most / least))
     grown = {"attention": "stale", "devices": most}
     sent = {"devices": lab.DEVICES, "forecast": 0, "form": "plain"}
     fewest = min((r["steps"] for r in rows if r["question"] == forecasts.QUESTION), default=0)
-    guessed = {"forecast": "tuned", "correction": forecasts.USUAL, "devices": lab.DEVICES, "steps": fewest}
+    guessed = {
+        "forecast": "tuned",
+        "correction": forecasts.USUAL,
+        "devices": lab.DEVICES,
+        "steps": fewest,
+    }
     few, many = (f"warm-up {count}" for count in (window.FEW, window.MANY))
     faster = {"solver": "DPM++ 2M", "steps": steps}
     return [
@@ -104,10 +128,17 @@ def judged(rows):
     table = []
     for claim in claims(rows):
         for row in rows:
-            if row["question"] == claim.question and all(row[name] == value for name, value in claim.match.items()):
+            if row["question"] == claim.question and all(
+                row[name] == value for name, value in claim.match.items()
+            ):
                 ratio, low, high = (row[f"{claim.kind}_{end}"] for end in ("ratio", "low", "high"))
                 table.append(
-                    {"claim": claim.text, "number": claim.number, "subject": subject_of(row), "ratio": ratio}
+                    {
+                        "claim": claim.text,
+                        "number": claim.number,
+                        "subject": subject_of(row),
+                        "ratio": ratio,
+                    }
                     | {"low": low, "high": high, "verdict": claim.judge(low, high)}
                 )
     return table
@@ -118,7 +149,9 @@ def sentences(rows):
     said = {}
     for found in judged(rows):
         subject = lab.NAMES.get(found["subject"], f"the network {found['subject']}")
-        number = draw.ratio({"rms_ratio": found["ratio"], "rms_low": found["low"], "rms_high": found["high"]})
+        number = draw.ratio(
+            {"rms_ratio": found["ratio"], "rms_low": found["low"], "rms_high": found["high"]}
+        )
         told = f"{found['verdict']} on {subject}, {number}"
         said.setdefault((found["claim"], found["number"]), []).append(told)
     return [f"**{claim}** ({number}): {'; '.join(told)}." for (claim, number), told in said.items()]
@@ -130,13 +163,22 @@ def section(rows, command):
     if not table:
         return None
     fig, ax = report.canvas(width=6.4, height=0.5 + 0.24 * len(table))
-    colours = {"holds": report.GREEN, "fails": report.RED, "in part": report.AMBER, "undecided": report.GREY}
+    colours = {
+        "holds": report.GREEN,
+        "fails": report.RED,
+        "in part": report.AMBER,
+        "undecided": report.GREY,
+    }
     names, before = [], None
     for place, found in enumerate(table):
         low, ratio, high = (np.clip(found[name], *LIMITS) for name in ("low", "ratio", "high"))
         ax.plot([low, high], [place] * 2, color=colours[found["verdict"]], linewidth=2.5)
         ax.plot(ratio, place, "o", color=colours[found["verdict"]])
-        names.append(found["subject"] if found["claim"] == before else f"{found['claim']}: {found['subject']}")
+        names.append(
+            found["subject"]
+            if found["claim"] == before
+            else f"{found['claim']}: {found['subject']}"
+        )
         before = found["claim"]
     ax.set_yticks(range(len(table)), names, fontsize=7)
     ax.axvline(1, color=report.INK, linewidth=0.8)

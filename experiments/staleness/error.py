@@ -12,7 +12,13 @@ QUESTION = "error"
 def cells(config):
     """One cell a subject, number of steps, solver and number of devices; one synchronous step at the start."""
     return [
-        {"question": QUESTION, "subject": subject, "steps": steps, "solver": solver, "devices": devices}
+        {
+            "question": QUESTION,
+            "subject": subject,
+            "steps": steps,
+            "solver": solver,
+            "devices": devices,
+        }
         for subject in config.subjects
         for steps in config.steps
         for solver in config.solvers
@@ -27,7 +33,14 @@ def measure(config, todo):
         plan = lab.plan_of(key["solver"], key["steps"])
         own = lab.synchronous(config, key["subject"], key["solver"], key["steps"])
         found = subject.end(plan, subject.told(plan, key["devices"]))
-        yield key, {**subject.compare(found.x, own), "staleness": found.staleness, "doubling": subject.doubling}
+        yield (
+            key,
+            {
+                **subject.compare(found.x, own),
+                "staleness": found.staleness,
+                "doubling": subject.doubling,
+            },
+        )
 
 
 def stale(rows):
@@ -49,7 +62,9 @@ def flat(rows):
         "exact_rms",
         "misrouted",
     )
-    return [{name: row[name] for name in names} | {"KV staleness": row["staleness"]} for row in rows]
+    return [
+        {name: row[name] for name in names} | {"KV staleness": row["staleness"]} for row in rows
+    ]
 
 
 def section(rows, command):
@@ -64,7 +79,13 @@ def section(rows, command):
             if r["subject"] == subject and r["devices"] in (1, most)
         ]
         report.log_log(
-            ax, shown, x="steps", y="exact_rms", by="run", xlabel="steps", ylabel="RMS error to the converged run"
+            ax,
+            shown,
+            x="steps",
+            y="exact_rms",
+            by="run",
+            xlabel="steps",
+            ylabel="RMS error to the converged run",
         )
         ax.set_title(lab.NAMES[subject])
     return report.Section(
@@ -83,7 +104,8 @@ def section(rows, command):
         caveat="`sync_rms` is the distance to the run of the same solver and steps without staleness, with its 95 % interval over seeds and starts; "
         "`own_rms` is that run's own distance to the converged one, `exact_rms` the stale run's. The converged run moved by "
         + " and ".join(
-            f"{report.sig(max(values))} ({name})" for name, values in table(rows, "subject", "doubling").items()
+            f"{report.sig(max(values))} ({name})"
+            for name, values in table(rows, "subject", "doubling").items()
         )
         + " when its steps doubled; errors near that are not measured.",
         command=command,
@@ -96,7 +118,10 @@ def _said(rows, subject, devices):
     parts = []
     for solver in dict.fromkeys(r["solver"] for r in own):
         ends = sorted((r for r in own if r["solver"] == solver), key=lambda r: r["steps"])
-        ratios = [f"{report.sig(r['sync_rms'] / r['own_rms'])} at {r['steps']} steps" for r in (ends[0], ends[-1])]
+        ratios = [
+            f"{report.sig(r['sync_rms'] / r['own_rms'])} at {r['steps']} steps"
+            for r in (ends[0], ends[-1])
+        ]
         parts.append(f"{solver} **{' and '.join(ratios)}**")
     return (
         f"On {lab.NAMES[subject]}, {devices} devices, the distance that staleness makes is this many times the solver's own error: "

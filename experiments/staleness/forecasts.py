@@ -4,8 +4,8 @@ import dataclasses
 
 from experiments import report
 from experiments.staleness import draw, lab
-from flowjax.parallel import policies
-from flowjax.parallel.forecast import CORRECTION
+from flowjax.parallel.stale import policies
+from flowjax.parallel.stale.forecast import CORRECTION
 
 QUESTION = "forecasts"
 FORECASTS = {0: "hold", 1: "linear", 2: "quadratic", "tuned": "tuned"}
@@ -13,7 +13,10 @@ OTHERS = {
     "digits": ("digits-smooth", "digits-ot", "digits-reflow")
 }  # told 1 - t; trained on a coupling; and on its own samples
 PARTS, FINER = (2, 4, 16), 2  # other numbers of devices, and times as many steps, of one network
-WARM, SYNC = "first 4", ("first 4", "last 2", "last 4")  # steps that are synchronous beside the first
+WARM, SYNC = (
+    "first 4",
+    ("first 4", "last 2", "last 4"),
+)  # steps that are synchronous beside the first
 SHARES = (0.2, 0.6, 0.8, 1.0)  # of the correction, beside none and the usual one
 USUAL = None  # the correction of the forecast's own: `CORRECTION` of "tuned", else none
 
@@ -23,7 +26,13 @@ def cells(config):
     steps, found = config.one_steps, []
 
     def cell(
-        subject, forecast, correction=USUAL, devices=lab.DEVICES, sync="first 1", steps=steps, network=config.network
+        subject,
+        forecast,
+        correction=USUAL,
+        devices=lab.DEVICES,
+        sync="first 1",
+        steps=steps,
+        network=config.network,
     ):
         network = network if subject == "network" else ""
         found.append(
@@ -89,13 +98,19 @@ def name_of(row):
 def kind_of(row):
     """The forecast in words, with its correction where that is not its own."""
     said = {USUAL: "", CORRECTION: ", corrected", 0.0: ", not corrected"}
-    return FORECASTS[row["forecast"]] + said.get(row["correction"], f", corrected by {row['correction']}")
+    return FORECASTS[row["forecast"]] + said.get(
+        row["correction"], f", corrected by {row['correction']}"
+    )
 
 
 def how(row, steps):
     """Devices, steps and synchronous steps of a row, as far as they are not the common ones."""
     sync = f", {row['sync']} synchronous" if row["sync"] != "first 1" else ""
-    return f"{row['devices']} devices" + (f", {row['steps']} steps" if row["steps"] != steps else "") + sync
+    return (
+        f"{row['devices']} devices"
+        + (f", {row['steps']} steps" if row["steps"] != steps else "")
+        + sync
+    )
 
 
 def section(rows, command):
@@ -103,7 +118,9 @@ def section(rows, command):
     steps = min(r["steps"] for r in rows)
     rows = sorted(rows, key=lambda r: (name_of(r), r["steps"], r["sync"], r["devices"]))
     swept = {name_of(r) for r in rows if r["correction"] in SHARES}
-    swept = [r for r in rows if r["forecast"] == "tuned" and common(r, steps) and name_of(r) in swept]
+    swept = [
+        r for r in rows if r["forecast"] == "tuned" and common(r, steps) and name_of(r) in swept
+    ]
     main = [r for r in rows if r["forecast"] == "tuned" and r["correction"] is USUAL]
     plain = [r for r in rows if r["forecast"] in (1, 2) and r["correction"] is USUAL]
     worse = [r for r in plain if r["rms_ratio"] > 1]
@@ -168,7 +185,12 @@ def _forecasts(rows, steps):
         own = [(names.index(r["run"]), r) for r in shown if kind_of(r) == kind]
         places, at = [place for place, _ in own], [r["rms_ratio"] for _, r in own]
         (dots,) = ax.plot(at, places, "o", label=kind)
-        ax.hlines(places, [r["rms_low"] for _, r in own], [r["rms_high"] for _, r in own], color=dots.get_color())
+        ax.hlines(
+            places,
+            [r["rms_low"] for _, r in own],
+            [r["rms_high"] for _, r in own],
+            color=dots.get_color(),
+        )
     ax.axvline(1, color=report.GREY, linestyle=(0, (1, 3)))
     ax.set_yticks(range(len(names)), names)
     ax.set(xscale="log", xlabel="distance over that of holding")
@@ -180,7 +202,10 @@ def _forecasts(rows, steps):
 def _sweep(rows):
     """The figure of the share of the correction."""
     fig, ax = report.canvas(1, 1)
-    shares = [dict(r, of=name_of(r), share=CORRECTION if r["correction"] is USUAL else r["correction"]) for r in rows]
+    shares = [
+        dict(r, of=name_of(r), share=CORRECTION if r["correction"] is USUAL else r["correction"])
+        for r in rows
+    ]
     draw.lines(ax, shares, x="share", y="rms_ratio", by="of", band=False)
     ax.set(xlabel="share of the correction", ylabel="distance over that of holding", ylim=(0, None))
     ax.legend()
@@ -190,7 +215,10 @@ def _sweep(rows):
 def _aims(rows, steps):
     """Where the aims on `lab.DEVICES` devices with one synchronous step are met, among the tuned rows."""
     at = [r for r in rows if common(r, steps)]
-    near, whole = ([name_of(r) for r in at if r[name] <= most] for name, most in (("rms_ratio", 0.25), ("total", 1.05)))
+    near, whole = (
+        [name_of(r) for r in at if r[name] <= most]
+        for name, most in (("rms_ratio", 0.25), ("total", 1.05))
+    )
     said = lambda names: f"on {', '.join(names)}" if names else "nowhere"
     totals = ", ".join(f"{report.sig(r['total'], 3)} on {name_of(r)}" for r in at)
     return (

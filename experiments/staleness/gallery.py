@@ -11,9 +11,9 @@ import flowjax
 from experiments import report
 from experiments.order import lab as order_lab
 from experiments.staleness import lab
-from flowjax.parallel import policies
-from flowjax.parallel.emulate import exchange
-from flowjax.parallel.emulate_field import emulate_field
+from flowjax.parallel.emulation.field import emulate_field
+from flowjax.parallel.emulation.network import exchange
+from flowjax.parallel.stale import policies
 
 QUESTION = "gallery"
 SOLVER, STEPS, SIDE = "DPM++ 2M", 20, 32
@@ -38,13 +38,18 @@ def variants():
 
 def cells(config):
     """One cell a subject, if any image is shown."""
-    return [{"question": QUESTION, "subject": subject} for subject in SUBJECTS] if config.shown else []
+    return (
+        [{"question": QUESTION, "subject": subject} for subject in SUBJECTS] if config.shown else []
+    )
 
 
 def _animals(count):
     """(tokens, program, exact endpoints) of the field of the animals, from the chosen starts."""
     field = order_lab.make_field("emoji").subset(1)
-    noise = np.asarray(flowjax.draw_noise(jax.random.key(0), np.array(ANIMALS[:count]), (SIDE, SIDE, 3)), np.float64)
+    noise = np.asarray(
+        flowjax.draw_noise(jax.random.key(0), np.array(ANIMALS[:count]), (SIDE, SIDE, 3)),
+        np.float64,
+    )
     run = jax.jit(lambda plan, told: emulate_field(field, noise, plan, told))
     return noise[0].size, run, order_lab.reference(field, noise, 100).x
 
@@ -60,11 +65,14 @@ def measure(config, todo):
             tokens, run, exact = subject.tokens, subject.program, subject.exact[: config.shown]
         common = {"slots": lab.DEVICES} | ({"correction": 0} if key["subject"] == "animals" else {})
         ends = {
-            name: np.asarray(run(plan, exchange(plan, tokens, devices, **common, **options)).x)[: config.shown]
+            name: np.asarray(run(plan, exchange(plan, tokens, devices, **common, **options)).x)[
+                : config.shown
+            ]
             for name, (devices, options) in variants().items()
         } | {"converged": exact}
         errors = {
-            name: order_lab.row_norms(x - ends["synchronous"]) / order_lab.scale_of(exact) for name, x in ends.items()
+            name: order_lab.row_norms(x - ends["synchronous"]) / order_lab.scale_of(exact)
+            for name, x in ends.items()
         }
         yield (
             key,
@@ -96,14 +104,20 @@ def section(rows, command):
     said = []
     for ax, row in zip(np.atleast_1d(axes), rows, strict=True):
         ax.imshow(np.concatenate([pixels(text) for text in row["images"].values()]))
-        ax.set_yticks(np.arange(len(row["images"])) * SIDE + SIDE / 2, list(row["images"]), fontsize=8)
+        ax.set_yticks(
+            np.arange(len(row["images"])) * SIDE + SIDE / 2, list(row["images"]), fontsize=8
+        )
         ax.set_xticks([])
         ax.grid(False)
         ax.set_title(SUBJECTS[row["subject"]])
         moved = ", ".join(
-            f"{name} {_said(row, np.array(error))}" for name, error in row["errors"].items() if name != "synchronous"
+            f"{name} {_said(row, np.array(error))}"
+            for name, error in row["errors"].items()
+            if name != "synchronous"
         )
-        said.append(f"On {SUBJECTS[row['subject']]}, relative distance to the synchronous images: {moved}.")
+        said.append(
+            f"On {SUBJECTS[row['subject']]}, relative distance to the synchronous images: {moved}."
+        )
     return report.Section(
         question="What does it look like in colour?",
         expected="On the exact field a sample is an animal of the set, so staleness shows where it makes it another animal or leaves it between two. On "
@@ -125,5 +139,9 @@ def section(rows, command):
 
 def _said(row, errors):
     """The RMS of a strip's errors, and on the field, where an image is one of the set, how many are another one."""
-    another = f" ({np.sum(errors > ANOTHER)} of {len(errors)} another animal)" if row["subject"] == "animals" else ""
+    another = (
+        f" ({np.sum(errors > ANOTHER)} of {len(errors)} another animal)"
+        if row["subject"] == "animals"
+        else ""
+    )
     return report.sig(float(np.sqrt(np.mean(errors**2)))) + another

@@ -23,7 +23,11 @@ def shards(part):
 
 def cells(config):
     """One cell a subject and way to cut its images."""
-    return [{"question": QUESTION, "subject": subject, "part": part} for subject in config.asked for part in PARTS]
+    return [
+        {"question": QUESTION, "subject": subject, "part": part}
+        for subject in config.asked
+        for part in PARTS
+    ]
 
 
 def measure(config, todo):
@@ -42,7 +46,9 @@ def section(rows, command):
     for ax, _, own in shown:
         label = "error, over that of rows"
         bars = [r for r in own if r["part"] != "rows"]
-        report.bar_ledger(ax, bars, label="part", value="rms_ratio", low="rms_low", high="rms_high", xlabel=label)
+        report.bar_ledger(
+            ax, bars, label="part", value="rms_ratio", low="rms_low", high="rms_high", xlabel=label
+        )
         ax.axvline(1, color=report.GREY, linestyle=(0, (1, 3)))
     said = [
         f"On {lab.NAMES[subject]}, error over that of rows: "

@@ -22,8 +22,8 @@ from experiments.order import lab
 from experiments.order.lab import row_norms, scale_of
 from flowjax import Linear, fields, grids, guidance, models, plans
 from flowjax.models.dit import DiTConfig
-from flowjax.parallel.emulate import emulate_with, exchange, tokens_of
-from flowjax.parallel.emulate_field import emulate_field
+from flowjax.parallel.emulation.field import emulate_field
+from flowjax.parallel.emulation.network import emulate_with, exchange, tokens_of
 
 NAMES = {"field": "the exact field", "network": "the digits network", "emoji": "the emoji network"}
 SHAPES = {"field": (8, 8, 1), "network": (8, 8, 1), "emoji": (32, 32, 3)}
@@ -116,7 +116,11 @@ def field(name="field"):
         return lab.make_field("digits")
     full = lab.make_field("emoji")
     pixels = SHAPES[name][0]
-    return full if pixels == 32 else fields.DataSet(averaged(full.samples, pixels), full.bandwidth, full.schedule)
+    return (
+        full
+        if pixels == 32
+        else fields.DataSet(averaged(full.samples, pixels), full.bandwidth, full.schedule)
+    )
 
 
 def averaged(images, pixels):
@@ -128,8 +132,14 @@ def averaged(images, pixels):
 def _noise(name, seeds, samples):
     """(B, *D). That of fewer pixels is the blocks' mean, times what makes its variance 1: the same pictures are drawn."""
     drawn = SHAPES["emoji"] if name.endswith("pixels") else SHAPES[name]
-    noise = np.concatenate([flowjax.draw_noise(jax.random.key(s), np.arange(samples), drawn) for s in range(seeds)])
-    return noise if drawn == SHAPES[name] else averaged(noise, SHAPES[name][0]) * (drawn[0] / SHAPES[name][0])
+    noise = np.concatenate(
+        [flowjax.draw_noise(jax.random.key(s), np.arange(samples), drawn) for s in range(seeds)]
+    )
+    return (
+        noise
+        if drawn == SHAPES[name]
+        else averaged(noise, SHAPES[name][0]) * (drawn[0] / SHAPES[name][0])
+    )
 
 
 def _converged(velocity, noise, steps):
@@ -139,23 +149,33 @@ def _converged(velocity, noise, steps):
     def solve(plan):
         return flowjax.sample(velocity, noise, plan).x
 
-    coarse, fine = (np.asarray(solve(plans.rk4(grids.uniform(n))), np.float64) for n in (steps // 2, steps))
+    coarse, fine = (
+        np.asarray(solve(plans.rk4(grids.uniform(n))), np.float64) for n in (steps // 2, steps)
+    )
     return fine, float(np.sqrt(np.mean(row_norms(coarse - fine) ** 2)) / scale_of(fine))
 
 
 def stand_in(shape=(8, 8, 1)):
     """A small network with random weights and open gates: for development, and where tests want no trained one."""
     classes, patch = (10, 1) if shape[0] == 8 else (9, 4)
-    config = DiTConfig(shape[:2], channels=shape[2], patch=patch, width=32, depth=2, heads=4, classes=classes)
+    config = DiTConfig(
+        shape[:2], channels=shape[2], patch=patch, width=32, depth=2, heads=4, classes=classes
+    )
     model = models.init(config, jax.random.key(0), clock="1 - t", name="random")
     draw = np.random.default_rng(1).standard_normal
-    noisy = jax.tree.map(lambda leaf: leaf + 0.1 * draw(leaf.shape).astype(leaf.dtype), model.params)
+    noisy = jax.tree.map(
+        lambda leaf: leaf + 0.1 * draw(leaf.shape).astype(leaf.dtype), model.params
+    )
     return model._replace(params=noisy)
 
 
 def _network(name, network):
     """The model of a subject."""
-    return stand_in(SHAPES[name]) if network == "random" else models.load("emoji" if name == "emoji" else network)
+    return (
+        stand_in(SHAPES[name])
+        if network == "random"
+        else models.load("emoji" if name == "emoji" else network)
+    )
 
 
 @functools.cache
@@ -180,10 +200,14 @@ def subject(name, seeds, samples, slots, reference_steps, network, scale):
     if scale == 1:
         velocity = lambda x, t: evaluate(x, t, label)
     else:
-        velocity = guidance.classifier_free(evaluate, label, np.full_like(label, model.card.null_label), scale)
+        velocity = guidance.classifier_free(
+            evaluate, label, np.full_like(label, model.card.null_label), scale
+        )
     exact, doubling = _converged(velocity, noise, reference_steps)
     program = functools.partial(program, model.params)
-    return Subject(name, tokens_of(model, noise), slots, noise, seed, program, exact, doubling, nearest)
+    return Subject(
+        name, tokens_of(model, noise), slots, noise, seed, program, exact, doubling, nearest
+    )
 
 
 def _key(config, name, seeds):
@@ -191,9 +215,19 @@ def _key(config, name, seeds):
     scale = config.emoji_guidance if name == "emoji" else 1
     if seeds is None:
         samples = getattr(config, f"{name}_samples")
-        return name, config.seeds, samples, max(config.devices), config.reference_steps, config.network, scale
+        return (
+            name,
+            config.seeds,
+            samples,
+            max(config.devices),
+            config.reference_steps,
+            config.network,
+            scale,
+        )
     kind = "pixel" if name.endswith("pixels") else name
-    steps = {"field": config.reference_steps, "emoji": config.emoji_fine_steps}.get(name, config.fine_steps)
+    steps = {"field": config.reference_steps, "emoji": config.emoji_fine_steps}.get(
+        name, config.fine_steps
+    )
     return (
         name,
         seeds,
@@ -235,21 +269,36 @@ def measured(config, todo, setup, base):
     errors = {}
 
     def run(key):
-        default = {"solver": config.one_solver, "steps": config.one_steps, "shift": 1.0, "devices": DEVICES}
+        default = {
+            "solver": config.one_solver,
+            "steps": config.one_steps,
+            "shift": 1.0,
+            "devices": DEVICES,
+        }
         how = default | setup(key)
         solver, steps, shift, devices = (how.pop(name) for name in default)
         found, plan = of(config, key["subject"], config.repeats), plan_of(solver, steps, shift)
         own = synchronous(config, key["subject"], solver, steps, shift, config.repeats)
         ended = found.end(plan, found.told(plan, devices, **how))
         errors[str(key)] = found.errors(ended.x, own), found.errors(ended.x, found.exact)
-        values = found.compare(ended.x, own) | {"staleness": ended.staleness, "synced": ended.synced}
-        return values | {"solver": solver, "steps": steps, "devices": devices, "doubling": found.doubling}
+        values = found.compare(ended.x, own) | {
+            "staleness": ended.staleness,
+            "synced": ended.synced,
+        }
+        return values | {
+            "solver": solver,
+            "steps": steps,
+            "devices": devices,
+            "doubling": found.doubling,
+        }
 
     for key in todo:
         values, other = run(key), base(key)
         if str(other) not in errors:
             run(other)
         seed = of(config, key["subject"], config.repeats).seed
-        for kind, mine, theirs in zip(("", "total_"), errors[str(key)], errors[str(other)], strict=True):
+        for kind, mine, theirs in zip(
+            ("", "total_"), errors[str(key)], errors[str(other)], strict=True
+        ):
             values |= {kind + name: value for name, value in lab.paired(mine, theirs, seed).items()}
         yield key, {name: value for name, value in values.items() if name not in key}

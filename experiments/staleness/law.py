@@ -26,7 +26,9 @@ def groups(rows, statistic="median"):
     found = {}
     for row in sorted(error.stale(rows), key=lambda r: r["devices"]):
         if row[column] > 0:
-            found.setdefault(tuple(row[name] for name in COLUMNS), []).append((row["devices"], row[column]))
+            found.setdefault(tuple(row[name] for name in COLUMNS), []).append(
+                (row["devices"], row[column])
+            )
     return {key: np.array(pairs, float).T for key, pairs in found.items() if len(pairs) > 1}
 
 
@@ -45,7 +47,14 @@ def fits(rows, statistic="median"):
             best = int(np.sum(each.argmin(1) == i))
             total = float(np.sqrt(np.mean(each[:, i] ** 2)))
             table.append(
-                {"subject": subject, "law": law, "error": statistic, "misfit": total, "best in": best, "of": len(own)}
+                {
+                    "subject": subject,
+                    "law": law,
+                    "error": statistic,
+                    "misfit": total,
+                    "best in": best,
+                    "of": len(own),
+                }
             )
     return table
 
@@ -87,11 +96,14 @@ def _said(table, subject):
     parts = []
     for statistic in STATISTICS:
         ranked = sorted(
-            (t for t in table if (t["subject"], t["error"]) == (subject, statistic)), key=lambda t: t["misfit"]
+            (t for t in table if (t["subject"], t["error"]) == (subject, statistic)),
+            key=lambda t: t["misfit"],
         )
         others = ", ".join(f"{t['law']} {report.sig(t['misfit'])}" for t in ranked[1:])
         best = f"**{ranked[0]['law']}**" if statistic == "median" else ranked[0]["law"]
-        parts.append(f"by the {statistic} {best} (misfit {report.sig(ranked[0]['misfit'])}; {others})")
+        parts.append(
+            f"by the {statistic} {best} (misfit {report.sig(ranked[0]['misfit'])}; {others})"
+        )
     return f"On {lab.NAMES[subject]} the best law is {'; '.join(parts)}."
 
 
@@ -99,14 +111,27 @@ def _draw(ax, own):
     least = min(devices[0] for devices, _ in own.values())
     most = max(devices[-1] for devices, _ in own.values())
     for (_, solver, _), (devices, errors) in own.items():
-        ax.plot(devices, errors / errors[0], **(report.style(solver) | {"linewidth": 0.8, "alpha": 0.7}))
+        ax.plot(
+            devices, errors / errors[0], **(report.style(solver) | {"linewidth": 0.8, "alpha": 0.7})
+        )
     curve = np.geomspace(least, most, 40)
     for law, colour in (("(n-1)/n", report.INK), ("sqrt(n)", report.AMBER), ("n", report.GREY)):
-        ax.plot(curve, LAWS[law](curve) / LAWS[law](np.array([least])), ":", color=colour, linewidth=1.8)
+        ax.plot(
+            curve, LAWS[law](curve) / LAWS[law](np.array([least])), ":", color=colour, linewidth=1.8
+        )
         ax.annotate(
-            law, (most, LAWS[law](most) / LAWS[law](least)), xytext=(4, 0), textcoords="offset points", fontsize=7
+            law,
+            (most, LAWS[law](most) / LAWS[law](least)),
+            xytext=(4, 0),
+            textcoords="offset points",
+            fontsize=7,
         )
     places = sorted({n for devices, _ in own.values() for n in devices})
-    ax.set(xscale="log", xlabel="devices", ylabel=f"error over that of {least:g} devices", ylim=(0, most / least))
+    ax.set(
+        xscale="log",
+        xlabel="devices",
+        ylabel=f"error over that of {least:g} devices",
+        ylim=(0, most / least),
+    )
     ax.set_xticks(places, [f"{n:g}" for n in places], minor=False)
     ax.minorticks_off()

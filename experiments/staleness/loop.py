@@ -26,8 +26,14 @@ import flowjax
 from experiments import report
 from experiments.staleness import lab
 from flowjax import grids, models, plans
-from flowjax.parallel.emulate import contiguous, emulate_with, exchange, mixed_attention, tokens_of
-from flowjax.parallel.forecast import CORRECTION, Forecast
+from flowjax.parallel.emulation.network import (
+    contiguous,
+    emulate_with,
+    exchange,
+    mixed_attention,
+    tokens_of,
+)
+from flowjax.parallel.stale.forecast import CORRECTION, Forecast
 
 QUESTION = "loop"
 WEIGHTS = {
@@ -100,11 +106,21 @@ def program(name):
         def row(x, copy):
             def attend(q, k, v, layer, carry):
                 seen = (fresh | (layer >= layers))[None, None]
-                return mixed_attention(copy, seen, fresh[None, None], correction)(q, k, v, layer, carry)
+                return mixed_attention(copy, seen, fresh[None, None], correction)(
+                    q, k, v, layer, carry
+                )
 
-            return model.apply(params, x, t, label, attention=attend, carry=jax.tree.map(jnp.zeros_like, copy))
+            return model.apply(
+                params, x, t, label, attention=attend, carry=jax.tree.map(jnp.zeros_like, copy)
+            )
 
-        shape = (config.depth, len(x), tokens_of(model, x), config.heads, config.width // config.heads)
+        shape = (
+            config.depth,
+            len(x),
+            tokens_of(model, x),
+            config.heads,
+            config.width // config.heads,
+        )
         zeros = (jnp.zeros(shape, x.dtype),) * 2
         everyone = mixed_attention(zeros, jnp.ones_like(fresh)[None, None])
         _, truth = model.apply(params, x, t, label, attention=everyone, carry=zeros)
@@ -115,14 +131,20 @@ def program(name):
             copy = jax.tree.map(lambda leaf: jnp.tensordot(weights, leaf, 1), history)
             velocity, new = derivative(dx, copy)
             dx = dx - moves * step * (1.5 * velocity - 0.5 * before)
-            history = jax.tree.map(lambda old, newest: jnp.concatenate([newest[None], old[:-1]]), history, new)
+            history = jax.tree.map(
+                lambda old, newest: jnp.concatenate([newest[None], old[:-1]]), history, new
+            )
             errors = dx, velocity, history
             size = jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(errors)))
             return jax.tree.map(lambda leaf: leaf / jnp.where(size > 0, size, 1), errors), size
 
         draw = lambda key: jax.random.normal(key, (len(weights), *shape), x.dtype)
         state = jax.random.normal(jax.random.key(1), x.shape, x.dtype)
-        start = moves * state, jnp.zeros_like(x), tuple(map(draw, jax.random.split(jax.random.key(0))))
+        start = (
+            moves * state,
+            jnp.zeros_like(x),
+            tuple(map(draw, jax.random.split(jax.random.key(0)))),
+        )
         return jax.lax.scan(again, start, None, ROUNDS)[1]
 
     return jax.jit(rounds)
@@ -132,13 +154,23 @@ def program(name):
 def setting(name, samples):
     """(noise (B, *D), labels (B,), {t: state} along the synchronous path of STEPS steps)."""
     model = network_of(name)
-    noise = flowjax.draw_noise(jax.random.key(0), np.arange(samples), lab.SHAPES["network"]).astype(np.float32)
+    noise = flowjax.draw_noise(jax.random.key(0), np.arange(samples), lab.SHAPES["network"]).astype(
+        np.float32
+    )
     label = np.arange(samples) % model.card.config.classes
     plan = plans.dpm_solver_pp(model.card.schedule, grids.uniform(STEPS), 2)
     solve = jax.jit(
-        lambda p: flowjax.sample(lambda x, t: model.apply(p, x, t, label), noise, plan, save_path=True).path
+        lambda p: (
+            flowjax.sample(
+                lambda x, t: model.apply(p, x, t, label), noise, plan, save_path=True
+            ).path
+        )
     )
-    return noise, label, dict(zip(np.round(grids.uniform(STEPS), 12), np.asarray(solve(model.params)), strict=True))
+    return (
+        noise,
+        label,
+        dict(zip(np.round(grids.uniform(STEPS), 12), np.asarray(solve(model.params)), strict=True)),
+    )
 
 
 @functools.cache
@@ -162,7 +194,9 @@ def sampled(name, samples):
     model = network_of(name)
     noise, label, _ = setting(name, samples)
     plan = plans.dpm_solver_pp(model.card.schedule, grids.uniform(STEPS), 2)
-    run = jax.jit(lambda params, told: emulate_with(model._replace(params=params), noise, label, plan, told).x)
+    run = jax.jit(
+        lambda params, told: emulate_with(model._replace(params=params), noise, label, plan, told).x
+    )
 
     @functools.cache
     def end(forecast, devices, correction=0.0):
@@ -188,7 +222,9 @@ def measure(config, todo):
         values |= {"push": seen(key["devices"], key["correction"]) * missed}
         if of_matrix(key | {"correction": 0.0}):
             end, devices = sampled(key["network"], config.network_samples), key["devices"]
-            found = np.linalg.norm(end(key["forecast"], devices, key["correction"]) - end("hold", 1))
+            found = np.linalg.norm(
+                end(key["forecast"], devices, key["correction"]) - end("hold", 1)
+            )
             values["worse"] = float(found / np.linalg.norm(end("hold", devices) - end("hold", 1)))
         yield key, values
 
@@ -210,12 +246,19 @@ def section(rows, command):
     mended = [r for r in rows if r["correction"]]
     changed = [r for r in rows if not of_matrix(r) and not r["correction"]]
     fig, axes = report.canvas(1, 2)
-    for ax, y, words in zip(axes, ("rate", "worse"), ("growth a row", "error over that of holding"), strict=True):
+    for ax, y, words in zip(
+        axes, ("rate", "worse"), ("growth a row", "error over that of holding"), strict=True
+    ):
         for network in dict.fromkeys(r["network"] for r in plain):
             color = None
             for kind, fill in ((plain, {}), (mended, {"markerfacecolor": "none"})):
                 own = [r for r in kind if r["network"] == network]
-                style = {"marker": "o", "linestyle": "", "color": color, "label": None if color else network} | fill
+                style = {
+                    "marker": "o",
+                    "linestyle": "",
+                    "color": color,
+                    "label": None if color else network,
+                } | fill
                 (dots,) = ax.plot([r["push"] for r in own], [r[y] for r in own], **style)
                 color = dots.get_color()
         ax.axhline(1, color=report.GREY, linestyle=(0, (1, 3)))
@@ -252,14 +295,23 @@ def _said(plain, mended):
     rows = plain + mended
     yield from splits(rows)
     better = [r["worse"] for r in rows if not grows(r)]
-    slow, fast = ([r["worse"] for r in rows if grows(r) and (r["rate"] > FAST) == kind] for kind in (False, True))
+    slow, fast = (
+        [r["worse"] for r in rows if grows(r) and (r["rate"] > FAST) == kind]
+        for kind in (False, True)
+    )
     ends = [("whose loop does not grow end {} times as far from the synchronous one as held keys and values do", better),
             (f"whose loop grows by less than {FAST} a row {{}} times", slow), ("by more {} times", fast)]  # fmt: skip
-    yield "Runs " + ", those ".join(words.format(_span(values)) for words, values in ends if values) + "."
+    yield (
+        "Runs "
+        + ", those ".join(words.format(_span(values)) for words, values in ends if values)
+        + "."
+    )
     for name in WEIGHTS:
         own = [r for r in plain if r["forecast"] == name and r["network"] == plain[0]["network"]]
         rates = ", ".join(report.sig(r["rate"], 3) for r in own)
-        again = [r for r in mended if all(r[k] == own[-1][k] for k in ("network", "forecast", "devices"))]
+        again = [
+            r for r in mended if all(r[k] == own[-1][k] for k in ("network", "forecast", "devices"))
+        ]
         shares = ", ".join(f"{r['correction']}: {report.sig(r['rate'], 3)}" for r in again)
         yield (
             f"{name.capitalize()} (misses {report.sig(own[0]['swing'])}): {rates} a row on {', '.join(str(r['devices']) for r in own)} devices"
@@ -270,7 +322,11 @@ def _said(plain, mended):
 def splits(rows):
     """From which push on loops grow, without a correction and with one, as sentences."""
     plain, mended = [r for r in rows if of_matrix(r)], [r for r in rows if r["correction"]]
-    return [_split(own, name) for own, name in ((plain, "without a correction"), (mended, "with one")) if own]
+    return [
+        _split(own, name)
+        for own, name in ((plain, "without a correction"), (mended, "with one"))
+        if own
+    ]
 
 
 def _split(rows, name):
@@ -310,8 +366,17 @@ def _span(values):
 def _changes(changed):
     """What depth, time and steps do to the linear forecast, as a sentence."""
     parts = []
-    for name, words, default in (("layers", "stale layers", 0), ("time", "t", TIME), ("steps", "steps", STEPS)):
+    for name, words, default in (
+        ("layers", "stale layers", 0),
+        ("time", "t", TIME),
+        ("steps", "steps", STEPS),
+    ):
         own = [r for r in changed if r[name] != default]
         if own:
-            parts.append(f"{words} " + ", ".join(f"{report.sig(r[name])}: {report.sig(r['rate'], 3)}" for r in own))
-    return "The linear forecast's rate on 8 devices by " + "; by ".join(parts) + "." if parts else ""
+            parts.append(
+                f"{words} "
+                + ", ".join(f"{report.sig(r[name])}: {report.sig(r['rate'], 3)}" for r in own)
+            )
+    return (
+        "The linear forecast's rate on 8 devices by " + "; by ".join(parts) + "." if parts else ""
+    )

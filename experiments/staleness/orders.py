@@ -7,8 +7,8 @@ from experiments import report
 from experiments.order import lab as order_lab
 from experiments.staleness import draw, lab
 from flowjax import Linear, grids, plans
-from flowjax.parallel.emulate import exchange
-from flowjax.parallel.emulate_field import emulate_field
+from flowjax.parallel.emulation.field import emulate_field
+from flowjax.parallel.emulation.network import exchange
 
 QUESTION = "orders"
 SPAN = {"start": 0.9, "end": 0.2}
@@ -51,7 +51,9 @@ def measure(config, todo):
         (build, claimed), (options, _) = SOLVERS[key["solver"]], MODES[key["mode"]]
         plan = build(grids.uniform(key["steps"], **SPAN))
         end = np.asarray(program(plan, _told(plan, options)))
-        rms = float(np.sqrt(np.mean(order_lab.row_norms(end - exact) ** 2)) / order_lab.scale_of(exact))
+        rms = float(
+            np.sqrt(np.mean(order_lab.row_norms(end - exact) ** 2)) / order_lab.scale_of(exact)
+        )
         yield key, {"error": rms, "claimed": claimed, "devices": options["devices"]}
 
 
@@ -69,7 +71,10 @@ def slopes(rows):
     for solver in dict.fromkeys(r["solver"] for r in rows):
         found = {"solver": solver, "claimed": SOLVERS[solver][1]}
         for mode in MODES:
-            own = sorted((r for r in rows if (r["solver"], r["mode"]) == (solver, mode)), key=lambda r: r["steps"])
+            own = sorted(
+                (r for r in rows if (r["solver"], r["mode"]) == (solver, mode)),
+                key=lambda r: r["steps"],
+            )
             if len(own) > 1:
                 before, last = own[-2:]
                 found[mode] = float(
@@ -94,12 +99,27 @@ def section(rows, command):
     table, steps = slopes(rows), sorted({r["steps"] for r in rows})
     fig, axes = report.canvas(len(table), 1, height=2.6 * len(table))
     for ax, found in zip(np.atleast_1d(axes), table, strict=True):
-        draw.lines(ax, [r for r in rows if r["solver"] == found["solver"]], x="steps", y="error", by="mode", band=False)
-        ax.set(xscale="log", yscale="log", xlabel="steps", ylabel="error at t = 0.2", title=found["solver"])
+        draw.lines(
+            ax,
+            [r for r in rows if r["solver"] == found["solver"]],
+            x="steps",
+            y="error",
+            by="mode",
+            band=False,
+        )
+        ax.set(
+            xscale="log",
+            yscale="log",
+            xlabel="steps",
+            ylabel="error at t = 0.2",
+            title=found["solver"],
+        )
         draw.ticks(ax, steps)
         ax.legend()
     modes = [mode for mode in MODES if mode in table[0]]
-    said = "; ".join(f"{r['solver']} {', '.join(report.sig(r[mode], 3) for mode in modes)}" for r in table)
+    said = "; ".join(
+        f"{r['solver']} {', '.join(report.sig(r[mode], 3) for mode in modes)}" for r in table
+    )
     worst = max(abs(slope - wanted) for slope, wanted in barrier(rows))
     return report.Section(
         question="What order does a solver keep when keys and values are one step old?",

@@ -6,11 +6,16 @@ from configs.latency import DEVICES
 from experiments import report
 from experiments.staleness import draw, lab
 from flowjax.models import dit
-from flowjax.parallel import latency, policies
+from flowjax.parallel.analysis import latency
+from flowjax.parallel.stale import policies
 
 QUESTION = "pareto"
 FORECASTS = (0, "tuned")
-MACHINE, NETWORK, SHAPE = "A100 PCIe", "DiT-XL/2", (1, 128, 128, 4)  # of the modelled seconds: an image of 1024 x 1024
+MACHINE, NETWORK, SHAPE = (
+    "A100 PCIe",
+    "DiT-XL/2",
+    (1, 128, 128, 4),
+)  # of the modelled seconds: an image of 1024 x 1024
 KINDS = {"warm-up": report.BLUE, "sqrt rule": report.SKY, "cool-down": report.GREEN, "window": report.PINK,
          "every": report.AMBER, "tolerance": report.RED}  # fmt: skip
 
@@ -26,7 +31,9 @@ def policy(name, plan):
         return policies.sqrt_rule(steps, float(number), lab.DEVICES)
     if kind == "tolerance":
         return policies.tolerance(steps, float(number))
-    make = {"warm-up": policies.warm_up, "cool-down": policies.cool_down, "every": policies.every}[kind]
+    make = {"warm-up": policies.warm_up, "cool-down": policies.cool_down, "every": policies.every}[
+        kind
+    ]
     return make(steps, int(number))
 
 
@@ -71,7 +78,9 @@ def measure(config, todo):
 def seconds(synced, steps, devices):
     """Modelled seconds of a guided image by `NETWORK` on `MACHINE`, by how many of its steps are synchronous."""
     network = dit.preset(NETWORK, size=SHAPE[1:3])
-    found = latency.of_run(network, SHAPE, steps, synced, "stale", devices, DEVICES[MACHINE], guidance=4.0)
+    found = latency.of_run(
+        network, SHAPE, steps, synced, "stale", devices, DEVICES[MACHINE], guidance=4.0
+    )
     return found.total
 
 
@@ -105,7 +114,11 @@ def duels(rows):
             reached = float(np.exp(np.interp(row["synced"], at, error)))
             table.append(
                 {name: row[name] for name in ("subject", "forecast", "policy", "synced")}
-                | {"error": row["sync_rms"], "by tolerance": reached, "ratio": reached / row["sync_rms"]}
+                | {
+                    "error": row["sync_rms"],
+                    "by tolerance": reached,
+                    "ratio": reached / row["sync_rms"],
+                }
             )
     return table
 
@@ -120,7 +133,9 @@ def regrets(rows):
         own = [r for r in own if 1 < r["synced"] < r["steps"]]
         for name in [name for name in KINDS if name != "sqrt rule"]:
             logs = [
-                np.log(r["sync_rms"] / min(o["sync_rms"] for o in own if o["synced"] <= r["synced"]))
+                np.log(
+                    r["sync_rms"] / min(o["sync_rms"] for o in own if o["synced"] <= r["synced"])
+                )
                 for r in own
                 if kind(r).replace("sqrt rule", "warm-up") == name
             ]
@@ -128,7 +143,10 @@ def regrets(rows):
                 found = table.setdefault((forecast, name), {"forecast": forecast, "policy": name})
                 found[subject] = float(np.exp(np.mean(logs)))
     subjects = dict.fromkeys(row["subject"] for row in rows)
-    return [found | {"worst on": max((s for s in subjects if s in found), key=found.get)} for found in table.values()]
+    return [
+        found | {"worst on": max((s for s in subjects if s in found), key=found.get)}
+        for found in table.values()
+    ]
 
 
 def groups(rows):
@@ -172,8 +190,13 @@ def section(rows, command):
 def _safest(rows):
     """For each forecast, how far each kind of policy is from the best at worst, as a sentence."""
     for forecast in dict.fromkeys(row["forecast"] for row in rows):
-        own = sorted((r for r in regrets(rows) if r["forecast"] == forecast), key=lambda r: r[r["worst on"]])
-        told = ", ".join(f"{r['policy']} {report.sig(r[r['worst on']])} ({lab.NAMES[r['worst on']]})" for r in own)
+        own = sorted(
+            (r for r in regrets(rows) if r["forecast"] == forecast), key=lambda r: r[r["worst on"]]
+        )
+        told = ", ".join(
+            f"{r['policy']} {report.sig(r[r['worst on']])} ({lab.NAMES[r['worst on']]})"
+            for r in own
+        )
         how = "Held" if forecast == 0 else "Forecast"
         yield f"{how}, the mean error over that of the best policy with as many synchronous steps is, on the subject where it is largest: {told}."
 
@@ -186,16 +209,28 @@ def _draw(ax, own):
                 (r for r in own if (r["forecast"], kind(r)) == (forecast, name)),
                 key=lambda r: (r["synced"], r["policy"]),
             )
-            joined = ("-" if forecast == 0 else "--") if name in ("tolerance", "warm-up", "cool-down") else "none"
+            joined = (
+                ("-" if forecast == 0 else "--")
+                if name in ("tolerance", "warm-up", "cool-down")
+                else "none"
+            )
             ax.plot(
                 [r["synced"] for r in rows], [r["sync_rms"] for r in rows], linestyle=joined, marker="o", color=colour, linewidth=0.9,
                 markerfacecolor=colour if forecast == 0 else "none", label=name if forecast == 0 else None,
             )  # fmt: skip
     ax.set(
-        yscale="log", xlabel=f"synchronous steps, of {own[0]['steps']}", ylabel="RMS distance to the synchronous run"
+        yscale="log",
+        xlabel=f"synchronous steps, of {own[0]['steps']}",
+        ylabel="RMS distance to the synchronous run",
     )
     ax.axhline(own[0]["own_rms"], color=report.GREY, linestyle=(0, (1, 3)))
-    ax.annotate("the solver's own error", (1, own[0]["own_rms"]), xytext=(0, 3), textcoords="offset points", fontsize=7)
+    ax.annotate(
+        "the solver's own error",
+        (1, own[0]["own_rms"]),
+        xytext=(0, 3),
+        textcoords="offset points",
+        fontsize=7,
+    )
     ax.legend(fontsize=7, ncols=2)
 
 
@@ -210,5 +245,6 @@ def _said(fought, subject, forecast):
     ratio = float(np.exp(np.mean(np.log([d["ratio"] for d in duels_here]))))
     return (
         f"On {lab.NAMES[subject]}, {how}, the tolerance beats **{won} of {len(duels_here)}** fixed policies at as many synchronous steps, with "
-        f"{report.sig(ratio)} times their error on the mean" + (f"; it loses to {told}." if lost else ".")
+        f"{report.sig(ratio)} times their error on the mean"
+        + (f"; it loses to {told}." if lost else ".")
     )

@@ -22,7 +22,9 @@ def measure(config, todo):
         subject, images = lab.of(config, key["subject"]), {}
         for devices in (n for n in DEVICES if n <= max(config.devices)):
             name = "synchronous" if devices == 1 else f"{devices} devices"
-            images[name] = _bytes(subject.end(plan, subject.told(plan, devices)).x[: config.pictures])
+            images[name] = _bytes(
+                subject.end(plan, subject.told(plan, devices)).x[: config.pictures]
+            )
         images["converged"] = _bytes(subject.exact[: config.pictures])
         yield key, {"images": images, "steps": steps, "solver": SOLVER}
 
@@ -37,14 +39,23 @@ def section(rows, command):
     moved = []
     for ax, row in zip(np.atleast_1d(axes), rows, strict=True):
         names = list(row["images"])
-        lines = [np.pad(np.array(row["images"][name]), ((0, 0), (0, 1), (0, 1)), constant_values=255) for name in names]
-        ax.imshow(np.concatenate([np.concatenate(list(line), axis=1) for line in lines]), cmap="gray", vmin=0, vmax=255)
+        lines = [
+            np.pad(np.array(row["images"][name]), ((0, 0), (0, 1), (0, 1)), constant_values=255)
+            for name in names
+        ]
+        ax.imshow(
+            np.concatenate([np.concatenate(list(line), axis=1) for line in lines]),
+            cmap="gray",
+            vmin=0,
+            vmax=255,
+        )
         ax.set_yticks(np.arange(len(names)) * 9 + 3.5, names)
         ax.set_xticks([])
         ax.grid(False)
         ax.set_title(lab.NAMES[row["subject"]])
         change = np.abs(
-            np.array(row["images"][names[-2]], float) - np.array(row["images"]["synchronous"], float)
+            np.array(row["images"][names[-2]], float)
+            - np.array(row["images"]["synchronous"], float)
         ).mean()
         moved.append(f"{lab.NAMES[row['subject']]}: **{report.sig(change)}** of 255 levels")
     return report.Section(

@@ -23,16 +23,24 @@ def measure(config, todo):
     """Yield (key, values); ratios: of displaced patches to the fewest parts, of PipeFusion to as many displaced patches."""
 
     def base(key):
-        return key | ({"devices": min(config.parts)} if key["attention"] == "stale" else {"attention": "stale"})
+        return key | (
+            {"devices": min(config.parts)}
+            if key["attention"] == "stale"
+            else {"attention": "stale"}
+        )
 
-    return lab.measured(config, todo, lambda key: {name: key[name] for name in ("attention", "devices")}, base)
+    return lab.measured(
+        config, todo, lambda key: {name: key[name] for name in ("attention", "devices")}, base
+    )
 
 
 def groups(rows, statistic="rms"):
     """{(subject, attention): (devices, errors to the synchronous run)}."""
     found = {}
     for row in sorted(rows, key=lambda r: r["devices"]):
-        found.setdefault((row["subject"], row["attention"]), []).append((row["devices"], row[f"sync_{statistic}"]))
+        found.setdefault((row["subject"], row["attention"]), []).append(
+            (row["devices"], row[f"sync_{statistic}"])
+        )
     return {key: np.array(pairs, float).T for key, pairs in found.items()}
 
 
@@ -59,7 +67,12 @@ def section(rows, command):
         for name, line in (("(n-1)/n", ":"), ("sqrt(n)", "--")):
             ends = first["sync_rms"] * law.LAWS[name](curve) / law.LAWS[name](np.array([places[0]]))
             ax.plot(curve, ends, line, color=report.GREY, label=name)
-        ax.set(xscale="log", xlabel="parts of an image", ylabel="RMS distance to the synchronous run", ylim=(0, None))
+        ax.set(
+            xscale="log",
+            xlabel="parts of an image",
+            ylabel="RMS distance to the synchronous run",
+            ylim=(0, None),
+        )
         draw.ticks(ax, places)
         ax.legend()
     return report.Section(
@@ -85,7 +98,9 @@ def _said(rows, table, subject):
     own = {(r["attention"], r["devices"]): r for r in rows if r["subject"] == subject}
     most, least = (end(n for _, n in own) for end in (max, min))
     grown, wanted = own["stale", most], law.LAWS["(n-1)/n"](most) / law.LAWS["(n-1)/n"](least)
-    fit = next(t for t in table if (t["subject"], t["way"], t["error"]) == (subject, WAYS["stale"], "rms"))
+    fit = next(
+        t for t in table if (t["subject"], t["way"], t["error"]) == (subject, WAYS["stale"], "rms")
+    )
     best = min(law.LAWS, key=fit.get)
     return (
         f"On {lab.NAMES[subject]}, displaced patches have {draw.ratio(grown)} times the error at {most} parts that they have at {least}; (n-1)/n says "

@@ -5,7 +5,7 @@ import numpy as np
 from experiments import report
 from experiments.order.lab import paired
 from experiments.staleness import lab
-from flowjax.parallel import policies
+from flowjax.parallel.stale import policies
 
 QUESTION = "placement"
 COLUMNS = (
@@ -51,7 +51,10 @@ def measure(config, todo):
 
     `rms_ratio` and its interval compare with the same number of steps at the start, on the same starts.
     """
-    plan, devices = lab.plan_of(config.one_solver, config.one_steps), max(n for n in config.devices if n <= 8)
+    plan, devices = (
+        lab.plan_of(config.one_solver, config.one_steps),
+        max(n for n in config.devices if n <= 8),
+    )
 
     def end(subject, place, count):
         policy = policies.at(config.one_steps, synchronous_steps(place, count, config.one_steps))
@@ -64,7 +67,9 @@ def measure(config, todo):
         if group not in starts:
             starts[group] = subject.errors(end(subject, "start", key["count"]).x, own)
         found = end(subject, key["place"], key["count"])
-        values = subject.compare(found.x, own) | paired(subject.errors(found.x, own), starts[group], subject.seed)
+        values = subject.compare(found.x, own) | paired(
+            subject.errors(found.x, own), starts[group], subject.seed
+        )
         yield key, {
             **values, "staleness": found.staleness, "devices": devices, "solver": config.one_solver, "steps": config.one_steps,
         }  # fmt: skip
@@ -78,7 +83,9 @@ def section(rows, command):
     for ax, subject in zip(np.atleast_1d(axes), subjects, strict=True):
         own = [r for r in elsewhere if r["subject"] == subject]
         label = "error, over that of as many at the start"
-        report.bar_ledger(ax, own, label="name", value="rms_ratio", low="rms_low", high="rms_high", xlabel=label)
+        report.bar_ledger(
+            ax, own, label="name", value="rms_ratio", low="rms_low", high="rms_high", xlabel=label
+        )
         ax.axvline(1, color=report.GREY, linestyle=(0, (1, 3)))
         ax.set_title(lab.NAMES[subject])
     said = []
@@ -90,7 +97,9 @@ def section(rows, command):
             for r in sorted(own, key=lambda r: r["rms_ratio"])
         ]
         said.append(
-            f"On {lab.NAMES[subject]}, {most} synchronous steps of {own[0]['steps']}: " + ", ".join(parts) + "."
+            f"On {lab.NAMES[subject]}, {most} synchronous steps of {own[0]['steps']}: "
+            + ", ".join(parts)
+            + "."
         )
     return report.Section(
         question="Where should the same number of synchronous steps be placed?",

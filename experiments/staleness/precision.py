@@ -5,14 +5,24 @@ from experiments.staleness import draw, lab
 
 QUESTION = "precision"
 FORMS = {"plain": False, "residual": True}
-FORECASTS = {2: (0, 1, "tuned"), 8: (0, "tuned")}  # devices: forecasts; the linear one is not stable on 8
+FORECASTS = {
+    2: (0, 1, "tuned"),
+    8: (0, "tuned"),
+}  # devices: forecasts; the linear one is not stable on 8
 FULL = 32  # bits of a number that is sent as it is
 
 
 def cells(config):
     """One cell a subject, number of devices, forecast, form and number of bits."""
     return [
-        {"question": QUESTION, "subject": subject, "devices": devices, "forecast": forecast, "form": form, "bits": bits}
+        {
+            "question": QUESTION,
+            "subject": subject,
+            "devices": devices,
+            "forecast": forecast,
+            "form": form,
+            "bits": bits,
+        }
         for subject in config.sent
         for devices, forecasts in FORECASTS.items()
         for forecast in forecasts
@@ -55,7 +65,12 @@ def section(rows, command):
         ]
         draw.lines(ax, shown, x="bits", y="sync_rms", by="line", band=False)
         places = sorted({r["bits"] for r in own})
-        ax.set(xscale="log", yscale="log", xlabel="bits of a number", ylabel="RMS distance to the synchronous run")
+        ax.set(
+            xscale="log",
+            yscale="log",
+            xlabel="bits of a number",
+            ylabel="RMS distance to the synchronous run",
+        )
         draw.ticks(ax, places)
         ax.set_title(f"{lab.NAMES[pair[0]]}, {pair[1]} devices")
         ax.legend(fontsize=7)

@@ -34,7 +34,12 @@ def section(rows, command):
     shown = [dict(r, pixels=int(r["subject"].split()[0])) for r in rows]
     draw.lines(ax, shown, x="pixels", y="sync_rms", by="grid")
     places = sorted({r["pixels"] for r in shown})
-    ax.set(xscale="log", xlabel="pixels of a side", ylabel="RMS distance to the synchronous run", ylim=(0, None))
+    ax.set(
+        xscale="log",
+        xlabel="pixels of a side",
+        ylabel="RMS distance to the synchronous run",
+        ylim=(0, None),
+    )
     draw.ticks(ax, places)
     ax.legend()
     said = []

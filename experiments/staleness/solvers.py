@@ -39,7 +39,13 @@ def section(rows, command):
             for kind, words in (("rms", "own"), ("total_rms", "in all"))
         ]
         report.bar_ledger(
-            ax, bars, label="name", value="ratio", low="low", high="high", xlabel="error over that of DDIM"
+            ax,
+            bars,
+            label="name",
+            value="ratio",
+            low="low",
+            high="high",
+            xlabel="error over that of DDIM",
         )
         ax.axvline(1, color=report.GREY, linestyle=(0, (1, 3)))
     return report.Section(

@@ -25,7 +25,9 @@ def lead(rows):
         (orders, _order), (error, _size), (law, _law), (pipeline, _pipeline), (warmup, _warmup), (placement, _placement),
         (window, _window), (pareto, _policies), (forecasts, _forecasts), (loop, _loop), (precision, _precision), (solvers, _solvers),
     ]  # fmt: skip
-    own = [(say, [row for row in rows if row["question"] == module.QUESTION]) for module, say in said]
+    own = [
+        (say, [row for row in rows if row["question"] == module.QUESTION]) for module, say in said
+    ]
     return [say(found) for say, found in own if found]
 
 
@@ -56,8 +58,12 @@ def _size(rows):
 def _law(rows):
     best = {}
     for fit in sorted(law.fits(rows), key=lambda t: -t["misfit"]):
-        best[fit["subject"]] = f"{fit['law']} on the {fit['subject']} (misfit {report.sig(fit['misfit'])})"
-    return f"**With the number of devices** the median error grows as {' and '.join(best.values())}."
+        best[fit["subject"]] = (
+            f"{fit['law']} on the {fit['subject']} (misfit {report.sig(fit['misfit'])})"
+        )
+    return (
+        f"**With the number of devices** the median error grows as {' and '.join(best.values())}."
+    )
 
 
 def _warmup(rows):
@@ -77,7 +83,11 @@ def _warmup(rows):
 def _placement(rows):
     most, said = max(r["count"] for r in rows), []
     for subject in dict.fromkeys(r["subject"] for r in rows):
-        own = [r for r in rows if (r["subject"], r["count"]) == (subject, most) and r["place"] != "start"]
+        own = [
+            r
+            for r in rows
+            if (r["subject"], r["count"]) == (subject, most) and r["place"] != "start"
+        ]
         best = min(own, key=lambda r: r["rms_ratio"])
         said.append(
             f"{best['place']} has {report.sig(best['rms_ratio'])} times the error ({best['rms_verdict']}) on the {subject}"
@@ -98,9 +108,7 @@ def _pipeline(rows):
     for name, own in _by_subject(rows):
         (row,) = (r for r in own if (r["attention"], r["devices"]) == ("pipefusion", most))
         said.append(f"{ratio(row)} on {name}")
-    return (
-        f"**Patches in a pipeline** have, over as many displaced patches ({most}), {', '.join(said)} times the error."
-    )
+    return f"**Patches in a pipeline** have, over as many displaced patches ({most}), {', '.join(said)} times the error."
 
 
 def _window(rows):
@@ -109,7 +117,9 @@ def _window(rows):
         at = {r["place"]: r for r in own}
         best = min((r for r in own if r["synced"] == window.FEW), key=lambda r: r["rms_ratio"])
         first = at[f"warm-up {window.FEW}"]
-        said.append(f"{ratio(first)} on {name}, where the best {window.FEW} are {best['place']} with {ratio(best)}")
+        said.append(
+            f"{ratio(first)} on {name}, where the best {window.FEW} are {best['place']} with {ratio(best)}"
+        )
     return f"**A warm-up of {window.FEW} of {window.STEPS} steps** leaves of the error {'; '.join(said)}."
 
 
@@ -118,10 +128,10 @@ def _policies(rows):
     for (subject, forecast), own in pareto.groups(rows).items():
         fought = pareto.duels(own)
         won = sum(d["ratio"] < 1 for d in fought)
-        said.append(f"{won} of {len(fought)} on {lab.NAMES[subject]} ({'held' if forecast == 0 else 'forecast'})")
-    return (
-        f"**By tolerance** one does better than the fixed policies of as many synchronous steps in {', '.join(said)}."
-    )
+        said.append(
+            f"{won} of {len(fought)} on {lab.NAMES[subject]} ({'held' if forecast == 0 else 'forecast'})"
+        )
+    return f"**By tolerance** one does better than the fixed policies of as many synchronous steps in {', '.join(said)}."
 
 
 def _forecasts(rows):
@@ -135,13 +145,20 @@ def _forecasts(rows):
 
 
 def _loop(rows):
-    return "**Whether an error grows from row to row** is told by the push of the loop. " + " ".join(loop.splits(rows))
+    return (
+        "**Whether an error grows from row to row** is told by the push of the loop. "
+        + " ".join(loop.splits(rows))
+    )
 
 
 def _precision(rows):
     said = []
-    for name, own in _by_subject([r for r in rows if r["forecast"] == 0 and r["devices"] == lab.DEVICES]):
-        told = ", ".join(f"{r['bits']} bits {r['form']} {ratio(r)}" for r in own if r["bits"] in (8, 4, 2))
+    for name, own in _by_subject(
+        [r for r in rows if r["forecast"] == 0 and r["devices"] == lab.DEVICES]
+    ):
+        told = ", ".join(
+            f"{r['bits']} bits {r['form']} {ratio(r)}" for r in own if r["bits"] in (8, 4, 2)
+        )
         said.append(f"{told} on {name}")
     return f"**Fewer bits**, error over that of full precision with held keys and values on {lab.DEVICES} devices: {'; '.join(said)}."
 

@@ -58,7 +58,12 @@ def demands(rows):
         for n in counts:
             steps = needed(by_count[n], first["sync_rms"] / 2)
             table.append(
-                {"subject": subject, "devices": n, "steps needed": steps, "sqrt rule": base * np.sqrt(n / counts[0])}
+                {
+                    "subject": subject,
+                    "devices": n,
+                    "steps needed": steps,
+                    "sqrt rule": base * np.sqrt(n / counts[0]),
+                }
             )
     return table
 
@@ -73,7 +78,9 @@ def section(rows, command):
         for devices in sorted({r["devices"] for r in own}):
             line = sorted((r for r in own if r["devices"] == devices), key=lambda r: r["warmup"])
             at = [r["warmup"] for r in line]
-            (drawn,) = ax.plot(at, [r["sync_rms"] for r in line], marker="o", label=f"n = {devices}")
+            (drawn,) = ax.plot(
+                at, [r["sync_rms"] for r in line], marker="o", label=f"n = {devices}"
+            )
             ax.fill_between(
                 at,
                 *([r[end] for r in line] for end in ("sync_rms_low", "sync_rms_high")),
@@ -83,7 +90,11 @@ def section(rows, command):
             )
         ax.axhline(own[0]["own_rms"], color=report.GREY, linestyle=(0, (1, 3)))
         ax.annotate(
-            "the solver's own error", (1, own[0]["own_rms"]), xytext=(0, 3), textcoords="offset points", fontsize=7
+            "the solver's own error",
+            (1, own[0]["own_rms"]),
+            xytext=(0, 3),
+            textcoords="offset points",
+            fontsize=7,
         )
         ax.set(
             xlabel=f"synchronous steps at the start, of {steps}",
@@ -98,7 +109,10 @@ def section(rows, command):
         kept = [_kept(rows, subject, many["devices"], part) for part in (0.25, 0.5)]
         said.append(
             f"On {lab.NAMES[subject]} with {many['devices']} devices "
-            + " and ".join(f"a warm-up of {w} of {steps} steps leaves **{left:.0%}** of the error" for w, left in kept)
+            + " and ".join(
+                f"a warm-up of {w} of {steps} steps leaves **{left:.0%}** of the error"
+                for w, left in kept
+            )
             + f". To come to half of what {few['devices']} devices have after one step, {few['devices']} need {report.sig(few['steps needed'])} synchronous "
             f"steps and {many['devices']} need {report.sig(many['steps needed'])}; sqrt(n) would say {report.sig(many['sqrt rule'])}."
         )

@@ -4,10 +4,14 @@ import numpy as np
 
 from experiments import report
 from experiments.staleness import draw, lab
-from flowjax.parallel import policies
+from flowjax.parallel.stale import policies
 
 QUESTION = "window"
-STEPS, FEW, MANY = 50, 10, 40  # the counts of a claim that circulates: a warm-up of 10 and of 40 of 50 steps
+STEPS, FEW, MANY = (
+    50,
+    10,
+    40,
+)  # the counts of a claim that circulates: a warm-up of 10 and of 40 of 50 steps
 
 
 def policy(place, plan):
@@ -22,12 +26,23 @@ def policy(place, plan):
 
 
 WINDOWS = ("window 0.8", "window 0.6", "window 0.4")  # the time at which the window begins
-PLACES = ("warm-up 1", f"warm-up {FEW}", *WINDOWS, f"cool-down {FEW}", f"warm-up {MANY}", f"cool-down {MANY}")
+PLACES = (
+    "warm-up 1",
+    f"warm-up {FEW}",
+    *WINDOWS,
+    f"cool-down {FEW}",
+    f"warm-up {MANY}",
+    f"cool-down {MANY}",
+)
 
 
 def cells(config):
     """One cell a subject and place."""
-    return [{"question": QUESTION, "subject": subject, "place": place} for subject in config.asked for place in PLACES]
+    return [
+        {"question": QUESTION, "subject": subject, "place": place}
+        for subject in config.asked
+        for place in PLACES
+    ]
 
 
 def measure(config, todo):
@@ -46,7 +61,15 @@ def section(rows, command):
     fig, shown = draw.panels(rows, height=2.6)
     for ax, _, own in shown:
         label = "error, over that of one synchronous step"
-        report.bar_ledger(ax, own[1:], label="place", value="rms_ratio", low="rms_low", high="rms_high", xlabel=label)
+        report.bar_ledger(
+            ax,
+            own[1:],
+            label="place",
+            value="rms_ratio",
+            low="rms_low",
+            high="rms_high",
+            xlabel=label,
+        )
         ax.axvline(1, color=report.GREY, linestyle=(0, (1, 3)))
     said = []
     for _, subject, own in shown:

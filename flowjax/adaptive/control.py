@@ -16,7 +16,9 @@ from flowjax.adaptive.pairs import Pair, sides
 from flowjax.schedules import Schedule
 
 SAFETY, SHRINK, GROW = 0.9, 0.2, 5.0
-LONGEST = 2.0  # step in log-SNR: a longer one could pass over a decision between modes without seeing it
+LONGEST = (
+    2.0  # step in log-SNR: a longer one could pass over a decision between modes without seeing it
+)
 STRICT = 5.0  # the leap away from an infinite log-SNR keeps its order-1 result, so its error counts this often
 FAILURES = 10  # steps of a sample whose result is not finite; each makes the next a fifth as long
 PEERS = {"first": 0.05, "safety": 0.9, "near": 1e-5}
@@ -118,7 +120,11 @@ def arrives(rule, t):
 def resize(rule, h, error, leaping):
     """Size of the next step: h .9 E^(-1/order), in the default controller within a fifth and five times h."""
     if rule.peers:
-        return PEERS["safety"] * h * (error ** (-1 / rule.pair.order)).astype(jnp.float32).astype(h.dtype)
+        return (
+            PEERS["safety"]
+            * h
+            * (error ** (-1 / rule.pair.order)).astype(jnp.float32).astype(h.dtype)
+        )
     exponent = jnp.where(leaping, 1 / 2, 1 / rule.pair.order).astype(h.dtype)
     h = h * jnp.clip(SAFETY * error**-exponent, SHRINK, GROW)
     return jnp.minimum(h, LONGEST) if rule.pair.in_log_snr else h

@@ -10,9 +10,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from flowjax.adaptive.control import FAILURES, STRICT, arrives, choose, expand, far, finite, leap_in, resize
+from flowjax.adaptive.control import (
+    FAILURES,
+    STRICT,
+    arrives,
+    choose,
+    expand,
+    far,
+    finite,
+    leap_in,
+    resize,
+)
 from flowjax.adaptive.pairs import Steps, leap_out
-from flowjax.sample import NOT_FINITE, OK, OUT_OF_EVALUATIONS
+from flowjax.sampling import NOT_FINITE, OK, OUT_OF_EVALUATIONS
 from flowjax.schedules import predict
 
 RUNNING = -1

@@ -19,7 +19,11 @@ import numpy as np
 from flowjax.errors import check_choice
 from flowjax.plans.exponential import DEFAULT_FRACTIONS, VARIANTS, step_terms, step_weights
 
-METHODS = {"dpm_solver_pp": (2, 3), "dpm_solver": (2, 3), "runge_kutta": (2, 3, 5)}  # and their orders
+METHODS = {
+    "dpm_solver_pp": (2, 3),
+    "dpm_solver": (2, 3),
+    "runge_kutta": (2, 3, 5),
+}  # and their orders
 
 
 class Steps(NamedTuple):
@@ -85,19 +89,28 @@ def dpm_solver(order, kind, variant="midpoint"):
     """
     fractions = np.array((0.0, *DEFAULT_FRACTIONS[order], 1.0))
     # Of each place: the evaluations it uses (the newest stage and the start) and their rule, as in plans.singlestep.
-    places = [([0], "taylor"), ([0, 1], variant)] if order == 2 else [([0], "taylor"), ([0, 1], "taylor")]
+    places = (
+        [([0], "taylor"), ([0, 1], variant)]
+        if order == 2
+        else [([0], "taylor"), ([0, 1], "taylor")]
+    )
     if order == 3:
         places.append(([0, 2] if variant == "midpoint" else [0, 1, 2], "taylor"))
     lower = ([0], variant) if order == 2 else ([0, 1], variant)
 
     def steps(schedule, t0, t1):
         start = schedule.log_snr(t0)
-        inner = start[None] + fractions[1:-1, None].astype(t0.dtype) * (schedule.log_snr(t1) - start)[None]
+        inner = (
+            start[None]
+            + fractions[1:-1, None].astype(t0.dtype) * (schedule.log_snr(t1) - start)[None]
+        )
         times = jnp.concatenate([schedule.time_of_log_snr(inner), t1[None]])  # (S, B)
         decay, gain, argument, _ = step_terms(schedule, t0[None], times, kind)
 
         def row(k, used, rule):
-            weights = gain[None] * step_weights(argument, fractions[used] / fractions[k + 1], variant=rule)
+            weights = gain[None] * step_weights(
+                argument, fractions[used] / fractions[k + 1], variant=rule
+            )
             return _row(order, {j: w[k] for j, w in zip(used, weights, strict=True)}, t0)
 
         rows = [row(k, *place) for k, place in enumerate(places)]

@@ -10,7 +10,7 @@ from flowjax.adaptive.control import Rule, Tolerance, choose
 from flowjax.adaptive.lanes import RUNNING, advance, begin
 from flowjax.adaptive.pairs import pair as find_pair
 from flowjax.errors import check_choice
-from flowjax.sample import Solution, lift
+from flowjax.sampling import Solution, lift
 
 
 class AdaptiveStats(NamedTuple):
@@ -94,10 +94,24 @@ def sample_adaptive(
             )
     lockstep = lockstep or controller == "peers"
     if axis_name is not None and not lockstep:
-        raise ValueError(f"{name}: axis_name={axis_name!r} without lockstep=True; samples of their own need no axis.")
+        raise ValueError(
+            f"{name}: axis_name={axis_name!r} without lockstep=True; samples of their own need no axis."
+        )
     share = _maximum(axis_name) if lockstep else _same
     whole = _same if split is None else lambda mean: jax.lax.pmean(mean, split)
-    rule = _rule(name, schedule, tolerance, order, span, max_evaluations, method, variant, controller, share, whole)
+    rule = _rule(
+        name,
+        schedule,
+        tolerance,
+        order,
+        span,
+        max_evaluations,
+        method,
+        variant,
+        controller,
+        share,
+        whole,
+    )
     model = lift(model, carry)
     velocity, _ = _check_model(name, model, x, rule.start, carry)
     vary = _varying(x, velocity, carry)
@@ -113,9 +127,13 @@ def sample_adaptive(
     lanes = begin(rule, x, jax.tree.map(jnp.asarray, carry))
     grid = jnp.full((_slots(rule), x.shape[0]), rule.start, x.dtype) if save_grid else None
     start = vary((lanes, grid, jnp.int32(0)))
-    lanes, grid, turns = jax.lax.while_loop(lambda state: jnp.any(state[0].status == RUNNING), body, start)
+    lanes, grid, turns = jax.lax.while_loop(
+        lambda state: jnp.any(state[0].status == RUNNING), body, start
+    )
     if save_grid:
-        grid = jnp.where(jnp.arange(len(grid))[:, None] <= lanes.accepted[None], grid, lanes.t[None])
+        grid = jnp.where(
+            jnp.arange(len(grid))[:, None] <= lanes.accepted[None], grid, lanes.t[None]
+        )
     computed = jnp.zeros_like(lanes.nfe) + turns
     stats = AdaptiveStats(lanes.nfe, lanes.accepted, lanes.rejected, computed, grid)
     return Solution(lanes.x, lanes.status, stats, None, lanes.carry)
@@ -143,8 +161,22 @@ def sample_adaptive_many(
     x = _state(name, noise)
     count = x.shape[0]
     if lanes not in range(1, count + 1):
-        raise ValueError(f"{name}: lanes={lanes!r} for {count} samples; wanted a whole number from 1 to {count}.")
-    rule = _rule(name, schedule, tolerance, order, span, max_evaluations, method, variant, "default", _same, _same)
+        raise ValueError(
+            f"{name}: lanes={lanes!r} for {count} samples; wanted a whole number from 1 to {count}."
+        )
+    rule = _rule(
+        name,
+        schedule,
+        tolerance,
+        order,
+        span,
+        max_evaluations,
+        method,
+        variant,
+        "default",
+        _same,
+        _same,
+    )
     lifted = lambda x, t, ids: (model(x, t, ids), ids)
     ids = jnp.arange(lanes)
     velocity, _ = _check_model(name, lifted, x[:lanes], rule.start, ids)
@@ -152,7 +184,9 @@ def sample_adaptive_many(
 
     def body(state):
         running, ids, waiting, results, turns = state
-        running = advance(rule, running, model(running.at, running.t_at, jnp.minimum(ids, count - 1)), None)
+        running = advance(
+            rule, running, model(running.at, running.t_at, jnp.minimum(ids, count - 1)), None
+        )
         done = running.status != RUNNING
         where = jnp.where(done, ids, count)  # count is out of range: nothing is written
         found = running.x, running.status, running.nfe, running.accepted, running.rejected
@@ -163,14 +197,34 @@ def sample_adaptive_many(
         return vary((running, ids, waiting + jnp.sum(done), results, turns + 1))
 
     zero = jnp.zeros(count, jnp.int32)
-    start = begin(rule, x[:lanes], None), ids, jnp.asarray(lanes, ids.dtype), (x, zero, zero, zero, zero), jnp.int32(0)
+    start = (
+        begin(rule, x[:lanes], None),
+        ids,
+        jnp.asarray(lanes, ids.dtype),
+        (x, zero, zero, zero, zero),
+        jnp.int32(0),
+    )
     keep_going = lambda state: jnp.any(state[0].status == RUNNING)
-    *_, (end, status, nfe, accepted, rejected), turns = jax.lax.while_loop(keep_going, body, vary(start))
+    *_, (end, status, nfe, accepted, rejected), turns = jax.lax.while_loop(
+        keep_going, body, vary(start)
+    )
     computed = jnp.zeros_like(nfe) + (turns * lanes + count - 1) // count
     return Solution(end, status, AdaptiveStats(nfe, accepted, rejected, computed), None, None)
 
 
-def _rule(name, schedule, tolerance, order, span, max_evaluations, method, variant, controller, share, whole):
+def _rule(
+    name,
+    schedule,
+    tolerance,
+    order,
+    span,
+    max_evaluations,
+    method,
+    variant,
+    controller,
+    share,
+    whole,
+):
     check_choice(name, "controller", controller, ("default", "peers"))
     pair = find_pair(name, method, order, variant)
     try:
@@ -198,7 +252,11 @@ def _rule(name, schedule, tolerance, order, span, max_evaluations, method, varia
         )
     leaps_out, leaps_in = (pair.in_log_snr and end for end in infinite)
     least = pair.stages + leaps_out + leaps_in
-    if isinstance(max_evaluations, bool) or int(max_evaluations) != max_evaluations or max_evaluations < least:
+    if (
+        isinstance(max_evaluations, bool)
+        or int(max_evaluations) != max_evaluations
+        or max_evaluations < least
+    ):
         raise ValueError(
             f"{name}: max_evaluations={max_evaluations!r}; a single step and the ends of order {order} take {least}, and a "
             "usual run some hundred: give a whole number of at least that, for example 1000."
@@ -236,7 +294,9 @@ def _maximum(axis_name):
 
     def share(error):
         most = jnp.max(error)
-        return jnp.broadcast_to(most if axis_name is None else jax.lax.pmax(most, axis_name), error.shape)
+        return jnp.broadcast_to(
+            most if axis_name is None else jax.lax.pmax(most, axis_name), error.shape
+        )
 
     return share
 

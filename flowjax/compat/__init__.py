@@ -8,7 +8,12 @@ noise or take labels of their own; wrap them once with `flowjax.schedules.as_vel
 """
 
 from flowjax.compat.diffusers import diffusers_plan, diffusers_schedule
-from flowjax.compat.dpm_solver import dpm_solver_grid, dpm_solver_plan, dpm_solver_schedule, singlestep_orders
+from flowjax.compat.dpm_solver import (
+    dpm_solver_grid,
+    dpm_solver_plan,
+    dpm_solver_schedule,
+    singlestep_orders,
+)
 from flowjax.compat.show import table, unsafe_rows
 
 __all__ = [

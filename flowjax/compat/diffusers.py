@@ -33,7 +33,15 @@ def diffusers_schedule(config, **overrides):
 
 
 def diffusers_plan(
-    config, steps, *, mu=None, eta=0.0, labels="continuous", grid="corrected", third_order="published", **overrides
+    config,
+    steps,
+    *,
+    mu=None,
+    eta=0.0,
+    labels="continuous",
+    grid="corrected",
+    third_order="published",
+    **overrides,
 ):
     """The plan that a scheduler of diffusers runs in `steps` steps.
 
@@ -61,16 +69,26 @@ def diffusers_plan(
     check_choice(name, "grid", grid, ("corrected", "peers"))
     c = read(name, config, overrides)
     schedule, peers = schedule_of(c), grid == "peers"
-    at = _flow_steps(c, steps, mu, peers) if isinstance(schedule, Linear) else _vp_steps(c, schedule, steps)
+    at = (
+        _flow_steps(c, steps, mu, peers)
+        if isinstance(schedule, Linear)
+        else _vp_steps(c, schedule, steps)
+    )
     still = at.end >= at.times[-1] * (1 - 1e-9)  # the last step has no length
     if c["class"] == "DDIM":
         plan = _ddim(c, schedule, at, steps, eta, peers)
     else:
         times = at.times if still else np.append(at.times, at.end)
         if len(times) < 2:
-            raise ValueError(f"{name}: steps={steps} leaves no step of positive length; take more steps.")
+            raise ValueError(
+                f"{name}: steps={steps} leaves no step of positive length; take more steps."
+            )
         plan = _SOLVERS[c["class"]](c, schedule, times, len(at.times), still, third_order)
-    told = np.append(at.told[:1], np.repeat(at.told[1:], 2)) if c["class"].endswith("Heun") else at.told
+    told = (
+        np.append(at.told[:1], np.repeat(at.told[1:], 2))
+        if c["class"].endswith("Heun")
+        else at.told
+    )
     if still and peers:
         if c["class"] == "UniPCMultistep":
             raise ValueError(
@@ -126,7 +144,11 @@ def _flow_steps(c, steps, mu, peers):
 def _vp_steps(c, schedule, steps):
     """Times of the VP schedulers, from integer training steps or from respaced ratios sigma/alpha."""
     train, log_snr = schedule.steps, _nodes(schedule)
-    own = c["class"] in ("DDIM", "Euler", "Heun")  # these spread `steps` points, the others steps + 1 without the last
+    own = c["class"] in (
+        "DDIM",
+        "Euler",
+        "Heun",
+    )  # these spread `steps` points, the others steps + 1 without the last
     used = train - int(np.searchsorted(log_snr[::-1], c.get("lambda_min_clipped", -math.inf)))
     points = steps if own else steps + 1
     if c["timestep_spacing"] == "linspace":

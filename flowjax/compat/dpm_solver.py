@@ -11,7 +11,10 @@ from flowjax.schedules import Linear, Schedule, VPDiscrete, VPLinear
 SCHEDULES = ("discrete_flow", "discrete_linear", "discrete_cosine", "linear")
 SKIP_TYPES = ("time_uniform", "time_quadratic", "logSNR", "time_uniform_flow", "linear_quadratic")
 METHODS = ("multistep", "singlestep", "singlestep_fixed")
-FLOW_GRIDS = ("time_uniform_flow", "linear_quadratic")  # made by one rule for the whole span, and ending at t = 0
+FLOW_GRIDS = (
+    "time_uniform_flow",
+    "linear_quadratic",
+)  # made by one rule for the whole span, and ending at t = 0
 
 DEFAULTS = {
     "algorithm": "dpmsolver++", "steps": 20, "order": 2, "skip_type": "time_uniform", "method": "multistep",
@@ -103,7 +106,9 @@ def dpm_solver_plan(options, *, code="sana", third_order="published"):
     """
     name = "compat.dpm_solver_plan"
     given = {**DEFAULTS, **options}
-    schedule = given.pop("noise_schedule", None) if "schedule" not in given else given.pop("schedule")
+    schedule = (
+        given.pop("noise_schedule", None) if "schedule" not in given else given.pop("schedule")
+    )
     for key in given:
         check_choice(name, "options key", key, (*DEFAULTS, *IGNORED, "schedule", "noise_schedule"))
     if given["method"] == "adaptive":
@@ -122,7 +127,9 @@ def dpm_solver_plan(options, *, code="sana", third_order="published"):
     total = total or getattr(schedule, "steps", 1000)
     start = 1.0 if given["t_start"] is None else given["t_start"]
     end = 1 / total if given["t_end"] is None else given["t_end"]
-    make_grid = functools.partial(dpm_solver_grid, schedule, given["skip_type"], shift=given["flow_shift"])
+    make_grid = functools.partial(
+        dpm_solver_grid, schedule, given["skip_type"], shift=given["flow_shift"]
+    )
     common = {
         "variant": "midpoint" if given["solver_type"] == "dpmsolver" else "taylor",
         "prediction": "data" if given["algorithm"] == "dpmsolver++" else "noise",
@@ -131,11 +138,20 @@ def dpm_solver_plan(options, *, code="sana", third_order="published"):
         grid = make_grid(given["steps"], start=start, end=end)
         lowered = given["lower_order_final"] and (code == "sana" or given["steps"] < 10)
         plan = plans.dpm_solver_pp(
-            schedule, grid, given["order"], third_order=third_order, final="sana" if lowered else "auto", **common
+            schedule,
+            grid,
+            given["order"],
+            third_order=third_order,
+            final="sana" if lowered else "auto",
+            **common,
         )
     else:
         plan = plans.singlestep(schedule, _blocks(make_grid, schedule, given, start, end), **common)
-    return _denoised(plan, schedule, given["denoise_to_zero"], end) if given["denoise_to_zero"] else plan
+    return (
+        _denoised(plan, schedule, given["denoise_to_zero"], end)
+        if given["denoise_to_zero"]
+        else plan
+    )
 
 
 def _blocks(make_grid, schedule, given, start, end):
@@ -154,7 +170,11 @@ def _blocks(make_grid, schedule, given, start, end):
         blocks = [tuple(grid[i : j + 1]) for i, j in zip(ends[:-1], ends[1:], strict=True)]
     else:
         even = fixed or given["skip_type"] == "logSNR"
-        outer = make_grid(len(orders), start=start, end=end) if even else make_grid(steps, start=start, end=end)[ends]
+        outer = (
+            make_grid(len(orders), start=start, end=end)
+            if even
+            else make_grid(steps, start=start, end=end)[ends]
+        )
         blocks = [
             (t0, *make_grid(k, start=t0, end=t1)[1:-1], t1)
             for k, t0, t1 in zip(orders, outer[:-1], outer[1:], strict=True)
@@ -177,4 +197,8 @@ def _denoised(plan, schedule, rule, t_end):
     last = plan.t_next[-1]
     if last > 0:
         return plans.concat(plan, plans.ddim(schedule, [last, 0.0]))
-    return plans.concat(plan, plans.ddim(schedule, [t_end, 0.0])._replace(t=np.zeros(1))) if rule == "peers" else plan
+    return (
+        plans.concat(plan, plans.ddim(schedule, [t_end, 0.0])._replace(t=np.zeros(1)))
+        if rule == "peers"
+        else plan
+    )

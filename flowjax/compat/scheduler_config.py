@@ -11,7 +11,12 @@ _VP = {
 }  # fmt: skip
 _SPACED = {"timestep_spacing": "linspace", "steps_offset": 0}
 RESPACED = {"use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False}
-_FLOW = {"use_flow_sigmas": False, "flow_shift": 1.0, "use_dynamic_shifting": False, "time_shift_type": "exponential"}
+_FLOW = {
+    "use_flow_sigmas": False,
+    "flow_shift": 1.0,
+    "use_dynamic_shifting": False,
+    "time_shift_type": "exponential",
+}
 _DPM = {
     **_VP, **RESPACED, **_FLOW, "solver_order": 2, "algorithm_type": "dpmsolver++", "solver_type": "midpoint",
     "lower_order_final": True, "final_sigmas_type": "zero", "lambda_min_clipped": -math.inf,
@@ -55,7 +60,12 @@ ALGORITHMS = {
     "DPMSolverMultistep": ("dpmsolver++", "dpmsolver", "sde-dpmsolver++", "sde-dpmsolver"),
     "DPMSolverSinglestep": ("dpmsolver++", "dpmsolver"), "DEISMultistep": ("deis",),
 }  # fmt: skip
-NETWORKS = {"epsilon": "noise", "sample": "data", "v_prediction": "v", "flow_prediction": "velocity"}
+NETWORKS = {
+    "epsilon": "noise",
+    "sample": "data",
+    "v_prediction": "v",
+    "flow_prediction": "velocity",
+}
 # Options that no plan depends on: parameters of switches that are off, and of other parts of a pipeline.
 IGNORED = (
     "base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len", "dynamic_thresholding_ratio",
@@ -95,12 +105,17 @@ def read(name, config, overrides):
                 f"{name}: {full} with {key}={value!r} is not known here; remove it if no plan depends on it. The options "
                 f"are {', '.join(known)}."
             )
-    choices = CHOICES | {"solver_type": SOLVER_TYPES.get(short), "algorithm_type": ALGORITHMS.get(short)}
+    choices = CHOICES | {
+        "solver_type": SOLVER_TYPES.get(short),
+        "algorithm_type": ALGORITHMS.get(short),
+    }
     for key, values in choices.items():
         if key in c:
             check_choice(name, key, c[key], values)
     if sum(bool(c.get(key)) for key in (*RESPACED, "use_lu_lambdas")) > 1:
-        raise ValueError(f"{name}: more than one of {', '.join(RESPACED)}, use_lu_lambdas is set; keep one.")
+        raise ValueError(
+            f"{name}: more than one of {', '.join(RESPACED)}, use_lu_lambdas is set; keep one."
+        )
     return c
 
 
@@ -109,4 +124,6 @@ def schedule_of(c):
     if c["class"].startswith("FlowMatch") or c.get("use_flow_sigmas"):
         return Linear()
     betas = None if c["trained_betas"] is None else tuple(c["trained_betas"])
-    return of_betas(c["beta_schedule"], c["num_train_timesteps"], c["beta_start"], c["beta_end"], betas)
+    return of_betas(
+        c["beta_schedule"], c["num_train_timesteps"], c["beta_start"], c["beta_end"], betas
+    )

@@ -35,11 +35,17 @@ def unsafe_rows(plan, schedule):
     count, span = uses(plan), spans(plan, schedule)
     exponential = plan.p != 0
     reached = schedule.log_snr(plan.t) > -np.log(WIDEST)
-    bad = np.flatnonzero((count > 1) & np.isfinite(span) & (span > LIMIT) & exponential & reached & plan.counted)
+    bad = np.flatnonzero(
+        (count > 1) & np.isfinite(span) & (span > LIMIT) & exponential & reached & plan.counted
+    )
     found = []
     for run in np.split(bad, np.flatnonzero(np.diff(bad) > 1) + 1):
         if len(run):
-            rows = f"row {run[0] + 1} moves" if len(run) == 1 else f"rows {run[0] + 1}-{run[-1] + 1} move"
+            rows = (
+                f"row {run[0] + 1} moves"
+                if len(run) == 1
+                else f"rows {run[0] + 1}-{run[-1] + 1} move"
+            )
             found.append(
                 f"{rows} log-SNR by up to {span[run].max():.1f} from the oldest of {count[run].max()} evaluations used: order "
                 f"{count[run].max()} is unsafe there (limit {LIMIT:.2f}); take more steps or a lower order."
@@ -60,10 +66,15 @@ def table(plan, schedule, label=lambda t: t):
     """
     with np.errstate(invalid="ignore"):
         steps = np.abs(schedule.log_snr(plan.t_next) - schedule.log_snr(plan.t))
-    lines = [f"{'row':>4} {'t':>9} {'label':>9} {'next t':>9} {'uses':>4} {'log-SNR step':>12} {'':10}  weights"]
+    lines = [
+        f"{'row':>4} {'t':>9} {'label':>9} {'next t':>9} {'uses':>4} {'log-SNR step':>12} {'':10}  weights"
+    ]
     for i, used in enumerate(uses(plan)):
         stage = plan.d[i].any()
-        weights = [plan.a[i] * plan.c[i] if plan.ends_step[i] else plan.c[i], *(plan.d[i] if stage else plan.b[i])]
+        weights = [
+            plan.a[i] * plan.c[i] if plan.ends_step[i] else plan.c[i],
+            *(plan.d[i] if stage else plan.b[i]),
+        ]
         shown = " ".join(f"{w:+.4f}" for w in np.trim_zeros(weights, "b"))
         mark = " " if plan.ends_step[i] else "·"
         lines.append(

@@ -16,7 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-HIGHEST = jax.lax.Precision.HIGHEST  # accelerators round float32 products to about 10 bits otherwise
+HIGHEST = (
+    jax.lax.Precision.HIGHEST
+)  # accelerators round float32 products to about 10 bits otherwise
 
 
 class Path(NamedTuple):
@@ -32,7 +34,12 @@ def path_at(schedule, t, dtype, ndim):
     """Path coefficients at `t` (scalar or (B,)), formed in the precision of `t`, then cast: (1 or B, 1, ..., 1)."""
     if isinstance(t, jax.Array):
         t = t.astype(jnp.promote_types(t.dtype, jnp.float32))
-    values = schedule.alpha(t), schedule.sigma(t), schedule.alpha_dot(t), schedule.sigma_sigma_dot(t)
+    values = (
+        schedule.alpha(t),
+        schedule.sigma(t),
+        schedule.alpha_dot(t),
+        schedule.sigma_sigma_dot(t),
+    )
     return Path(*(jnp.asarray(value, dtype).reshape((-1,) + (1,) * (ndim - 1)) for value in values))
 
 
@@ -141,7 +148,9 @@ class Field:
         """`n` exact samples of x_t: (n, *D)."""
         data_key, noise_key = jax.random.split(key)
         data = self.draw(data_key, n)
-        return self.schedule.add_noise(data, jax.random.normal(noise_key, data.shape), jnp.asarray(t, data.dtype))
+        return self.schedule.add_noise(
+            data, jax.random.normal(noise_key, data.shape), jnp.asarray(t, data.dtype)
+        )
 
     def with_schedule(self, schedule):
         """The same data on another path."""

@@ -55,13 +55,19 @@ class CoupledMixture(GaussianMixture):
                 "here on the linear path only: give Linear(), or take GaussianMixture."
             )
         if np.ndim(coupling) or not 0 <= coupling <= 1:
-            raise ValueError(f"fields.CoupledMixture: coupling={coupling!r}; wanted one number from 0 to 1.")
+            raise ValueError(
+                f"fields.CoupledMixture: coupling={coupling!r}; wanted one number from 0 to 1."
+            )
         coupling = np.asarray(coupling, np.float64)
-        return build(cls, **_checked(weights, means, vectors, values), schedule=schedule, coupling=coupling)
+        return build(
+            cls, **_checked(weights, means, vectors, values), schedule=schedule, coupling=coupling
+        )
 
     def with_schedule(self, schedule):
         """The same data and coupling; any path but the linear one is refused."""
-        return self.from_eigen(self.weights, self.means, self.vectors, self.values, schedule, self.coupling)
+        return self.from_eigen(
+            self.weights, self.means, self.vectors, self.values, schedule, self.coupling
+        )
 
     def draw_pair(self, key, n):
         """`n` exact pairs (data, noise) of the coupling: (n, D) each."""
@@ -70,7 +76,9 @@ class CoupledMixture(GaussianMixture):
         shared, own = (jax.random.normal(k, (n, self.means.shape[1])) for k in (noise_key, own_key))
         rho = self._array("coupling", own)
         along = self._deviations(pick, own) * (rho * shared + jnp.sqrt(1 - rho**2) * own)
-        return self._array("means", own)[pick] + self._turned(pick, along), self._turned(pick, shared)
+        return self._array("means", own)[pick] + self._turned(pick, along), self._turned(
+            pick, shared
+        )
 
     def draw_at(self, key, n, t):
         """`n` exact samples of x_t: (n, D)."""
@@ -78,7 +86,9 @@ class CoupledMixture(GaussianMixture):
         return self.schedule.add_noise(data, noise, jnp.asarray(t, data.dtype))
 
     def _variance(self, path, values):
-        cross = 2 * path.alpha * path.sigma * self._root(values)  # >= 0, so it keeps the floor of `variance`
+        cross = (
+            2 * path.alpha * path.sigma * self._root(values)
+        )  # >= 0, so it keeps the floor of `variance`
         return variance(path, values) + cross
 
     def _gains(self, kind, path, values):

@@ -81,18 +81,26 @@ class DataSet(Field):
     def subset(self, label):
         """The data set of one label: the class-conditional field that guidance needs."""
         if self.labels is None or not np.any(np.asarray(self.labels) == label):
-            known = "no labels were given" if self.labels is None else f"labels are {np.unique(self.labels).tolist()}"
+            known = (
+                "no labels were given"
+                if self.labels is None
+                else f"labels are {np.unique(self.labels).tolist()}"
+            )
             raise ValueError(f"fields.DataSet.subset: no datum has label {label!r}; {known}.")
         mine = np.asarray(self.labels) == label
         chunk = None if self.chunk is None else min(self.chunk, int(mine.sum()))
-        return DataSet(np.asarray(self.samples)[mine], self.bandwidth, self.schedule, chunk, self.labels[mine])
+        return DataSet(
+            np.asarray(self.samples)[mine], self.bandwidth, self.schedule, chunk, self.labels[mine]
+        )
 
     def draw(self, key, n):
         """`n` exact samples of the smoothed data: (n, *D)."""
         pick_key, normal_key = jax.random.split(key)
         pick = jax.random.randint(pick_key, (n,), 0, len(self.offsets))
         normal = jax.random.normal(normal_key, (n,) + self.centre.shape)
-        data = jnp.asarray(self.offsets)[pick].reshape(normal.shape) + jnp.asarray(self.centre)[None]
+        data = (
+            jnp.asarray(self.offsets)[pick].reshape(normal.shape) + jnp.asarray(self.centre)[None]
+        )
         return data.astype(normal.dtype) + jnp.asarray(self.bandwidth, normal.dtype) * normal
 
     def nearest(self, x):
@@ -109,7 +117,9 @@ class DataSet(Field):
         x, posterior, path = self._posterior(x, t)
         spread = variance(path, self._values(x))[:, 0]
         log_sum = posterior.peak + jnp.log(posterior.total) - (x**2).sum(1) / (2 * spread)
-        return log_sum - math.log(len(self.offsets)) - 0.5 * x.shape[1] * jnp.log(2 * np.pi * spread)
+        return (
+            log_sum - math.log(len(self.offsets)) - 0.5 * x.shape[1] * jnp.log(2 * np.pi * spread)
+        )
 
     def divergence(self, x, t):
         """Divergence of the velocity, in closed form: (B,).
@@ -121,7 +131,10 @@ class DataSet(Field):
         x, posterior, path = self._posterior(x, t)
         _, gain = gains("velocity", path, self._values(x))
         spread = variance(path, self._values(x))
-        mean_square, mean = posterior.square / posterior.total, posterior.mean / posterior.total[:, None]
+        mean_square, mean = (
+            posterior.square / posterior.total,
+            posterior.mean / posterior.total[:, None],
+        )
         posterior_variance = jnp.maximum(mean_square - (mean**2).sum(1), 0)
         # alpha' - a gain without its cancellation: both terms of the numerator have the same sign.
         pull = (path.alpha_dot * path.sigma**2 - path.alpha * path.sigma_sigma_dot) / spread
@@ -148,7 +161,11 @@ class DataSet(Field):
             start = jnp.minimum(first, count - size)
             y = jax.lax.dynamic_slice_in_dim(offsets, start, size).astype(x.dtype)
             square = jax.lax.dynamic_slice_in_dim(squares, start, size).astype(x.dtype)[None]
-            logits = path.alpha * (jnp.matmul(x, y.T, precision=HIGHEST) - 0.5 * path.alpha * square) / spread
+            logits = (
+                path.alpha
+                * (jnp.matmul(x, y.T, precision=HIGHEST) - 0.5 * path.alpha * square)
+                / spread
+            )
             logits = jnp.where((start + jnp.arange(size) >= first)[None], logits, -jnp.inf)
             # Results do not depend on the peak, so it needs no derivative; that of a maximum is 0/0 where a compiler
             # recomputes the logits in another order of summation and none of them equals it.
@@ -172,7 +189,9 @@ class DataSet(Field):
         mean = posterior.mean / posterior.total[:, None]
         shift, gain = gains(kind, path, self._values(centred))
         centre = jnp.asarray(self.centre, centred.dtype).reshape(1, -1)
-        return (shift * (mean + centre) + gain * (centred - path.alpha * mean)).reshape(jnp.shape(x))
+        return (shift * (mean + centre) + gain * (centred - path.alpha * mean)).reshape(
+            jnp.shape(x)
+        )
 
 
 def _check(samples, bandwidth, chunk, labels):
@@ -182,8 +201,16 @@ def _check(samples, bandwidth, chunk, labels):
             "numbers on a line are samples[:, None]."
         )
     if not (np.ndim(bandwidth) == 0 and bandwidth >= 0):
-        raise ValueError(f"fields.DataSet: bandwidth {bandwidth}; wanted one standard deviation, at least 0.")
-    if chunk is not None and not (isinstance(chunk, (int, np.integer)) and 1 <= chunk <= len(samples)):
-        raise ValueError(f"fields.DataSet: chunk {chunk}; wanted None or an integer from 1 to K = {len(samples)}.")
+        raise ValueError(
+            f"fields.DataSet: bandwidth {bandwidth}; wanted one standard deviation, at least 0."
+        )
+    if chunk is not None and not (
+        isinstance(chunk, (int, np.integer)) and 1 <= chunk <= len(samples)
+    ):
+        raise ValueError(
+            f"fields.DataSet: chunk {chunk}; wanted None or an integer from 1 to K = {len(samples)}."
+        )
     if labels is not None and labels.shape != (len(samples),):
-        raise ValueError(f"fields.DataSet: labels have shape {labels.shape}; wanted ({len(samples)},), one a datum.")
+        raise ValueError(
+            f"fields.DataSet: labels have shape {labels.shape}; wanted ({len(samples)},), one a datum."
+        )

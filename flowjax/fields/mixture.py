@@ -60,7 +60,9 @@ class GaussianMixture(Field):
                 f"{weights.sum()}; wanted at least one component of positive weight."
             )
         pick = np.atleast_1d(np.arange(len(self.weights))[components])
-        kept = {name: np.asarray(getattr(self, name))[pick] for name in ("means", "vectors", "values")}
+        kept = {
+            name: np.asarray(getattr(self, name))[pick] for name in ("means", "vectors", "values")
+        }
         rest = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return build(type(self), **(rest | kept | {"weights": weights / weights.sum()}))
 
@@ -100,7 +102,9 @@ class GaussianMixture(Field):
         pick_key, normal_key = jax.random.split(key)
         pick = jax.random.categorical(pick_key, jnp.log(jnp.asarray(self.weights)), shape=(n,))
         normal = jax.random.normal(normal_key, (n, self.means.shape[1]))
-        return self._array("means", normal)[pick] + self._turned(pick, self._deviations(pick, normal) * normal)
+        return self._array("means", normal)[pick] + self._turned(
+            pick, self._deviations(pick, normal) * normal
+        )
 
     def _deviations(self, pick, like):
         """Standard deviations (n, D) of the components `pick` (n,) along their eigenvectors."""
@@ -109,7 +113,9 @@ class GaussianMixture(Field):
     def _turned(self, pick, coordinates):
         """Vectors (n, D) with these coordinates in the eigenvectors of the components `pick` (n,)."""
         # One product for each component, then a choice: no (n, D, D) array of gathered eigenvectors.
-        turned = jnp.einsum("kij,nj->kni", self._array("vectors", coordinates), coordinates, precision=HIGHEST)
+        turned = jnp.einsum(
+            "kij,nj->kni", self._array("vectors", coordinates), coordinates, precision=HIGHEST
+        )
         return turned[pick, jnp.arange(len(pick))]
 
     def _variance(self, path, values):
@@ -136,7 +142,9 @@ class GaussianMixture(Field):
     def _components(self, kind, path, residual):
         """The prediction of each component on its own: (B, K, D)."""
         shift, gain = self._gains(kind, path, self._array("values", residual)[None])
-        turned = jnp.einsum("kij,bkj->bki", self._array("vectors", residual), gain * residual, precision=HIGHEST)
+        turned = jnp.einsum(
+            "kij,bkj->bki", self._array("vectors", residual), gain * residual, precision=HIGHEST
+        )
         return shift * self._array("means", residual)[None] + turned
 
     def _predict(self, kind, x, t):
@@ -179,7 +187,9 @@ class Gaussian(GaussianMixture):
         end = path_at(self.schedule, t1, residual.dtype, 3)
         values = self._array("values", residual)[None]
         scaled = residual * jnp.sqrt(self._variance(end, values) / self._variance(start, values))
-        turned = jnp.einsum("kij,bkj->bki", self._array("vectors", residual), scaled, precision=HIGHEST)
+        turned = jnp.einsum(
+            "kij,bkj->bki", self._array("vectors", residual), scaled, precision=HIGHEST
+        )
         return (end.alpha * self._array("means", residual)[None] + turned)[:, 0]
 
 
@@ -196,7 +206,10 @@ def _decompose(covariances):
             f"fields.GaussianMixture: covariances have shape {covariances.shape}; wanted (K, D, D), one square matrix "
             "for each component. Standard deviations or diagonals go through from_eigen."
         )
-    asymmetry, size = np.abs(covariances - covariances.swapaxes(1, 2)).max(), np.abs(covariances).max()
+    asymmetry, size = (
+        np.abs(covariances - covariances.swapaxes(1, 2)).max(),
+        np.abs(covariances).max(),
+    )
     if not asymmetry <= 1e-6 * size:
         raise ValueError(
             f"fields.GaussianMixture: covariances differ from their transposes by {asymmetry:.3g} (largest entry "
@@ -213,11 +226,19 @@ def _decompose(covariances):
 
 def _checked(weights, means, vectors, values):
     """The arrays of a mixture in float64, after checks of shapes and ranges; the weights are normalised to rounding."""
-    weights, means, vectors, values = (np.asarray(array, np.float64) for array in (weights, means, vectors, values))
+    weights, means, vectors, values = (
+        np.asarray(array, np.float64) for array in (weights, means, vectors, values)
+    )
     if means.ndim != 2 or 0 in means.shape:
-        raise ValueError(f"fields.GaussianMixture: means have shape {means.shape}; wanted (K, D), one row a component.")
+        raise ValueError(
+            f"fields.GaussianMixture: means have shape {means.shape}; wanted (K, D), one row a component."
+        )
     modes, dim = means.shape
-    if weights.shape != (modes,) or vectors.shape != (modes, dim, dim) or values.shape != (modes, dim):
+    if (
+        weights.shape != (modes,)
+        or vectors.shape != (modes, dim, dim)
+        or values.shape != (modes, dim)
+    ):
         raise ValueError(
             f"fields.GaussianMixture: weights {weights.shape}, eigenvectors {vectors.shape} and eigenvalues "
             f"{values.shape} do not fit means {means.shape}; wanted (K,), (K, D, D) and (K, D)."
@@ -228,7 +249,16 @@ def _checked(weights, means, vectors, values):
             "nonnegative numbers that sum to 1: divide by the sum."
         )
     if not np.all(values >= 0):
-        raise ValueError(f"fields.GaussianMixture: least eigenvalue {values.min():.3g}; wanted variances, at least 0.")
+        raise ValueError(
+            f"fields.GaussianMixture: least eigenvalue {values.min():.3g}; wanted variances, at least 0."
+        )
     if not np.allclose(vectors.swapaxes(1, 2) @ vectors, np.eye(dim), atol=1e-6):
-        raise ValueError("fields.GaussianMixture: eigenvectors are not orthonormal; wanted unit vectors in columns.")
-    return {"weights": weights / weights.sum(), "means": means, "vectors": vectors, "values": values}
+        raise ValueError(
+            "fields.GaussianMixture: eigenvectors are not orthonormal; wanted unit vectors in columns."
+        )
+    return {
+        "weights": weights / weights.sum(),
+        "means": means,
+        "vectors": vectors,
+        "values": values,
+    }

@@ -11,7 +11,9 @@ def _round_modes(means, std, schedule):
     """Equal modes of one standard deviation at `means` (K, D)."""
     modes, dim = means.shape
     vectors = np.broadcast_to(np.eye(dim), (modes, dim, dim))
-    return GaussianMixture.from_eigen(np.full(modes, 1 / modes), means, vectors, np.full(means.shape, std**2), schedule)
+    return GaussianMixture.from_eigen(
+        np.full(modes, 1 / modes), means, vectors, np.full(means.shape, std**2), schedule
+    )
 
 
 def ring(schedule, *, modes=8, radius=2.0, std=0.15):
@@ -43,7 +45,9 @@ def random_mixture(seed, schedule, *, dim, modes=8, spread=1.0, std=0.2, anisotr
     means = spread * rng.standard_normal((modes, dim))
     vectors, _ = np.linalg.qr(rng.standard_normal((modes, dim, dim)))
     deviations = std * anisotropy ** rng.uniform(-0.5, 0.5, (modes, dim))
-    return GaussianMixture.from_eigen(weights / weights.sum(), means, vectors, deviations**2, schedule)
+    return GaussianMixture.from_eigen(
+        weights / weights.sum(), means, vectors, deviations**2, schedule
+    )
 
 
 def power_law(schedule, *, dim, exponent):

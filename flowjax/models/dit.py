@@ -63,11 +63,17 @@ class DiTConfig:
         """Refuse sizes that do not fit together."""
         object.__setattr__(self, "size", tuple(self.size))
         if len(self.size) != 2 or any(s < self.patch or s % self.patch for s in self.size):
-            raise ValueError(f"DiTConfig: size={self.size} is not (H, W), both multiples of patch={self.patch}.")
+            raise ValueError(
+                f"DiTConfig: size={self.size} is not (H, W), both multiples of patch={self.patch}."
+            )
         if self.width % self.heads or self.width % 4:
-            raise ValueError(f"DiTConfig: width={self.width}; wanted a multiple of heads={self.heads} and of 4.")
+            raise ValueError(
+                f"DiTConfig: width={self.width}; wanted a multiple of heads={self.heads} and of 4."
+            )
         if self.out_channels is not None and self.out_channels < self.channels:
-            raise ValueError(f"DiTConfig: out_channels={self.out_channels} is less than channels={self.channels}.")
+            raise ValueError(
+                f"DiTConfig: out_channels={self.out_channels} is less than channels={self.channels}."
+            )
         if self.dtype not in COMPUTE:
             raise ValueError(
                 f"DiTConfig: dtype={self.dtype!r} is not known; the choices are {', '.join(map(str, COMPUTE))}."
@@ -108,7 +114,9 @@ def preset(name, **changes):
     if name in SMALL:
         config = SMALL[name]
     elif name.startswith("DiT-") and family in SIZES and patch in ("2", "4", "8"):
-        config = DiTConfig((32, 32), channels=4, patch=int(patch), classes=1000, out_channels=8, **SIZES[family])
+        config = DiTConfig(
+            (32, 32), channels=4, patch=int(patch), classes=1000, out_channels=8, **SIZES[family]
+        )
     else:
         raise ValueError(
             f"models.preset: {name!r} is not known; wanted {', '.join(map(repr, SMALL))} or DiT-X/p with X of "
@@ -120,7 +128,9 @@ def preset(name, **changes):
 def patchify(x, patch):
     """(B, H, W, C) -> (B, L, P): tokens row by row, the numbers of a patch in the order (row, column, channel)."""
     if x.ndim != 4 or x.shape[1] % patch or x.shape[2] % patch:
-        raise ValueError(f"models.patchify: shape {x.shape}; wanted (B, H, W, C) with H and W multiples of {patch}.")
+        raise ValueError(
+            f"models.patchify: shape {x.shape}; wanted (B, H, W, C) with H and W multiples of {patch}."
+        )
     b, h, w, c = x.shape
     x = x.reshape(b, h // patch, patch, w // patch, patch, c)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, (h // patch) * (w // patch), patch * patch * c)
@@ -142,7 +152,9 @@ def positions(config, size=None):
     rows, columns = (s // config.patch for s in size or config.size)
     full = [s // config.patch for s in config.size]
     frequencies = 10000.0 ** (-4 * np.arange(config.width // 4) / config.width)
-    column, row = np.meshgrid(np.arange(columns) * full[1] / columns, np.arange(rows) * full[0] / rows)
+    column, row = np.meshgrid(
+        np.arange(columns) * full[1] / columns, np.arange(rows) * full[0] / rows
+    )
     angles = [u.reshape(-1, 1) * frequencies for u in (column, row)]
     return np.concatenate([f(a) for a in angles for f in (np.sin, np.cos)], axis=1)
 
@@ -159,7 +171,9 @@ def softmax_attention(q, k, v, layer=None, carry=None):
     exact = jnp.promote_types(q.dtype, jnp.float32)
     scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=exact) * q.shape[-1] ** -0.5
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    return jnp.einsum("bhqk,bkhd->bqhd", weights, v, preferred_element_type=exact).astype(v.dtype), carry
+    return jnp.einsum("bhqk,bkhd->bqhd", weights, v, preferred_element_type=exact).astype(
+        v.dtype
+    ), carry
 
 
 XAVIER, ZEROS = nnx.initializers.xavier_uniform(), nnx.initializers.zeros
@@ -167,7 +181,11 @@ XAVIER, ZEROS = nnx.initializers.xavier_uniform(), nnx.initializers.zeros
 
 def _linear(inputs, outputs, config, rngs, kernel=XAVIER):
     """A layer that multiplies in the compute dtype and adds up in float32: bfloat16 sums lose speed and digits on a CPU."""
-    options = {"dtype": jnp.dtype(config.dtype), "preferred_element_type": jnp.float32} if config.dtype else {}
+    options = (
+        {"dtype": jnp.dtype(config.dtype), "preferred_element_type": jnp.float32}
+        if config.dtype
+        else {}
+    )
     return nnx.Linear(inputs, outputs, kernel_init=kernel, rngs=rngs, **options)
 
 
@@ -177,7 +195,9 @@ def _modulation(config, parts, rngs):
 
 
 def _norm(width, epsilon, rngs):
-    return nnx.LayerNorm(width, epsilon=epsilon, use_bias=False, use_scale=False, use_fast_variance=False, rngs=rngs)
+    return nnx.LayerNorm(
+        width, epsilon=epsilon, use_bias=False, use_scale=False, use_fast_variance=False, rngs=rngs
+    )
 
 
 def _modulate(x, shift, scale):
@@ -193,7 +213,9 @@ class Block(nnx.Module):
         self.modulation = _modulation(config, 6, rngs)
         self.norm1 = _norm(width, 1e-6, rngs)
         self.norm2 = _norm(width, config.mlp_epsilon, rngs)
-        self.query, self.key, self.value, self.out = (_linear(width, width, config, rngs) for _ in range(4))
+        self.query, self.key, self.value, self.out = (
+            _linear(width, width, config, rngs) for _ in range(4)
+        )
         self.mlp1 = _linear(width, hidden, config, rngs)
         self.mlp2 = _linear(hidden, width, config, rngs)
 
@@ -201,10 +223,15 @@ class Block(nnx.Module):
         """x (B, L, E), condition (B, E), attention (q, k, v) -> (out, carry): returns (x, carry)."""
         # Without the barrier XLA may compute the modulation anew for each of its uses.
         modulation = jax.lax.optimization_barrier(self.modulation(condition))
-        shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(modulation, 6, axis=-1)  # (B, E) each
+        shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(
+            modulation, 6, axis=-1
+        )  # (B, E) each
         heads = (*x.shape[:2], self.config.heads, -1)
         y = _modulate(self.norm1(x), shift1, scale1)
-        q, k, v = (f(y).astype(self.config.dtype or y.dtype).reshape(heads) for f in (self.query, self.key, self.value))
+        q, k, v = (
+            f(y).astype(self.config.dtype or y.dtype).reshape(heads)
+            for f in (self.query, self.key, self.value)
+        )
         y, carry = attention(q, k, v)  # (B, L, heads, E/heads)
         x = x + gate1[:, None] * self.out(y.reshape(x.shape)).astype(x.dtype)
         y = _modulate(self.norm2(x), shift2, scale2)
@@ -238,7 +265,9 @@ class DiT(nnx.Module):
         time = self.time2(jax.nn.silu(self.time1(features)))
         # Not self.labels(label), which rounds to float32; and index -1 would be the null label, where NaN is wanted.
         label = jnp.where(label < 0, self.config.classes + 1, label)
-        return tokens, jax.nn.silu(time + jnp.take(self.labels.embedding[...], label, axis=0, mode="fill"))
+        return tokens, jax.nn.silu(
+            time + jnp.take(self.labels.embedding[...], label, axis=0, mode="fill")
+        )
 
     def layers(self, tokens, condition, attention, carry, first=0):
         """Run the stacked blocks, the first of which is layer `first`: (tokens, carry)."""
@@ -299,7 +328,9 @@ def network(config):
 
     return Network(
         config,
-        init=jax.jit(lambda key: nnx.to_pure_dict(nnx.state(DiT(config, nnx.Rngs(key)), nnx.Param))),
+        init=jax.jit(
+            lambda key: nnx.to_pure_dict(nnx.state(DiT(config, nnx.Rngs(key)), nnx.Param))
+        ),
         shapes=lambda: nnx.to_pure_dict(abstract),
         apply=functools.partial(part, "__call__"),
         part=part,

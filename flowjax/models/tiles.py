@@ -29,7 +29,9 @@ def run(side, layer, p, *arrays):
         found = np.asarray(layer(p, *(a[window] for a in arrays)))
         if out is None:
             times = found.shape[1] // min(side + 2, size[0])  # 2 where the layer upsamples
-            out = np.empty((found.shape[0], size[0] * times, size[1] * times, found.shape[-1]), found.dtype)
+            out = np.empty(
+                (found.shape[0], size[0] * times, size[1] * times, found.shape[-1]), found.dtype
+            )
         place = out[:, row * times : (row + side) * times, column * times : (column + side) * times]
         above, before = (row - top) * times, (column - left) * times
         place[:] = found[:, above : above + place.shape[1], before : before + place.shape[2]]

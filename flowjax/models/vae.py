@@ -21,8 +21,15 @@ import numpy as np
 from flowjax.models import tiles
 
 EPSILON = 1e-6  # added to the variance in every GroupNorm
-QUERIES = 1024  # pixels that attend at once: the scores of all of a 256 x 256 latent's would be 17 GB
-OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+QUERIES = (
+    1024  # pixels that attend at once: the scores of all of a 256 x 256 latent's would be 17 GB
+)
+OLD_ATTENTION = {
+    ".query.": ".to_q.",
+    ".key.": ".to_k.",
+    ".value.": ".to_v.",
+    ".proj_attn.": ".to_out.0.",
+}
 
 # config.json: what it must say where it says it, and its names of the sizes.
 KNOWN = {
@@ -117,7 +124,9 @@ class Autoencoder:
         """
         _check("decode", z, self.config.latent_channels)
         if tile is None:
-            return _up(self.params, self.config, _middle(self.params, self.config, z), _run, _moments)
+            return _up(
+                self.params, self.config, _middle(self.params, self.config, z), _run, _moments
+            )
         if isinstance(z, jax.core.Tracer) or tile < 1:
             raise ValueError(
                 f"Autoencoder.decode: tile={tile!r}; wanted a number of pixels, and a call outside jit: tiles pass through the "
@@ -133,7 +142,11 @@ class Autoencoder:
           images: (B, H, W, 3) in [-1, 1], H and W multiples of f.
         """
         _check("encode", images, self.config.channels, self.config.factor)
-        params, groups, x = self.params["encoder"], self.config.groups, images.astype(_dtype(self.params))
+        params, groups, x = (
+            self.params["encoder"],
+            self.config.groups,
+            images.astype(_dtype(self.params)),
+        )
         x = _conv(params["conv_in"], x)
         for block in _list(params["down_blocks"]):
             for resnet in _list(block["resnets"]):
@@ -141,7 +154,12 @@ class Autoencoder:
             if "downsamplers" in block:  # the original pads below and to the right only
                 x = _conv(block["downsamplers"]["0"]["conv"], x, stride=2, padding=((0, 1), (0, 1)))
         x = _attentive(params["mid_block"], x, groups)
-        x = _norm_conv(dict(norm=params["conv_norm_out"], conv=params["conv_out"], moments=_moments(x, groups)), x)
+        x = _norm_conv(
+            dict(
+                norm=params["conv_norm_out"], conv=params["conv_out"], moments=_moments(x, groups)
+            ),
+            x,
+        )
         if self.config.quant:
             x = _conv(self.params["quant_conv"], x)
         mean, log_variance = jnp.split(x, 2, axis=-1)
@@ -151,7 +169,9 @@ class Autoencoder:
 def _check(name, x, channels, multiple=1):
     if x.ndim != 4 or x.shape[-1] != channels or x.shape[1] % multiple or x.shape[2] % multiple:
         sizes = f", H and W multiples of {multiple}: crop or pad the images" if multiple > 1 else ""
-        raise ValueError(f"Autoencoder.{name}: shape {x.shape}; wanted (B, H, W, {channels}){sizes}.")
+        raise ValueError(
+            f"Autoencoder.{name}: shape {x.shape}; wanted (B, H, W, {channels}){sizes}."
+        )
 
 
 def _dtype(params):
@@ -181,8 +201,12 @@ def _moments(x, groups):
 
 def _norm(p, x, moments):
     """GroupNorm with the given mean and variance (B, groups)."""
-    mean, variance = (jnp.repeat(m, x.shape[-1] // m.shape[1], axis=1)[:, None, None] for m in moments)  # (B, 1, 1, C)
-    return (x - mean) * jax.lax.rsqrt(variance + EPSILON) * p["weight"][None, None, None] + p["bias"][None, None, None]
+    mean, variance = (
+        jnp.repeat(m, x.shape[-1] // m.shape[1], axis=1)[:, None, None] for m in moments
+    )  # (B, 1, 1, C)
+    return (x - mean) * jax.lax.rsqrt(variance + EPSILON) * p["weight"][None, None, None] + p[
+        "bias"
+    ][None, None, None]
 
 
 @jax.jit
@@ -206,14 +230,23 @@ def _run(layer, p, *arrays):
 
 def _resnet(p, x, groups, run=_run, moments=_moments):
     y = run(_norm_conv, dict(norm=p["norm1"], conv=p["conv1"], moments=moments(x, groups)), x)
-    second = dict(norm=p["norm2"], conv=p["conv2"], shortcut=p.get("conv_shortcut"), moments=moments(y, groups))
+    second = dict(
+        norm=p["norm2"],
+        conv=p["conv2"],
+        shortcut=p.get("conv_shortcut"),
+        moments=moments(y, groups),
+    )
     return run(_norm_conv, second, y, x)
 
 
 def _attention(p, x, groups):
     """Attention of one head between all pixels, added to x (B, h, w, C)."""
-    flat = _norm(p["group_norm"], x, _moments(x, groups)).reshape(x.shape[0], -1, x.shape[-1])  # (B, L, C)
-    q, k, v = (flat @ p[name]["weight"] + p[name]["bias"][None, None] for name in ("to_q", "to_k", "to_v"))
+    flat = _norm(p["group_norm"], x, _moments(x, groups)).reshape(
+        x.shape[0], -1, x.shape[-1]
+    )  # (B, L, C)
+    q, k, v = (
+        flat @ p[name]["weight"] + p[name]["bias"][None, None] for name in ("to_q", "to_k", "to_v")
+    )
 
     def attend(query):  # (B, C)
         weights = jax.nn.softmax(jnp.einsum("bc,blc->bl", query, k) * k.shape[-1] ** -0.5, axis=-1)
@@ -237,7 +270,9 @@ def _middle(params, config, z):
     z = z.astype(_dtype(params))
     if config.post_quant:
         z = _conv(params["post_quant_conv"], z)
-    return _attentive(params["decoder"]["mid_block"], _conv(params["decoder"]["conv_in"], z), config.groups)
+    return _attentive(
+        params["decoder"]["mid_block"], _conv(params["decoder"]["conv_in"], z), config.groups
+    )
 
 
 _middle_jit = jax.jit(_middle, static_argnums=1)
@@ -251,7 +286,9 @@ def _up(params, config, x, run, moments):
             x = _resnet(resnet, x, config.groups, run, moments)
         if "upsamplers" in block:
             x = run(_upsample, block["upsamplers"]["0"]["conv"], x)
-    last = dict(norm=params["conv_norm_out"], conv=params["conv_out"], moments=moments(x, config.groups))
+    last = dict(
+        norm=params["conv_norm_out"], conv=params["conv_out"], moments=moments(x, config.groups)
+    )
     return run(_norm_conv, last, x)
 
 
@@ -282,15 +319,23 @@ def shapes(config):
     def half(name, direction, layers, widths, inputs, outputs):
         """Encoder or decoder, `widths` in the order of its blocks."""
         middle, attention = config.widths[-1], f"{name}.mid_block.attentions.0"
-        parts = [conv(f"{name}.conv_in", inputs, widths[0]), conv(f"{name}.conv_out", widths[-1], outputs)]
+        parts = [
+            conv(f"{name}.conv_in", inputs, widths[0]),
+            conv(f"{name}.conv_out", widths[-1], outputs),
+        ]
         parts += [norm(f"{name}.conv_norm_out", widths[-1])]
         parts += [resnet(f"{name}.mid_block.resnets.{j}", middle, middle) for j in range(2)]
         if config.attention:
             parts += [norm(f"{attention}.group_norm", middle)]
-            parts += [linear(f"{attention}.{part}", middle) for part in ("to_q", "to_k", "to_v", "to_out.0")]
+            parts += [
+                linear(f"{attention}.{part}", middle)
+                for part in ("to_q", "to_k", "to_v", "to_out.0")
+            ]
         for i, (before, width) in enumerate(itertools.pairwise((widths[0], *widths))):
             block = f"{name}.{direction}_blocks.{i}"
-            parts += [resnet(f"{block}.resnets.{j}", width if j else before, width) for j in range(layers)]
+            parts += [
+                resnet(f"{block}.resnets.{j}", width if j else before, width) for j in range(layers)
+            ]
             if i < len(widths) - 1:
                 parts += [conv(f"{block}.{direction}samplers.0.conv", width, width)]
         return functools.reduce(dict.__or__, parts)
@@ -309,12 +354,16 @@ def config_from_diffusers(config):
     for name, wanted in KNOWN.items():
         values = config.get(name, wanted)
         if any(value != wanted for value in (values if isinstance(values, list) else [values])):
-            raise ValueError(f"models.vae: config.json has {name}={values!r}, which is not known; wanted {wanted!r}.")
+            raise ValueError(
+                f"models.vae: config.json has {name}={values!r}, which is not known; wanted {wanted!r}."
+            )
     if not {"block_out_channels", "layers_per_block"} <= config.keys():
         raise ValueError(
             "models.vae: config.json lacks block_out_channels or layers_per_block; wanted that of an AutoencoderKL."
         )
-    ours = {NAMES[name]: value for name, value in config.items() if name in NAMES and value is not None}
+    ours = {
+        NAMES[name]: value for name, value in config.items() if name in NAMES and value is not None
+    }
     return AutoencoderConfig(**ours | {"widths": tuple(ours["widths"])})
 
 
@@ -334,7 +383,9 @@ def from_diffusers(tensors, config):
     for name, tensor in tensors.items():
         for old, new in OLD_ATTENTION.items():
             name = name.replace(old, new)
-        found[name] = tensor[:, :, 0, 0] if "attentions" in name and tensor.shape[2:] == (1, 1) else tensor
+        found[name] = (
+            tensor[:, :, 0, 0] if "attentions" in name and tensor.shape[2:] == (1, 1) else tensor
+        )
     wrong = [f"missing {name}" for name in expected if name not in found]
     wrong += [f"unexpected {name}" for name in found if name not in expected]
     wrong += [
@@ -343,11 +394,15 @@ def from_diffusers(tensors, config):
         if name in found and found[name].shape != shape
     ]
     if wrong:
-        raise ValueError(f"models.vae: {len(wrong)} of the autoencoder's tensors do not fit: {'; '.join(wrong)}.")
+        raise ValueError(
+            f"models.vae: {len(wrong)} of the autoencoder's tensors do not fit: {'; '.join(wrong)}."
+        )
     params = {}
     for name, tensor in found.items():
         *path, last = name.split(".")
         node = functools.reduce(lambda inner, key: inner.setdefault(key, {}), path, params)
-        axes = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}[tensor.ndim]  # (out, in, ...) -> (..., in, out)
+        axes = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}[
+            tensor.ndim
+        ]  # (out, in, ...) -> (..., in, out)
         node[last] = jnp.asarray(np.asarray(tensor, np.float32).transpose(axes))
     return Autoencoder(params, config)

@@ -72,11 +72,16 @@ def corrected(q, everyone, own, missed, fresh, share, valid=None):
     wide = jnp.promote_types(q.dtype, jnp.float32)
 
     def weights_of(keys, among=None):
-        scores = jnp.einsum("bqhd,bkhd->bhqk", q, keys, preferred_element_type=wide) * q.shape[-1] ** -0.5
+        scores = (
+            jnp.einsum("bqhd,bkhd->bhqk", q, keys, preferred_element_type=wide)
+            * q.shape[-1] ** -0.5
+        )
         return jax.nn.softmax(scores, axis=-1, where=among)
 
     def mean_of(weights, values):
-        return jnp.einsum("bhqk,bkhd->bqhd", weights.astype(values.dtype), values, preferred_element_type=wide)
+        return jnp.einsum(
+            "bhqk,bkhd->bqhd", weights.astype(values.dtype), values, preferred_element_type=wide
+        )
 
     keys, values = everyone
     weights = weights_of(keys)
@@ -106,7 +111,9 @@ def ulysses(axes, inner):
     """
 
     def attention(q, k, v, layer=None, carry=None):
-        qkv = jax.lax.all_to_all(jnp.stack([q, k, v]), axes, split_axis=3, concat_axis=TOKENS, tiled=True)
+        qkv = jax.lax.all_to_all(
+            jnp.stack([q, k, v]), axes, split_axis=3, concat_axis=TOKENS, tiled=True
+        )
         out = inner(*qkv)  # (B, L, heads/n, d)
         return jax.lax.all_to_all(out, axes, split_axis=1, concat_axis=2, tiled=True), carry
 
@@ -133,7 +140,9 @@ def ring(axes, tokens, q, k, v):
     block, total = jnp.stack([k, v]), None
     for hop in range(n):
         ahead = jax.lax.ppermute(block, axes, following) if hop < n - 1 else None
-        valid = (here - hop) % n * length + jnp.arange(length) < tokens if tokens < n * length else None
+        valid = (
+            (here - hop) % n * length + jnp.arange(length) < tokens if tokens < n * length else None
+        )
         part = _partial_softmax(q, *block, valid)
         total = part if total is None else _merged(total, part)
         block = ahead

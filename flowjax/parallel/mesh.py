@@ -33,11 +33,17 @@ def make_mesh(data=1, cfg=1, seq=1, pipe=1, *, devices=None):
     inner, ring = seq if isinstance(seq, (tuple, list)) and len(seq) == 2 else (seq, None)
     sizes = {DATA: data, CFG: cfg, RING: ring, SEQ: inner, PIPE: pipe}
     sizes = {name: size for name, size in sizes.items() if size is not None}
-    given = ", ".join(f"{name}={size!r}" for name, size in ((DATA, data), (CFG, cfg), (SEQ, seq), (PIPE, pipe)))
+    given = ", ".join(
+        f"{name}={size!r}" for name, size in ((DATA, data), (CFG, cfg), (SEQ, seq), (PIPE, pipe))
+    )
     if not all(isinstance(size, int) and size >= 1 for size in sizes.values()):
-        raise ValueError(f"parallel.make_mesh: {given}; wanted whole numbers from 1 (seq may be a pair of them).")
+        raise ValueError(
+            f"parallel.make_mesh: {given}; wanted whole numbers from 1 (seq may be a pair of them)."
+        )
     if cfg > 2:
-        raise ValueError(f"parallel.make_mesh: cfg={cfg}; guidance has two branches, so wanted 1 or 2.")
+        raise ValueError(
+            f"parallel.make_mesh: cfg={cfg}; guidance has two branches, so wanted 1 or 2."
+        )
     devices = jax.devices() if devices is None else list(devices)
     here, wanted = len(devices), math.prod(sizes.values())
     if wanted > here:

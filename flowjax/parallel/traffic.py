@@ -3,7 +3,7 @@
 Letters: B the batch on one device (twice that where it computes both branches of guidance), L tokens with padding, E width,
 b bytes a number, n = devices that share an image. Per device and layer, received from others:
 
-    gather, stale   2 (n-1)/n L E B b          keys and values of the others; where they travel in fewer bits (parallel.precision)
+    gather, stale   2 (n-1)/n L E B b          keys and values of the others; where they travel in fewer bits (parallel.stale.precision)
                                                E b is heads times the bytes of one head's message
     ring            2 (n-1)/n L E B b          the same, a block at a time
     ulysses         4 (n-1)/n^2 L E B b        q, k, v one way and the output the other, each (n-1)/n of L/n tokens
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowjax.parallel.mesh import DATA, PIPE, RING, SEQ, doubled, token_shards
-from flowjax.parallel.precision import bytes_of
+from flowjax.parallel.stale.precision import bytes_of
 
 
 def received(config, shape, mesh, attention, guidance, dtype, comm_dtype=None):
@@ -45,13 +45,19 @@ def a_row(config, shape, mesh, attention, guidance, dtype, way="late", comm_dtyp
     A synchronous row tells the next one what is not this row's keys and values as they are: late of one layer, early of all.
 
     Args:
-      way: of parallel.ways.
+      way: of parallel.stale.exchange.
       memory: M, the rows of which a forecast is made.
       others: as in `received`.
     """
-    whole, told = (received(config, shape, mesh, attention, guidance, dtype, how) for how in (None, comm_dtype))
+    whole, told = (
+        received(config, shape, mesh, attention, guidance, dtype, how) for how in (None, comm_dtype)
+    )
     plain = memory == 1 and comm_dtype is None
-    more = 0 if plain or attention != "stale" else {"late": 1, "early": config.depth, "residual": 0}[way]
+    more = (
+        0
+        if plain or attention != "stale"
+        else {"late": 1, "early": config.depth, "residual": 0}[way]
+    )
     return config.depth * told, config.depth * whole + more * told
 
 
@@ -63,7 +69,10 @@ def buffer(config, shape, mesh, way, guidance, dtype, memory=1):
     """
     n, own = token_shards(mesh), 2 * _own_bytes(config, shape, mesh, guidance, dtype)
     k = config.depth
-    return own * {"late": memory * k + n, "early": (memory - 1 + n) * k, "residual": memory * n * k}[way]
+    return (
+        own
+        * {"late": memory * k + n, "early": (memory - 1 + n) * k, "residual": memory * n * k}[way]
+    )
 
 
 def message(config, shape, mesh, guidance, dtype, patches):
@@ -90,7 +99,9 @@ def piped(config, shape, mesh, guidance, dtype, patches, table):
       others: as in `received`.
     """
     synced, stages = table.rows.policy < 0, mesh.shape[PIPE]
-    part, image = (message(config, shape, mesh, guidance, dtype, m) if stages > 1 else 0 for m in (patches, 1))
+    part, image = (
+        message(config, shape, mesh, guidance, dtype, m) if stages > 1 else 0 for m in (patches, 1)
+    )
     ticks = np.where(synced, patches, table.ticks.of_rows(len(synced)))
     return np.stack([part * ticks, np.full(len(synced), image * stages)], axis=1).astype(np.int64)
 
@@ -112,5 +123,7 @@ def _own_bytes(config, shape, mesh, guidance, dtype, comm_dtype=None):
     tokens = shape[1] * shape[2] // config.patch**2
     local = -(-tokens // token_shards(mesh))
     batch = shape[0] // mesh.shape[DATA] * (2 if doubled(mesh, guidance) else 1)
-    head = bytes_of(config.width // config.heads, comm_dtype, jnp.dtype(config.dtype or dtype).itemsize)
+    head = bytes_of(
+        config.width // config.heads, comm_dtype, jnp.dtype(config.dtype or dtype).itemsize
+    )
     return local * config.heads * batch * head

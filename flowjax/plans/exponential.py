@@ -64,7 +64,12 @@ def first_order_row(schedule, t0, t1, prediction="data", *, stochastic=False):
     sigma0, sigma1 = float(schedule.sigma(t0)), float(schedule.sigma(t1))
     if stochastic and sigma0 != 0:
         ratio = alpha0 * sigma1 / (sigma0 * alpha1)  # exp(-h), 0 at both infinite ends
-        return "data", sigma1 / sigma0 * ratio, alpha1 * (1 - ratio**2), sigma1 * np.sqrt(1 - ratio**2)
+        return (
+            "data",
+            sigma1 / sigma0 * ratio,
+            alpha1 * (1 - ratio**2),
+            sigma1 * np.sqrt(1 - ratio**2),
+        )
     if sigma0 == 0 or (prediction == "noise" and alpha0 != 0):
         return "noise", alpha1 / alpha0, sigma1 - sigma0 * alpha1 / alpha0, 0.0
     return "data", sigma1 / sigma0, alpha1 - alpha0 * sigma1 / sigma0, 0.0
@@ -100,7 +105,9 @@ def order_caps(name, final, steps, order, touches_end):
     left = steps - np.arange(steps)
     if isinstance(final, (tuple, list)):
         if len(final) > steps or any(cap not in range(1, 4) for cap in final):
-            raise ValueError(f"{name}: final={final!r} for {steps} steps; wanted at most {steps} caps, each 1, 2 or 3.")
+            raise ValueError(
+                f"{name}: final={final!r} for {steps} steps; wanted at most {steps} caps, each 1, 2 or 3."
+            )
         caps[steps - len(final) :] = np.minimum(caps[steps - len(final) :], final)
         return caps
     check_choice(name, "final", final, FINAL_RULES)
@@ -190,7 +197,9 @@ def dpm_solver_sde(
     """
     name = "plans.dpm_solver_sde"
     grid = grids.check(grid, name, decreasing=True)
-    check_choice(name, "third_order", third_order, SDE_THIRD_ORDERS if prediction == "data" else THIRD_ORDERS)
+    check_choice(
+        name, "third_order", third_order, SDE_THIRD_ORDERS if prediction == "data" else THIRD_ORDERS
+    )
     check_choice(name, "variant", variant, VARIANTS)
     check_choice(name, "prediction", prediction, ("data", "noise"))
     check_order(name, order, 3, len(grid) - 1)
@@ -228,13 +237,19 @@ def _multistep(
 
 
 def _first_order_step(rows, t0, t1, prediction="data", stochastic=False):
-    kind, decay, weight, noise = first_order_row(rows.schedule, t0, t1, prediction, stochastic=stochastic)
+    kind, decay, weight, noise = first_order_row(
+        rows.schedule, t0, t1, prediction, stochastic=stochastic
+    )
     rows.row(t0, t1, kind=kind, a=decay, b={len(rows): weight}, s=noise)
 
 
 def _inner_times(schedule, lambda0, lambda1, order):
     fractions = np.array(DEFAULT_FRACTIONS[order])
-    return schedule.time_of_log_snr(lambda0 + fractions * (lambda1 - lambda0)) if order > 1 else fractions
+    return (
+        schedule.time_of_log_snr(lambda0 + fractions * (lambda1 - lambda0))
+        if order > 1
+        else fractions
+    )
 
 
 def singlestep(schedule, blocks, *, variant="midpoint", prediction="data", stage="taylor"):
@@ -256,7 +271,9 @@ def singlestep(schedule, blocks, *, variant="midpoint", prediction="data", stage
     for block in blocks:
         grids.check(block, name)
         if len(block) > 4:
-            raise ValueError(f"{name}: a block of {len(block)} times; wanted (t0, at most two stages, t1).")
+            raise ValueError(
+                f"{name}: a block of {len(block)} times; wanted (t0, at most two stages, t1)."
+            )
         infinite = [t for t in block if not np.isfinite(schedule.log_snr(t))]
         if infinite and len(block) > 2:
             raise ValueError(
@@ -264,7 +281,9 @@ def singlestep(schedule, blocks, *, variant="midpoint", prediction="data", stage
                 "block no stages: (t0, t1)."
             )
         if end is not None and block[0] != end:
-            raise ValueError(f"{name}: a block begins at t = {block[0]:g} but the one before ends at t = {end:g}.")
+            raise ValueError(
+                f"{name}: a block begins at t = {block[0]:g} but the one before ends at t = {end:g}."
+            )
         end = block[-1]
         _block(rows, schedule, block, variant=variant, prediction=prediction, stage=stage)
     return rows.build()
@@ -301,16 +320,25 @@ def ddim(schedule, grid, eta=0.0):
     name = "plans.ddim"
     grid = grids.check(grid, name, decreasing=eta > 0)
     if not 0 <= eta <= 1:
-        raise ValueError(f"{name}: eta={eta!r}; wanted a number from 0 (deterministic) to 1 (ancestral).")
+        raise ValueError(
+            f"{name}: eta={eta!r}; wanted a number from 0 (deterministic) to 1 (ancestral)."
+        )
     rows = Builder(name, schedule)
     for t0, t1 in zip(grid[:-1], grid[1:], strict=True):
-        alpha0, sigma0, alpha1, sigma1 = schedule.alpha(t0), schedule.sigma(t0), schedule.alpha(t1), schedule.sigma(t1)
+        alpha0, sigma0, alpha1, sigma1 = (
+            schedule.alpha(t0),
+            schedule.sigma(t0),
+            schedule.alpha(t1),
+            schedule.sigma(t1),
+        )
         if eta == 0 or sigma0 == 0:
             _first_order_step(rows, t0, t1)
             continue
         ratio = alpha0 * sigma1 / (sigma0 * alpha1)  # exp(-h)
         noise = eta * sigma1 * np.sqrt(1 - ratio**2)
-        decay = sigma1 / sigma0 * np.sqrt(1 - eta**2 + (eta * ratio) ** 2)  # sqrt(sigma1^2 - noise^2)/sigma0
+        decay = (
+            sigma1 / sigma0 * np.sqrt(1 - eta**2 + (eta * ratio) ** 2)
+        )  # sqrt(sigma1^2 - noise^2)/sigma0
         rows.row(t0, t1, kind="data", a=decay, b={len(rows): alpha1 - alpha0 * decay}, s=noise)
     return rows.build()
 
@@ -390,7 +418,9 @@ def deis(schedule, grid, order, *, variable="t", final="none"):
     grid = grids.check(grid, name)
     check_choice(name, "variable", variable, ("t", "rho"))
     check_order(name, order, 4, len(grid) - 1)
-    caps = order_caps(name, "none" if final == "auto" else final, len(grid) - 1, order, grid[-1] == 0)
+    caps = order_caps(
+        name, "none" if final == "auto" else final, len(grid) - 1, order, grid[-1] == 0
+    )
     rows, nodes = Builder(name, schedule), []
     with np.errstate(divide="ignore"):
         rho = schedule.sigma(grid) / schedule.alpha(grid)

@@ -94,11 +94,15 @@ class Builder:
 
     def build(self):
         """Return the Plan, or raise a ValueError that names the first step whose coefficients are not finite."""
-        t, t_next, kind, a, b, s, c, d, ends_step = (np.array(column) for column in zip(*self._rows, strict=True))
+        t, t_next, kind, a, b, s, c, d, ends_step = (
+            np.array(column) for column in zip(*self._rows, strict=True)
+        )
         pairs = [self.schedule.prediction_weights(k, time) for k, time in zip(kind, t, strict=True)]
         p, q = np.array(pairs, np.float64).T
         data_x, data_v = self.schedule.prediction_weights("data", t)
-        plan = Plan(t, t, p, q, a, b, s, c, d, ends_step, t_next, data_x, data_v, np.ones(len(t), bool))
+        plan = Plan(
+            t, t, p, q, a, b, s, c, d, ends_step, t_next, data_x, data_v, np.ones(len(t), bool)
+        )
         check_finite(plan, self.name)
         return plan
 
@@ -124,7 +128,9 @@ def pad(plan, rows):
     """
     extra = rows - plan.rows
     if extra < 0:
-        raise ValueError(f"plans.pad: the plan has {plan.rows} rows, more than rows={rows}; give at least {plan.rows}.")
+        raise ValueError(
+            f"plans.pad: the plan has {plan.rows} rows, more than rows={rows}; give at least {plan.rows}."
+        )
     fill = {
         "t": plan.t_next[-1], "label_time": plan.label_time[-1], "a": 1.0, "c": 1.0, "t_next": plan.t_next[-1],
         "data_x": 1.0, "ends_step": False, "counted": False,
@@ -171,7 +177,9 @@ def with_labels(plan, labels, *, network="velocity", schedule=None):
     """
     labels = np.asarray(labels, np.float64)
     if labels.shape != plan.t.shape:
-        raise ValueError(f"plans.with_labels: {labels.shape} labels for {plan.rows} rows; give one label a row.")
+        raise ValueError(
+            f"plans.with_labels: {labels.shape} labels for {plan.rows} rows; give one label a row."
+        )
     if not np.all((labels >= 0) & (labels <= 1)):
         worst = labels[~((labels >= 0) & (labels <= 1))][0]
         raise ValueError(
@@ -181,7 +189,9 @@ def with_labels(plan, labels, *, network="velocity", schedule=None):
     if network == "velocity":
         return plan._replace(label_time=labels)
     if schedule is None:
-        raise ValueError(f"plans.with_labels: a network of kind {network!r} needs its schedule; pass schedule=.")
+        raise ValueError(
+            f"plans.with_labels: a network of kind {network!r} needs its schedule; pass schedule=."
+        )
     # velocity (as seen by the plan) = (prediction - p_t x)/q_t, with prediction = p_label x + q_label v (as wrapped).
     p_true, q_true = schedule.prediction_weights(network, plan.t)
     p_told, q_told = schedule.prediction_weights(network, labels)

@@ -41,7 +41,9 @@ def heun(grid, *, schedule=None):
             _heun_step(rows, t0, t1)
         else:
             decay = schedule.alpha(t1) / schedule.alpha(t0)
-            _heun_step(rows, t0, t1, "noise", decay, schedule.sigma(t1) - decay * schedule.sigma(t0))
+            _heun_step(
+                rows, t0, t1, "noise", decay, schedule.sigma(t1) - decay * schedule.sigma(t0)
+            )
     return rows.build()
 
 

@@ -12,7 +12,11 @@ import safetensors
 
 # In this order a folder is searched; an index names the .safetensors files ("shards") that belong together.
 KINDS = (".safetensors.index.json", ".safetensors", ".bin", ".pt", ".pth", ".ckpt")
-NESTED = ("ema", "model", "state_dict")  # where training scripts put the weights, the averaged ones first
+NESTED = (
+    "ema",
+    "model",
+    "state_dict",
+)  # where training scripts put the weights, the averaged ones first
 
 
 class Tensors(NamedTuple):
@@ -34,9 +38,13 @@ def read_json(path):
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"models.load: {path} is no JSON: {error}. Was the download cut short?") from error
+        raise ValueError(
+            f"models.load: {path} is no JSON: {error}. Was the download cut short?"
+        ) from error
     if not isinstance(found, dict):
-        raise ValueError(f"models.load: {path} holds a {type(found).__name__}; wanted a dictionary of options.")
+        raise ValueError(
+            f"models.load: {path} holds a {type(found).__name__}; wanted a dictionary of options."
+        )
     return found
 
 
@@ -47,7 +55,9 @@ def choose(folder):
         found = [p for p in found if "." not in p.name.removesuffix(kind)] or found
         if len(found) > 1:
             names = ", ".join(p.name for p in found)
-            raise ValueError(f"models.load: {folder} holds {len(found)} files of tensors: {names}. Pass one of them.")
+            raise ValueError(
+                f"models.load: {folder} holds {len(found)} files of tensors: {names}. Pass one of them."
+            )
         if found:
             return found[0]
     raise FileNotFoundError(
@@ -65,13 +75,17 @@ def open_tensors(path):
         return _safetensors(path)
     if path.suffix in KINDS:
         return _torch(path)
-    raise ValueError(f"models.load: {path}; wanted a folder or a file that ends in {', '.join(KINDS)}.")
+    raise ValueError(
+        f"models.load: {path}; wanted a folder or a file that ends in {', '.join(KINDS)}."
+    )
 
 
 def _shards(index):
     names = read_json(index).get("weight_map")
     if not isinstance(names, dict) or not names:
-        raise ValueError(f"models.load: {index} has no weight_map, which says what file holds what tensor.")
+        raise ValueError(
+            f"models.load: {index} has no weight_map, which says what file holds what tensor."
+        )
     shards = [_safetensors(index.parent / name) for name in sorted(set(names.values()))]
     where = {name: shard for shard in shards for name in shard.shapes}
     shapes = {name: shard.shapes[name] for name, shard in where.items()}
@@ -108,10 +122,18 @@ def _torch(path):
     try:  # the public training scripts put their command line beside the weights, as a Namespace
         with torch.serialization.safe_globals([argparse.Namespace]):
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, ... on what it cannot read
-        raise ValueError(f"models.load: torch cannot read {path}: {str(error).splitlines()[0]}") from error
+    except (
+        Exception
+    ) as error:  # torch raises RuntimeError, UnpicklingError, EOFError, ... on what it cannot read
+        raise ValueError(
+            f"models.load: torch cannot read {path}: {str(error).splitlines()[0]}"
+        ) from error
     state = next((state[key] for key in NESTED if isinstance(state, dict) and key in state), state)
-    if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
+    if (
+        not isinstance(state, dict)
+        or not state
+        or not all(isinstance(v, torch.Tensor) for v in state.values())
+    ):
         raise ValueError(
             f"models.load: {path} is no dictionary of tensors, nor has one under {', '.join(NESTED)}; save the state dict."
         )

@@ -21,8 +21,12 @@ def fetch(name, check):
     try:
         import huggingface_hub
     except ImportError as error:
-        raise _absent(name, "huggingface_hub is not installed (pip install 'flowjax-dit[hub]')") from error
-    download = functools.partial(huggingface_hub.snapshot_download, name, ignore_patterns="*.fp16.*")
+        raise _absent(
+            name, "huggingface_hub is not installed (pip install 'flowjax-dit[hub]')"
+        ) from error
+    download = functools.partial(
+        huggingface_hub.snapshot_download, name, ignore_patterns="*.fp16.*"
+    )
     try:
         folder = pathlib.Path(download(allow_patterns="*.json"))
         check(folder)
@@ -32,8 +36,12 @@ def fetch(name, check):
                 download(allow_patterns=[f"{part}*{kind}"])
                 if any((folder / part).glob(f"*{kind}")):
                     break
-    except OSError as error:  # no connection, no such repository, no access: all of the hub's errors are
-        raise _absent(name, f"the hub did not give it: {str(error).strip().splitlines()[0]}") from error
+    except (
+        OSError
+    ) as error:  # no connection, no such repository, no access: all of the hub's errors are
+        raise _absent(
+            name, f"the hub did not give it: {str(error).strip().splitlines()[0]}"
+        ) from error
     return folder
 
 

@@ -79,7 +79,9 @@ def diffusers(config):
     }
     embedders = [source.name for part in names for source in sources[part].values()]
     copies = {
-        name.replace(block.format(0), block.format(i)): name for name in embedders for i in range(1, config.depth)
+        name.replace(block.format(0), block.format(i)): name
+        for name in embedders
+        for i in range(1, config.depth)
     }
     return Layout(sources, copies, "pos_embed.pos_embed", stores_positions=False)
 
@@ -137,7 +139,9 @@ def _linear(name, inputs, outputs):
 def _convolution(name, config):
     shape = (config.width, config.channels, config.patch, config.patch)
     return {
-        "kernel": Source(f"{name}.weight", shape, lambda a: a.transpose(2, 3, 1, 0).reshape(-1, config.width)),
+        "kernel": Source(
+            f"{name}.weight", shape, lambda a: a.transpose(2, 3, 1, 0).reshape(-1, config.width)
+        ),
         "bias": Source(f"{name}.bias", (config.width,), np.asarray),
     }
 
@@ -168,7 +172,9 @@ def gather(tensors, config, layout, dtype):
 def _account(tensors, config, layout):
     """Refuse a file that lacks a tensor, has one more, or one of another shape."""
     sources = jax.tree.leaves(layout.sources, is_leaf=lambda node: isinstance(node, Source))
-    wanted = {source.name.format(i): source.shape for source in sources for i in range(config.depth)}
+    wanted = {
+        source.name.format(i): source.shape for source in sources for i in range(config.depth)
+    }
     wanted |= {name: wanted[first] for name, first in layout.copies.items()}
     positions = {layout.positions: (1, config.tokens, config.width)}
     wanted |= positions if layout.stores_positions or layout.positions in tensors.shapes else {}
@@ -177,11 +183,15 @@ def _account(tensors, config, layout):
         "missing": [name for name in wanted if name not in have],
         "unexpected": [name for name in have if name not in wanted],
         "misshapen": [
-            f"{name} {have[name]} (wanted {shape})" for name, shape in wanted.items() if have.get(name, shape) != shape
+            f"{name} {have[name]} (wanted {shape})"
+            for name, shape in wanted.items()
+            if have.get(name, shape) != shape
         ],
     }
     if any(faults.values()):
-        told = "; ".join(f"{len(names)} {fault}: {_listed(names)}" for fault, names in faults.items() if names)
+        told = "; ".join(
+            f"{len(names)} {fault}: {_listed(names)}" for fault, names in faults.items() if names
+        )
         raise ValueError(
             f"models.load: {tensors.path} is no DiT of size={config.size}, patch={config.patch}, width={config.width}, "
             f"depth={config.depth}, classes={config.classes}. Its tensors: {told}."
@@ -190,12 +200,18 @@ def _account(tensors, config, layout):
 
 def _listed(names):
     names = sorted(names)
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    return ", ".join(names[:SHOWN]) + (
+        f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    )
 
 
 def _check_copies(tensors, copies):
     firsts = {first: tensors.read(first) for first in set(copies.values())}
-    other = [name for name, first in copies.items() if not np.array_equal(tensors.read(name), firsts[first])]
+    other = [
+        name
+        for name, first in copies.items()
+        if not np.array_equal(tensors.read(name), firsts[first])
+    ]
     if other:
         raise ValueError(
             f"models.load: the blocks of {tensors.path} hold different embedders of time and label, where a DiT has one: "

@@ -12,13 +12,19 @@ import safetensors.numpy
 
 from flowjax.errors import check_choice
 from flowjax.models import dit
-from flowjax.models.model import Card, model
+from flowjax.models.card import Card, model
 from flowjax.models.weights.files import open_tensors, read_json
 from flowjax.schedules import Cosine, Linear, VPDiscrete, VPLinear
 
 CARD, WEIGHTS = "card.json", "model.safetensors"
 SCHEDULES = {kind.__name__: kind for kind in (Linear, Cosine, VPLinear, VPDiscrete)}
-PLAIN = ("name", "prediction", "clock", "details", "scheduler")  # fields of a `Card` that JSON holds as they are
+PLAIN = (
+    "name",
+    "prediction",
+    "clock",
+    "details",
+    "scheduler",
+)  # fields of a `Card` that JSON holds as they are
 
 
 def save(folder, model, *, dtype="float16"):
@@ -32,12 +38,16 @@ def save(folder, model, *, dtype="float16"):
     check_choice("models.save", "dtype", dtype, ("float16", "bfloat16", "float32"))
     folder, card = pathlib.Path(folder), model.card
     if card.vae is not None:
-        raise ValueError("models.save: the card has an autoencoder, which has its own folder; save with vae=None.")
+        raise ValueError(
+            "models.save: the card has an autoencoder, which has its own folder; save with vae=None."
+        )
     tensors = {}
     for name, array in _named(model.params).items():
         tensors[name] = np.asarray(array).astype(jnp.dtype(dtype))
         if not np.all(np.isfinite(tensors[name])):
-            raise ValueError(f"models.save: {name} is not finite in {dtype}; store it as bfloat16 or float32.")
+            raise ValueError(
+                f"models.save: {name} is not finite in {dtype}; store it as bfloat16 or float32."
+            )
     text = json.dumps(_card_to_json(card), indent=1)
     folder.mkdir(parents=True, exist_ok=True)
     parts = {name: folder / f".{name}.part" for name in (WEIGHTS, CARD)}
@@ -57,14 +67,21 @@ def read(folder, dtype, params_dtype):
         card = _card_from_json(told, dtype)
     except (KeyError, TypeError, ValueError) as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else f"is refused: {error}"
-        raise ValueError(f"models.load: {path} {what}. Wanted the form that models.save writes.") from error
+        raise ValueError(
+            f"models.load: {path} {what}. Wanted the form that models.save writes."
+        ) from error
     tensors = open_tensors(folder / WEIGHTS)
     wanted = _named(dit.network(card.config).shapes())
     have = tensors.shapes
-    wrong = sorted(name for name in {*wanted, *have} if name not in wanted or have.get(name) != wanted[name].shape)
+    wrong = sorted(
+        name
+        for name in {*wanted, *have}
+        if name not in wanted or have.get(name) != wanted[name].shape
+    )
     if wrong:
         shown = [
-            f"{n}: {have.get(n, 'missing')}, wanted {wanted[n].shape if n in wanted else 'none'}" for n in wrong[:10]
+            f"{n}: {have.get(n, 'missing')}, wanted {wanted[n].shape if n in wanted else 'none'}"
+            for n in wrong[:10]
         ]
         raise ValueError(
             f"models.load: {len(wrong)} tensor(s) of {tensors.path} do not fit the sizes in {path}: {'; '.join(shown)}."

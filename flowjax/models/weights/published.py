@@ -6,7 +6,7 @@ import re
 
 from flowjax.errors import check_choice
 from flowjax.models import dit, vae
-from flowjax.models.model import Card, model
+from flowjax.models.card import Card, model
 from flowjax.models.weights import layouts
 from flowjax.models.weights.files import open_tensors, read_json
 from flowjax.schedules import Linear, of_betas
@@ -82,7 +82,9 @@ def pipeline(folder, dtype, params_dtype):
     path = folder / "scheduler" / "scheduler_config.json"
     for file in (path, folder / "transformer" / "config.json", folder / "vae" / "config.json"):
         if not file.is_file():
-            raise FileNotFoundError(f"models.load: {folder} is a DiTPipeline without {file.relative_to(folder)}.")
+            raise FileNotFoundError(
+                f"models.load: {folder} is a DiTPipeline without {file.relative_to(folder)}."
+            )
     scheduler = read_json(path)
     told = scheduler.get("prediction_type", "epsilon")
     check_choice(f"models.load: {path}", "prediction_type", told, PREDICTIONS)
@@ -107,8 +109,19 @@ def original(path, dtype, params_dtype, kind=None, heads=None):
     beside = (path if path.is_dir() else path.parent) / "config.json"
     told = read_json(beside) if beside.is_file() else {}
     names = tensors.shapes
-    if not {"x_embedder.proj.weight", "final_layer.linear.weight", "blocks.0.attn.qkv.weight"} & set(names):
-        other = next((what for start, what in OTHERS.items() if any(name.startswith(start) for name in names)), None)
+    if not {
+        "x_embedder.proj.weight",
+        "final_layer.linear.weight",
+        "blocks.0.attn.qkv.weight",
+    } & set(names):
+        other = next(
+            (
+                what
+                for start, what in OTHERS.items()
+                if any(name.startswith(start) for name in names)
+            ),
+            None,
+        )
         raise ValueError(
             f"models.load: {tensors.path} is {other or 'no DiT or SiT: it has tensors such as ' + ', '.join(list(names)[:5])}. "
             f"Read are {', '.join(CLASSES)} of diffusers, and the original state dicts of DiT and SiT."
@@ -137,9 +150,13 @@ def _betas(scheduler):
         )
     trained = scheduler.get("trained_betas")
     kind = scheduler.get("beta_schedule", "linear")
-    check_choice("models.load", "beta_schedule", kind, ("linear", "scaled_linear", "squaredcos_cap_v2"))
+    check_choice(
+        "models.load", "beta_schedule", kind, ("linear", "scaled_linear", "squaredcos_cap_v2")
+    )
     ends = scheduler.get("beta_start", 1e-4), scheduler.get("beta_end", 0.02)
-    return of_betas(kind, scheduler.get("num_train_timesteps", 1000), *ends, tuple(trained) if trained else None)
+    return of_betas(
+        kind, scheduler.get("num_train_timesteps", 1000), *ends, tuple(trained) if trained else None
+    )
 
 
 def _kind(kind, told, *paths):
@@ -149,7 +166,9 @@ def _kind(kind, told, *paths):
         return kind
     if re.search(r"t\s*=\s*1 is data", str(told.get("time", "")), re.IGNORECASE):
         return "SiT"
-    hints = [str(told.get(key, "")) for key in ("kind", "_class_name")] + [path.resolve().name for path in paths]
+    hints = [str(told.get(key, "")) for key in ("kind", "_class_name")] + [
+        path.resolve().name for path in paths
+    ]
     for hint in hints:
         found = {k for k in KINDS if re.search(rf"(?<![A-Za-z]){k}(?![a-z])", hint, re.IGNORECASE)}
         if len(found) == 1:
@@ -166,7 +185,9 @@ def _sizes(tensors, told, heads, kind, dtype):
     def shape(name, axes):
         found = tensors.shapes.get(name, ())
         if len(found) != axes:
-            raise ValueError(f"models.load: {name} of {tensors.path} is {found or 'missing'}; wanted {axes} axes.")
+            raise ValueError(
+                f"models.load: {name} of {tensors.path} is {found or 'missing'}; wanted {axes} axes."
+            )
         return found
 
     width, channels, patch, _ = shape("x_embedder.proj.weight", 4)

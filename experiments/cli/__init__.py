@@ -1,0 +1,1 @@
+"""What the commands share: configurations, images, labels, meshes."""

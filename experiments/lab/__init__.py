@@ -1,0 +1,1 @@
+"""What the questions share: solvers, subjects, converged solutions, statistics."""

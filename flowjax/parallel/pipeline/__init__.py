@@ -1,0 +1,1 @@
+"""A pipeline of layers through which patches of the image follow each other."""

@@ -1,0 +1,225 @@
+"""The later questions of the staleness experiment: what their cells are told, and what is read from their rows."""
+
+import numpy as np
+import pytest
+
+from configs.staleness import Config, get_config
+from experiments.staleness import (
+    claims,
+    gallery,
+    geometry,
+    lab,
+    loop,
+    orders,
+    pareto,
+    pipeline,
+    precision,
+    window,
+)
+from flowjax.parallel.stale import policies
+
+PLAN = lab.plan_of("DPM++ 2M", window.STEPS)
+
+
+# ---- what runs are told
+
+
+@pytest.mark.parametrize("place", window.PLACES)
+def test_every_place_of_fifty_steps_has_the_count_that_its_name_says(place):
+    chosen = window.policy(place, PLAN) == policies.ALWAYS
+    count = {"warm-up 1": 1}.get(place, window.MANY if str(window.MANY) in place else window.FEW)
+    assert chosen.sum() == count
+    assert chosen[0]
+
+
+def test_a_window_begins_at_the_time_in_its_name():
+    chosen = np.flatnonzero(window.policy("window 0.6", PLAN) == policies.ALWAYS)[1:]
+    assert np.asarray(PLAN.t)[chosen].max() == pytest.approx(0.6)
+    assert np.ptp(chosen) == len(chosen) - 1
+
+
+@pytest.mark.parametrize("steps", [6, 20])
+def test_every_named_policy_is_one(steps):
+    config, plan = Config(one_steps=steps), lab.plan_of("DPM++ 2M", steps)
+    made = {name: pareto.policy(name, plan) for name in pareto.names(config)}
+    assert all(
+        policies.check(name, policy, steps)[0] == policies.ALWAYS for name, policy in made.items()
+    )
+    assert {name.rsplit(" ", 1)[0] for name in made} == set(pareto.KINDS)
+
+
+@pytest.mark.parametrize("part", geometry.PARTS)
+def test_every_way_to_cut_an_image_gives_each_device_as_many_tokens(part):
+    assert np.bincount(geometry.shards(part)).tolist() == [16] * geometry.DEVICES
+
+
+def test_blocks_keep_neighbours_together_and_scattering_parts_them():
+    def apart(part):
+        grid = geometry.shards(part).reshape(geometry.SIDE, geometry.SIDE)
+        return int((grid[1:] != grid[:-1]).sum() + (grid[:, 1:] != grid[:, :-1]).sum())
+
+    assert {part: apart(part) for part in geometry.PARTS} == {
+        "rows": 24,
+        "columns": 24,
+        "blocks": 16,
+        "scattered": 112,
+    }
+
+
+def test_noise_of_fewer_pixels_is_that_of_more_and_keeps_its_variance():
+    fine, coarse = (lab._noise(f"{pixels} pixels", 2, 8) for pixels in (32, 8))
+    np.testing.assert_allclose(coarse[3, 1, 2], 4 * fine[3, 4:8, 8:12].mean((0, 1)))
+    assert coarse.std() == pytest.approx(1, abs=0.05)  # 3072 numbers: 0.013 is one standard error
+
+
+def test_a_quick_run_asks_the_first_questions_only():
+    config = get_config("quick")
+    later = (pipeline, window, geometry, pareto, precision, gallery)
+    assert [module.cells(config) for module in later] == [[]] * len(later)
+
+
+@pytest.mark.parametrize("devices", [2, 3, 8, 100])
+def test_what_a_layer_sees_of_misses_is_the_largest_eigenvalue_and_at_least_a_half(devices):
+    """With a correction of (n - 2)/(2 n - 2) it is a half, and no other share does better."""
+    others = (np.ones((devices, devices)) - np.eye(devices)) / devices
+    for share in np.linspace(0, 1, 11):
+        mended = others - share * np.diag(others.sum(1))
+        assert loop.seen(devices, share) == pytest.approx(np.abs(np.linalg.eigvalsh(mended)).max())
+        assert loop.seen(devices, share) >= 0.5 - 1e-12
+    assert loop.seen(devices, (devices - 2) / (2 * devices - 2)) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("pushes", "grow", "words"),
+    [
+        ((1, 2, 3), (False, False, True), "all from a push of 3 on and none up to 2"),
+        (
+            (1, 2, 3, 4),
+            (False, True, False, True),
+            "all from a push of 4 on and none up to 1**; of 2 between, 1",
+        ),
+        ((1, 2), (True, False), "no push parts them"),
+        ((1, 2), (False, False), "0 of 2 loops"),
+    ],
+)
+def test_the_place_from_which_loops_grow_is_said_with_what_lies_between(pushes, grow, words):
+    rows = [
+        {"push": push, "rate": 2.0 if grows else 1.0, "own_rate": 1.0}
+        for push, grows in zip(pushes, grow, strict=True)
+    ]
+    assert words in loop._split(rows, "here")
+
+
+# ---- what is read from rows
+
+
+def test_orders_are_held_to_the_barrier():
+    wanted = {"synchronous": 2.0, "stale": 1.0, "linear": 2.0, "quadratic": 2.0}
+    rows = [
+        {"solver": "DPM++ 2M", "mode": mode, "steps": steps, "error": steps**-slope}
+        for mode, slope in wanted.items()
+        for steps in (32, 64)
+    ]
+    assert all(slope == pytest.approx(bound) for slope, bound in orders.barrier(rows))
+
+
+def policy_row(policy, synced, error):
+    return {
+        "subject": "network",
+        "forecast": 0,
+        "policy": policy,
+        "synced": synced,
+        "sync_rms": error,
+        "steps": 20,
+    }
+
+
+def test_a_front_holds_what_nothing_beats():
+    rows = [
+        policy_row("warm-up", synced, error)
+        for synced, error in ((1, 1.0), (3, 0.5), (3, 0.4), (5, 0.6), (8, 0.1))
+    ]
+    assert [(r["synced"], r["sync_rms"]) for r in pareto.front(rows)] == [
+        (1, 1.0),
+        (3, 0.4),
+        (8, 0.1),
+    ]
+
+
+def test_a_duel_is_fought_at_equal_steps_between_the_tolerances():
+    tolerances = [
+        policy_row(f"tolerance {tol}", synced, error)
+        for tol, synced, error in ((0.2, 2, 1.0), (0.1, 6, 0.01))
+    ]
+    fixed = [
+        policy_row("warm-up 4", 4, 0.2),
+        policy_row("cool-down 0", 1, 0.2),
+        policy_row("every 2", 10, 0.2),
+    ]
+    (duel,) = pareto.duels([*tolerances, *fixed])
+    assert duel["policy"] == "warm-up 4"
+    assert duel["ratio"] == pytest.approx(0.1 / 0.2)
+
+
+def test_regret_is_over_the_best_with_as_many_steps_and_where_all_are_synchronous_there_is_none():
+    rows = [
+        policy_row("warm-up 4", 4, 0.8),
+        policy_row("cool-down 3", 4, 0.2),
+        policy_row("warm-up 8", 8, 0.1),
+    ]
+    rows += [policy_row("tolerance 0.1", 20, 0.0)]
+    found = {row["policy"]: row["network"] for row in pareto.regrets(rows)}
+    assert found == pytest.approx({"warm-up": 2.0, "cool-down": 1.0})
+
+
+def test_more_synchronous_steps_take_longer_in_the_model():
+    seconds = [pareto.seconds(synced, 20, 8) for synced in (1, 10, 20)]
+    assert seconds == sorted(seconds)
+    assert seconds[1] - seconds[0] == pytest.approx((seconds[2] - seconds[0]) * 9 / 19, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "more", "less", "back"),
+    [
+        (1.2, 1.5, "holds", "fails", "fails"),
+        (0.2, 0.5, "fails", "holds", "in part"),
+        (0.02, 0.05, "fails", "holds", "holds"),
+        (0.4, 2.0, "undecided", "undecided", "undecided"),
+    ],
+)
+def test_a_verdict_needs_the_whole_interval(low, high, more, less, back):
+    assert (claims.above(1, low, high), claims.below(1, low, high), claims.recovers(low, high)) == (
+        more,
+        less,
+        back,
+    )
+
+
+def test_a_claim_is_judged_on_each_subject_with_a_row():
+    rows = [
+        {
+            "question": "pipeline",
+            "subject": subject,
+            "attention": "stale",
+            "devices": devices,
+            "rms_ratio": ratio,
+        }
+        | {"rms_low": 0.9 * ratio, "rms_high": 1.1 * ratio}
+        for subject, grown in (("field", 1.8), ("network", 1.0))
+        for devices, ratio in ((2, 1.0), (8, grown))
+    ]
+    found = [
+        row for row in claims.judged(rows) if row["claim"] == "It gets worse with more devices"
+    ]
+    assert [(row["subject"], row["verdict"]) for row in found] == [
+        ("field", "holds"),
+        ("network", "undecided"),
+    ]
+    assert "1.8" in claims.sentences(rows)[0]
+
+
+def test_a_strip_of_images_comes_back():
+    x = np.linspace(-1, 1, 2 * 32 * 32 * 3).reshape(2, 32, 32, 3)
+    back = gallery.pixels(gallery.strip(x))
+    assert back.shape == (32, 64, 3)
+    np.testing.assert_allclose(back[:, 32:] / 127.5 - 1, x[1], atol=0.5 / 127.5 + 1e-9)

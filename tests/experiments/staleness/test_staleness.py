@@ -1,0 +1,154 @@
+"""The staleness experiment runs from configuration to page, and its page says what its rows say."""
+
+import dataclasses
+import html
+import pathlib
+
+import numpy as np
+import pytest
+
+from configs.staleness import Config, get_config
+from experiments import staleness
+from experiments.staleness import law, orders, placement, verdict, warmup
+from flowjax import records
+
+DEVICES = np.array([2.0, 4.0, 8.0, 16.0])
+
+
+# ---- what is read from rows
+
+
+@pytest.mark.parametrize("name", law.LAWS)
+def test_errors_that_follow_a_law_fit_it_best(name):
+    errors = 0.03 * law.LAWS[name](DEVICES)
+    misfits = {other: law.misfit(DEVICES, errors, other) for other in law.LAWS}
+    assert min(misfits, key=misfits.get) == name
+    assert misfits[name] == pytest.approx(0, abs=1e-12)
+
+
+def test_a_misfit_is_the_relative_scatter():
+    assert law.misfit(DEVICES, np.exp([0.1, -0.1, 0.1, -0.1]), "constant") == pytest.approx(0.1)
+
+
+def test_slopes_are_read_off_the_last_pair():
+    made = [("Euler", "synchronous", 1.0), ("Euler", "stale", 0.5)]
+    rows = [
+        {
+            "solver": solver,
+            "mode": mode,
+            "steps": steps,
+            "error": steps**-power if steps > 32 else 7.0,
+        }
+        for solver, mode, power in made
+        for steps in (32, 64, 128)
+    ]
+    (found,) = orders.slopes(rows)
+    assert (found["synchronous"], found["stale"]) == pytest.approx((1.0, 0.5))
+
+
+def test_steps_needed_are_interpolated():
+    rows = [{"warmup": w, "sync_rms": e} for w, e in ((10, 0.0), (1, 0.8), (4, 0.5))]
+    assert warmup.needed(rows, 0.8) == 1
+    assert warmup.needed(rows, 0.65) == pytest.approx(2.5)
+    assert warmup.needed(rows, 0.25) == pytest.approx(7)
+    assert np.isnan(warmup.needed(rows[1:], 0.1))
+
+
+@pytest.mark.parametrize("place", placement.PLACES)
+@pytest.mark.parametrize("count", [1, 2, 5, 10])
+def test_every_place_has_its_count_and_the_first_step(place, count):
+    chosen = placement.synchronous_steps(place, count, 10)
+    assert chosen.sum() == count
+    assert chosen[0]
+
+
+def test_places_are_where_they_say():
+    found = {
+        place: np.flatnonzero(placement.synchronous_steps(place, 4, 12)).tolist()
+        for place in placement.PLACES
+    }
+    assert found == {
+        "start": [0, 1, 2, 3],
+        "spread": [0, 3, 6, 9],
+        "middle": [0, 5, 6, 7],
+        "end": [0, 9, 10, 11],
+    }
+
+
+# ---- the whole
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory):
+    config = dataclasses.replace(
+        get_config("quick"), network="random", seeds=2, field_samples=2, network_samples=2, steps=(4, 6), one_steps=6,
+        solvers=("Euler", "DPM++ 2M"), devices=(2, 4), warmups=(1, 3, 6), placed=(2,), claim_steps=(16, 32), pictures=2,
+        reference_steps=8, fine_steps=4, emoji_fine_steps=4, repeats=2, field_starts=2, network_starts=2, emoji_starts=1,
+        pixel_starts=1, asked=("network",), parts=(2, 4), robust_steps=(4,), tolerances=(0.05, 0.2), sent=("network",),
+        bits=(32, 4), pixels=(8,), shown=1,
+    )  # fmt: skip
+    workdir = tmp_path_factory.mktemp("staleness")
+    staleness.run(config, workdir)
+    return workdir
+
+
+def of(workdir, question):
+    return [row for row in records.read(workdir) if row["question"] == question]
+
+
+@pytest.mark.slow
+def test_the_page_holds_every_question_and_the_verdict(run):
+    page = pathlib.Path(staleness.make_report(run)[0]).read_text(encoding="utf-8")
+    assert "from kept rows" not in page
+    for module in staleness.QUESTIONS:
+        section = module.section(of(run, module.QUESTION), "command")
+        assert html.escape(section.question) in page
+        assert section.answer and section.expected and section.figures
+    assert len(verdict.lead(records.read(run))) == 12
+
+
+@pytest.mark.slow
+def test_one_device_and_a_whole_warm_up_have_no_error(run):
+    alone = [row["sync_rms"] for row in of(run, "error") if row["devices"] == 1]
+    whole = [row["sync_rms"] for row in of(run, "warmup") if row["warmup"] == 6]
+    assert len(alone) == 8
+    assert len(whole) == 4
+    assert max(alone) == 0
+    assert max(whole) < 1e-6  # other sums in another order, in float32
+    assert min(row["sync_rms"] for row in of(run, "error") if row["devices"] > 1) > 1e-4
+
+
+@pytest.mark.slow
+def test_every_cell_of_comparison_has_ratio_one(run):
+    alone = [
+        row for row in of(run, "pareto") if (row["forecast"], row["policy"]) == (0, "warm-up 1")
+    ]
+    alone += [row for row in of(run, "precision") if row["bits"] == 32]
+    assert len(alone) == 1 + 5
+    assert all(row[name] == 1 for row in alone for name in ("rms_ratio", "total_rms_ratio"))
+
+
+@pytest.mark.slow
+def test_a_question_that_was_not_asked_is_shown_from_kept_rows(run, tmp_path, monkeypatch):
+    lines = (run / "rows.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    for name in ("config.json", "environment.json"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    (tmp_path / "rows.jsonl").write_text(
+        "".join(line for line in lines if '"orders"' in line), encoding="utf-8"
+    )
+    monkeypatch.setattr(staleness, "KEPT", run)
+    sections = staleness.chapter(tmp_path).sections
+    kept = {
+        section.question for section in sections if section.question.endswith("(from kept rows)")
+    }
+    assert len(kept) == len(sections) - 1
+    assert orders.section(of(run, "orders"), "").question in {
+        section.question for section in sections
+    }
+
+
+@pytest.mark.slow
+def test_a_second_run_measures_nothing(run):
+    before = (run / "rows.jsonl").read_bytes()
+    staleness.run(Config(**records.read_config(run)), run)
+    assert (run / "rows.jsonl").read_bytes() == before
