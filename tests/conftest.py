@@ -1,6 +1,7 @@
 """Settings of every test, made before jax starts: float64, strict shapes, eight CPU devices, programs kept on disk."""
 
 import dataclasses
+import gc
 import os
 import pathlib
 
@@ -30,6 +31,19 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     jax.config.update("jax_compilation_cache_dir", str(cache))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs_of_one_file():
+    """Forget the compiled programs of a test file when it ends.
+
+    A compiled CPU program holds about 13 memory maps, and Linux allows a process 65,530 of them
+    (vm.max_map_count). A process that keeps the programs of all test files reaches that limit; LLVM then cannot
+    allocate memory, and JAX ends with a segmentation fault where it writes the program to its cache.
+    """
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")
