@@ -1,6 +1,7 @@
-"""Families of the original solvers' numbers that are about guidance and corrections of the data prediction.
+"""Families of the original solvers' numbers about guidance and corrections of the data prediction.
 
-Each function takes (folder, case), as `tests.golden` describes, and returns our array; FAMILIES names them.
+Each function takes (folder, case), as `tests.golden` describes, and returns our array; FAMILIES
+names them.
 """
 
 import jax
@@ -11,9 +12,15 @@ import flowjax
 from flowjax import compat, guidance
 
 CLASSIFIER = "log p(component in conditional_components | x_t) of the mixture"
+
+# Options of a case that are about guidance; the others are the solver's.
 NOT_OF_THE_SOLVER = {
-    "guidance_type", "guidance_scale", "interval_guidance", "conditional_components", "classifier",
-}  # fmt: skip
+    "guidance_type",
+    "guidance_scale",
+    "interval_guidance",
+    "conditional_components",
+    "classifier",
+}
 APG_OPTIONS = {
     "guidance_scale",
     "momentum",
@@ -32,10 +39,17 @@ def free(conditional, field, x, plan, scale, interval):
 
 @jax.jit
 def classified(conditional, field, x, plan, scale):
-    # log p(c | x) is log p(x | c) - log p(x) + log p(c), and the last is a constant.
-    log_prob = lambda x, t: conditional.log_density(x, t) - field.log_density(x, t)
+    def log_prob(x, t):
+        # log p(c | x) is log p(x | c) - log p(x) + log p(c), and the last is a constant.
+        return conditional.log_density(x, t) - field.log_density(x, t)
+
     model = guidance.classifier(field.velocity, log_prob, scale, field.schedule)
     return flowjax.sample(model, x, plan).x
+
+
+def constant(velocity):
+    """The model that returns this velocity everywhere."""
+    return lambda x, t: velocity
 
 
 @jax.jit
@@ -48,8 +62,10 @@ def projected(data, scale, momentum, threshold, eta, rescale):
     projection = guidance.Projection(flowjax.Linear(), momentum, threshold, eta)
 
     def call(carry, pair):
-        constant = [lambda x, t, velocity=-prediction: velocity for prediction in pair]
-        model = guidance.combine(*constant, scale, projection=projection, rescale=rescale)
+        conditional, unconditional = (constant(-prediction) for prediction in pair)
+        model = guidance.combine(
+            conditional, unconditional, scale, projection=projection, rescale=rescale
+        )
         velocity, carry = model(x, 1.0, carry)
         return carry, -velocity
 
@@ -60,12 +76,14 @@ def plan_of(folder, case):
     """(schedule, plan) of the case's solver options."""
     options = {key: value for key, value in case["options"].items() if key not in NOT_OF_THE_SOLVER}
     options.setdefault("schedule", "discrete_flow")
-    lower = options.get("lower_order_final", True)  # or the words of the upstream rule
+
+    # Sana's rule for the last steps is a boolean; the upstream rule may also be a text.
+    lower = options.get("lower_order_final", True)
     sana = "Sana" in folder.source(case) if "lower_order_final" not in options else lower is True
     options["lower_order_final"] = bool(lower)
-    schedule = options["schedule"] = compat.dpm_solver_schedule(
-        options["schedule"], options.get("total_N")
-    )
+
+    schedule = compat.dpm_solver_schedule(options["schedule"], options.get("total_N"))
+    options["schedule"] = schedule
     plan = compat.dpm_solver_plan(options, code="sana" if sana else "upstream")
     if case["nfe"] is not None and plan.nfe != case["nfe"]:
         raise ValueError(f"{plan.nfe} evaluations, the original {case['nfe']}")
@@ -81,41 +99,41 @@ def fields(folder, case, schedule, kind):
 
 
 def guidance_cfg(folder, case):
-    options, (schedule, plan) = case["options"], plan_of(folder, case)
+    options = case["options"]
+    schedule, plan = plan_of(folder, case)
+    conditional, field = fields(folder, case, schedule, "classifier-free")
+    scale = float(options["guidance_scale"])
     interval = tuple(float(end) for end in options.get("interval_guidance", (0.0, 1.0)))
-    pair = fields(folder, case, schedule, "classifier-free")
-    return np.asarray(
-        free(*pair, folder.given(case, "xT"), plan, float(options["guidance_scale"]), interval)
-    )
+    return np.asarray(free(conditional, field, folder.given(case, "xT"), plan, scale, interval))
 
 
 def guidance_classifier(folder, case):
-    options, (schedule, plan) = case["options"], plan_of(folder, case)
+    options = case["options"]
     if options["classifier"] != CLASSIFIER:
         raise ValueError(f"the classifier {options['classifier']!r} is not known")
-    pair = fields(folder, case, schedule, "classifier")
-    return np.asarray(
-        classified(*pair, folder.given(case, "xT"), plan, float(options["guidance_scale"]))
-    )
+    schedule, plan = plan_of(folder, case)
+    conditional, field = fields(folder, case, schedule, "classifier")
+    scale = float(options["guidance_scale"])
+    return np.asarray(classified(conditional, field, folder.given(case, "xT"), plan, scale))
 
 
 def apg(folder, case):
     options = case["options"]
     if unknown := set(options) - APG_OPTIONS:
         raise ValueError(f"the options {sorted(unknown)} are not known")
-    data = np.moveaxis(folder.array(case["file"], f"{case['id']}_in"), 3, -1)  # channels last
+    data = folder.array(case["file"], f"{case['id']}_in")  # (calls, 2, B, C, H, W)
+    data = np.moveaxis(data, 3, -1)  # (calls, 2, B, H, W, C)
     if len(data) != options["calls"]:
         raise ValueError(f"{len(data)} inputs for {options['calls']} calls")
-    threshold = options["rescale_threshold"] or np.inf  # theirs is off at 0
-    momentum = options["momentum"] or 0.0  # theirs may be None
-    numbers = [
-        options["guidance_scale"],
-        momentum,
-        threshold,
-        options["eta"],
-        options["guidance_rescale"],
-    ]
-    return np.moveaxis(np.asarray(projected(data, *map(float, numbers))), -1, 2)
+    guided = projected(
+        data,
+        scale=float(options["guidance_scale"]),
+        momentum=float(options["momentum"] or 0.0),  # theirs may be None
+        threshold=float(options["rescale_threshold"] or np.inf),  # theirs is off at 0
+        eta=float(options["eta"]),
+        rescale=float(options["guidance_rescale"]),
+    )
+    return np.moveaxis(np.asarray(guided), -1, 2)  # (calls, B, C, H, W)
 
 
 FAMILIES = {function.__name__: function for function in (apg, guidance_cfg, guidance_classifier)}
