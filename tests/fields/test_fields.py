@@ -1,4 +1,4 @@
-"""Exact fields against stored numbers of another implementation, autodiff, finite differences and an ODE solver."""
+"""Exact fields against stored numbers, autodiff, finite differences and an ODE solver."""
 
 import functools
 import pathlib
@@ -79,7 +79,7 @@ def data(field, n):
 
 
 # --- mixtures
-# -------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", GOLDEN_NAMES)
@@ -252,7 +252,7 @@ def test_modes_without_width_are_finite_at_the_data():
 
 
 # --- one Gaussian
-# ---------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------
 
 
 def gaussian(schedule=LINEAR):
@@ -318,7 +318,7 @@ def test_velocity_of_a_line_of_gaussians_keeps_mass():
 
 
 # --- finite data
-# ----------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------
 
 
 @each_schedule
@@ -417,7 +417,7 @@ def test_emoji_are_images_with_labels():
 
 
 # --- draws
-# ----------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -454,7 +454,7 @@ def test_draws_at_a_time_have_the_density_of_that_time():
 
 
 # --- pytrees and refusals
-# -------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -535,7 +535,7 @@ MEANS = np.zeros((2, 2))
         (lambda: GaussianMixture(HALVES, np.zeros((3, 2)), EYES, LINEAR), "do not fit means"),
         (lambda: GaussianMixture(HALVES, MEANS, np.ones((2, 2)), LINEAR), "one square matrix"),
         (lambda: GaussianMixture(HALVES, MEANS, EYES + np.eye(2, k=1), LINEAR), "transposes"),
-        (lambda: GaussianMixture(HALVES, MEANS, -EYES, LINEAR), "eigenvalue is -1"),
+        (lambda: GaussianMixture(HALVES, MEANS, -EYES, LINEAR), "eigenvalue -1"),
         (
             lambda: GaussianMixture.from_eigen(HALVES, MEANS, 2 * EYES, np.ones((2, 2)), LINEAR),
             "orthonormal",
