@@ -4,7 +4,7 @@ It takes images and returns images, and in between it has only its own tokens: `
 the plan on these. This file has the model that `flowjax.sample` calls, and the code around it.
 Collectives:
 
-    attention   per layer, as parallel.attention and parallel.stale.exchange say
+    attention   per layer, see parallel.attention and parallel.stale.exchange
     the meter   one all-reduce a row, of two numbers a layer and sample, where attention is stale
     guidance    one all-reduce a row, of the velocity, where the mesh has cfg=2
     at the end  one all-gather of the images' tokens, and one all-reduce of the status
@@ -179,7 +179,7 @@ def draws(
         keys_of_row = jax.vmap(jax.random.fold_in, (0, None))(keys, i)
         return own(jax.vmap(draw)(keys_of_row))
 
-    # Row by row, so that the noise of whole images is held for one row only.
+    # Row by row, so that the noise of all tokens is held for one row only.
     return jax.lax.map(row, jnp.arange(plan.rows))
 
 

@@ -137,6 +137,8 @@ def prepare_stale(
 
 def token_specs(card: Card, mesh: Mesh) -> tuple[PyTree, PyTree]:
     """The layout where devices share tokens: each has all parameters and its own positions."""
+    # Noise and labels lie over the data axis alone: a device cuts out its tokens itself, since the
+    # tokens of an image need not divide by n.
     every, batch, tokens = PartitionSpec(), PartitionSpec(DATA), PartitionSpec(token_axes(mesh))
     # params, noise, label, keys, plan, table, positions -> images, status, counts, readings
     return (every, batch, batch, batch, every, every, tokens), (batch, batch, batch, every)
@@ -190,6 +192,7 @@ def pipeline_specs(card: Card, mesh: Mesh) -> tuple[PyTree, PyTree]:
     """The layout of a pipeline: each stage has its layers, and all positions."""
     every, batch = PartitionSpec(), PartitionSpec(DATA)
     params = pipeline.parameter_specs(card, mesh)
+    # Stage 0 cuts patches at any place, so no positions are split.
     # params, noise, label, keys, plan, table, positions -> images, status, counts, readings
     into = (params, batch, batch, batch, every, every, every)
     return into, (batch, batch, batch, pipeline.METER_SPECS)

@@ -97,6 +97,8 @@ class Use(NamedTuple):
     reason: str
 
 
+# warmup and the other options without effect are not refused: runs of stale and of exact attention
+# may then have one set of options.
 _EXACT = Use(
     is_exact=True,
     refused=("policy", "forecast", "correction", "comm_dtype", "residual", "patches"),

@@ -102,7 +102,7 @@ def sample(
     run, arguments, table = _prepared(name, model, noise, label, plan, mesh, chosen, key)
     x, status, counts, readings = run(*arguments)
 
-    # Say what it did. Exact attention has no meter.
+    # Report staleness and bytes. Exact attention has no meter.
     readings = exact_readings(plan.rows) if readings is None else readings
     received = MODES[chosen.attention].received(
         model.card.config, np.shape(noise), mesh, chosen, x.dtype, plan, table
@@ -277,7 +277,7 @@ def _shaped(tree, sharding):
 def _placed(tree, sharding):
     """The arrays of a tree, laid out.
 
-    On several processes each one has the whole array, and brings the parts for its own devices.
+    On several processes each one has all of the array, and brings the parts for its own devices.
     """
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)

@@ -83,6 +83,7 @@ def test_an_unknown_attention_has_no_function_and_no_formula():
 
 
 def test_the_modules_and_functions_of_the_package_are_there():
+    # Some of them are imported here, on their first use.
     for name in parallel.__all__:
         assert hasattr(parallel, name)
     assert parallel.policies.warm_up(4, 2).shape == (4,)
@@ -94,6 +95,7 @@ def test_one_key_is_split_over_the_samples_as_in_flowjax_sample():
     """The same helper makes keys of a key, of old-style keys and of keys for each sample."""
     plan = plans.dpm_solver_sde(Linear(), grids.uniform(4), 2)
     one = jax.random.key(3)
+    # Sample i of one key has the key fold_in(key, i).
     each = jax.vmap(jax.random.fold_in, (None, 0))(one, np.arange(2))
     ends = [
         np.asarray(parallel.sample(network(), NOISE, LABEL, plan, parallel.make_mesh(), key=key).x)

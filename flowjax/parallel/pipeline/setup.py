@@ -88,7 +88,7 @@ def prepare(
 
 def parameter_specs(card: Card, mesh: Mesh) -> dict[str, PartitionSpec]:
     """How parameters lie on the mesh: layers over the stages, the others on every device."""
-    # With one stage nothing is split; a spec without names then says so.
+    # With one stage every device has all layers.
     over_stages = PartitionSpec(PIPE) if mesh.shape[PIPE] > 1 else PartitionSpec()
     names = dit.network(card.config).shapes()
     return {name: over_stages if name == "blocks" else PartitionSpec() for name in names}

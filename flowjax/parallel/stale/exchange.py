@@ -107,8 +107,8 @@ def gather_ahead_in_synchronous_row(
     if shard.sends_unchanged:
         # Layer 0 has just gathered what the next row begins with.
         ahead = jnp.where(layer == 0, everyone, ahead)
-    kept = put(buffers.own, _with_newest(own, past), layer)
-    return Exchanged(everyone, copy, AheadBuffers(kept, ahead))
+    history = put(buffers.own, _with_newest(own, past), layer)
+    return Exchanged(everyone, copy, AheadBuffers(history, ahead))
 
 
 def gather_ahead_in_stale_row(
@@ -178,7 +178,8 @@ def gather_now_in_synchronous_row(
     """Gather this layer's keys and values, and the copies for the next row if they differ."""
     copy = shard.own_part(at(buffers.copies, layer))
     everyone = gathered(own, shard.axes)
-    copies, past = everyone, _with_own_row(own, at(buffers.own, layer))
+    past = _with_own_row(own, at(buffers.own, layer))
+    copies = everyone
     if not shard.sends_unchanged:
         # The next row sees a forecast or rounded numbers, which take a gather of their own.
         copies = shard.gather_message(shard.forecast(past, shard.schedule.next_of_substep[row]))
