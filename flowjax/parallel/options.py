@@ -263,28 +263,38 @@ def check_layers(name, mesh, config):
 
 
 def check_pipe(mesh, config, tokens, options):
-    """Raise a ValueError in words if a pipeline of layers cannot run so; `options` are `stale.Options`."""
-    name, stages, patches = (
-        "parallel.sample: attention='pipefusion'",
-        mesh.shape[PIPE],
-        options.patches,
-    )
+    """Refuse a mesh, a network or options with which a pipeline of layers cannot run."""
+    name = "parallel.sample"
     if token_shards(mesh) > 1:
         raise ValueError(
-            f"{name} cuts an image's tokens in time, not over devices; take seq=1, and the rest for pipe."
+            f"{name}: attention='pipefusion' cuts an image's tokens in time, not over devices; "
+            "take seq=1, and the rest for pipe."
         )
-    check_layers(name, mesh, config)
-    if not isinstance(patches, (int, np.integer)) or patches < 1 or tokens % patches:
+    check_layers(f"{name}: attention='pipefusion'", mesh, config)
+    check_patches(name, options, tokens, mesh.shape[PIPE])
+
+
+def check_patches(name: str, options: Options, tokens: int, stages: int) -> None:
+    """Refuse patches that do not divide the tokens, and a policy that a pipeline cannot follow.
+
+    Args:
+      name: the public function in whose name the refusal speaks.
+      options: `Options` with attention="pipefusion".
+      tokens: L.
+      stages: n, the number of stages.
+    """
+    name, patches = f"{name}: attention='pipefusion'", options.patches
+    if not _is_integer(patches) or patches < 1 or tokens % patches:
         fits = [k for k in range(1, tokens + 1) if tokens % k == 0]
         raise ValueError(
-            f"{name} with patches={patches!r} of {tokens} tokens; wanted one of {fits}. From pipe={stages} on no stage waits, "
-            f"and from {2 * stages} on not for messages either."
+            f"{name} with patches={patches!r} of {tokens} tokens; wanted one of {fits}. From "
+            f"pipe={stages} on no stage waits, and from {2 * stages} on not for messages either."
         )
     policy = np.asarray(policies.NEVER if options.policy is None else options.policy)
     if np.any((policy >= 0) & (policy < policies.NEVER)):
         raise ValueError(
-            f"{name} with a policy by tolerance: when the pipe drains is settled before the run. Take a policy of fixed steps, "
-            "or attention='stale'."
+            f"{name} with a policy by tolerance: when the pipe drains is settled before the run. "
+            "Take a policy of fixed steps, or attention='stale'."
         )
 
 
