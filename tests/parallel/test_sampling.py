@@ -1,7 +1,6 @@
 """Sampling over a mesh without staleness is sampling on one device; the program says to others what its docstrings name."""
 
 import dataclasses
-import functools
 from collections import Counter
 
 import jax
@@ -10,49 +9,13 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-import flowjax
 from experiments.benchmarks.pmap import sample_pmap
-from flowjax import Linear, grids, guidance, models, parallel, plans
+from flowjax import Linear, grids, models, parallel, plans
 from flowjax.parallel import traffic
 from flowjax.parallel.analysis.hlo import collectives
 from flowjax.parallel.attention import exact
 from flowjax.parallel.mesh import token_axes, token_shards
-
-LABEL = np.array([0, 2])
-NOISE = np.asarray(flowjax.draw_noise(jax.random.key(1), range(2), (4, 6, 1)))
-
-
-@functools.cache
-def network(**changes):
-    """A tiny transformer on 24 tokens, with 8 heads, none of whose weights is zero."""
-    sizes = {
-        "size": (4, 6),
-        "channels": 1,
-        "patch": 1,
-        "width": 16,
-        "depth": 3,
-        "heads": 8,
-        "classes": 3,
-    }
-    model = models.init(models.DiTConfig(**sizes | changes), jax.random.key(0))
-    random = np.random.default_rng(0)
-    return model._replace(
-        params=jax.tree.map(
-            lambda p: jnp.asarray(p + 0.2 * random.normal(size=p.shape)), model.params
-        )
-    )
-
-
-@functools.cache
-def alone(scale=1.0):
-    """The program of one device, (params, plan, key) -> x."""
-    model = network()
-
-    def run(params, plan, key):
-        model_of = guidance.classifier_free(functools.partial(model.apply, params), LABEL, 3, scale)
-        return flowjax.sample(model_of, NOISE, plan, key=key).x
-
-    return jax.jit(run)
+from tests.parallel.cases import LABEL, NOISE, alone, network
 
 
 def counted(text):

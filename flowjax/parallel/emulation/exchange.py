@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flowjax.parallel.options import EXACT, Options, check, check_patches, from_keywords
+from flowjax.parallel.options import USES, Options, check, from_keywords
+from flowjax.parallel.pipeline.setup import check_patches
 from flowjax.parallel.stale.precision import bits_of
 from flowjax.parallel.stale.rows import RowSchedule, row_schedule
 from flowjax.plans.table import Plan
@@ -90,13 +91,13 @@ def exchange_of(
     parts = devices
     if options.attention == "pipefusion":
         parts = devices if options.patches is None else options.patches
-        check_patches(NAME, options._replace(patches=parts), tokens, devices)
+        check_patches(NAME, tokens, options._replace(patches=parts), devices)
         if not _is_count(devices):
             raise ValueError(f"{NAME}: devices={devices!r}; wanted a number of stages, at least 1.")
     shards = contiguous(tokens, parts)
     everyone = np.arange(slots or parts)
     # Exact attention is a run whose steps are all synchronous.
-    if options.attention in EXACT:
+    if USES[options.attention].is_exact:
         options = options._replace(warmup=plan.steps, refresh=1)
 
     # In a pipeline the parts before a part passed through the layer in this row already.

@@ -14,37 +14,19 @@ import jax.numpy as jnp
 
 from flowjax.parallel.emulation.exchange import Exchange
 from flowjax.parallel.stale.forecast import predict
+from flowjax.parallel.stale.meter import MeterReadings, empty_readings
 from flowjax.parallel.stale.precision import rounded
 from flowjax.plans.table import Plan
 from flowjax.sampling import Solution, sample
 from flowjax.types import PyTree
 
 
-class Meter(NamedTuple):
-    """What each row metered. Staleness is |KV - copy|^2 / |KV|^2.
-
-    Attributes:
-      synced: (rows,) bool, the synchronous rows.
-      staleness: (rows,) over layers, samples and tokens; 0 where no part used a copy, as in
-        synchronous rows and on one device.
-      layers: (rows, K) of each layer, over samples and tokens, whether the copy was used or not; 0
-        where there was none.
-      worst: (rows,) of the sample where it is largest, over layers and tokens, whether the copy was
-        used or not; infinite where there was none.
-    """
-
-    synced: jax.Array
-    staleness: jax.Array
-    layers: jax.Array
-    worst: jax.Array
-
-
 class EmulationStats(NamedTuple):
-    """Counts of `flowjax.sample`, and the `Meter` of the run.
+    """Counts of `flowjax.sample`, and the readings of the meter.
 
     Attributes:
       nfe, accepted, rejected: (B,) int32.
-      synced, staleness, layers, worst: as in `Meter`.
+      synced, staleness, layers, worst: as in `parallel.stale.meter.MeterReadings`.
     """
 
     nfe: jax.Array
@@ -63,12 +45,12 @@ class EmulationCarry(NamedTuple):
       row: (), the number of the next row.
       histories: a pytree of (S, M, K, B, L, ...), the values of the last M rows of each substep,
         newest first.
-      meter: the `Meter` of the rows so far.
+      readings: the `MeterReadings` of the rows so far.
     """
 
     row: jax.Array
     histories: PyTree
-    meter: Meter
+    readings: MeterReadings
 
 
 # (copy, synced) -> (velocity, values): copy and values are pytrees of (K, B, L, ...)
@@ -102,15 +84,10 @@ def sample_with_exchange(
     def empty(leaf: jax.Array) -> jax.Array:
         return jnp.zeros((substeps, memory, *leaf.shape), leaf.dtype)
 
-    meter = Meter(
-        synced=jnp.zeros(plan.rows, bool),
-        staleness=jnp.zeros(plan.rows, dtype),
-        layers=jnp.zeros((plan.rows, layers), dtype),
-        worst=jnp.zeros(plan.rows, dtype),
-    )
-    carry = EmulationCarry(jnp.zeros((), int), jax.tree.map(empty, like), meter)
+    readings = empty_readings(plan.rows, layers, dtype)
+    carry = EmulationCarry(jnp.zeros((), int), jax.tree.map(empty, like), readings)
     found = sample(model, noise, plan, key=key, carry=carry)
-    return found._replace(stats=EmulationStats(*found.stats, *found.carry.meter), carry=None)
+    return found._replace(stats=EmulationStats(*found.stats, *found.carry.readings), carry=None)
 
 
 def run_row(
@@ -137,16 +114,16 @@ def run_row(
     pool = functools.partial(_pool, exchange)
     expected = predict(exchange.rows.forecast, row, past, pool)
     copy = _copy(exchange, expected)
-    synced = _is_synchronous(exchange.rows, row, carry.meter)
+    synced = _is_synchronous(exchange.rows, row, carry.readings)
     velocity, values = evaluate(copy, synced)
 
     # Meter the copy, used or not, and store what arrived at the other parts.
-    meter = _metered(exchange, carry.meter, row, synced, values, copy)
+    readings = _metered(exchange, carry.readings, row, synced, values, copy)
     arrived = _arrived(exchange, values, expected, synced)
     is_sent = synced | exchange.rows.sent[row]
     history = jax.tree.map(lambda old, new: _pushed(old, new, is_sent), past, arrived)
     histories = jax.tree.map(lambda all, one: all.at[substep].set(one), carry.histories, history)
-    return velocity, EmulationCarry(row + 1, histories, meter)
+    return velocity, EmulationCarry(row + 1, histories, readings)
 
 
 def _pool(exchange, sums):
@@ -174,17 +151,17 @@ def _copy(exchange, expected):
     return jax.tree.map(seen, expected)
 
 
-def _is_synchronous(rows, row, meter):
+def _is_synchronous(rows, row, readings):
     """Whether the staleness that the step before metered exceeds the threshold of this row."""
     decided_by = rows.decided_by[row]
     # In the first step nothing was metered, so it is synchronous under every threshold.
-    metered = jnp.where(decided_by < 0, jnp.inf, jnp.sqrt(meter.worst[decided_by]))
+    metered = jnp.where(decided_by < 0, jnp.inf, jnp.sqrt(readings.worst[decided_by]))
     return metered > rows.policy[row]
 
 
-def _metered(exchange, meter, row, synced, values, copy):
-    """The `Meter` with this row's staleness."""
-    dtype = meter.staleness.dtype
+def _metered(exchange, readings, row, synced, values, copy):
+    """The readings with those of this row."""
+    dtype = readings.staleness.dtype
     gap = _squares(jax.tree.map(jnp.subtract, values, copy), dtype)  # (K, B)
     size = _squares(values, dtype)
     is_first = row == exchange.rows.first_of_substep[exchange.rows.substep[row]]  # no copy exists
@@ -198,11 +175,11 @@ def _metered(exchange, meter, row, synced, values, copy):
     staleness = jnp.where(is_used, gap.sum() / size.sum(), 0)
     layers = jnp.where(is_first, 0, gap.sum(1) / size.sum(1))
     worst = jnp.where(is_first, jnp.inf, jnp.max(gap.sum(0) / size.sum(0)))
-    return Meter(
-        synced=meter.synced.at[row].set(synced),
-        staleness=meter.staleness.at[row].set(staleness),
-        layers=meter.layers.at[row].set(layers),
-        worst=meter.worst.at[row].set(worst),
+    return MeterReadings(
+        synced=readings.synced.at[row].set(synced),
+        staleness=readings.staleness.at[row].set(staleness),
+        layers=readings.layers.at[row].set(layers),
+        worst=readings.worst.at[row].set(worst),
     )
 
 

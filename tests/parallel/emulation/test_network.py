@@ -8,43 +8,26 @@ import numpy as np
 import pytest
 
 import flowjax
-from flowjax import Linear, fields, grids, models, plans
-from flowjax.models.dit import DiTConfig, positions
+from flowjax import Linear, grids, models, plans
 from flowjax.parallel.emulation.field import emulate_field
 from flowjax.parallel.emulation.network import Exchange, contiguous, emulate, emulate_with, exchange
-
-CONFIG = DiTConfig((4, 4), channels=1, patch=1, width=16, depth=2, heads=2, classes=3)
-TOKENS = 16
-ROWS = 6
-
-
-def perturbed(params, scale=0.15):
-    """Float64 parameters with no zero gates, in which every layer attends."""
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    noisy = [
-        leaf + scale * jax.random.normal(key, leaf.shape, np.float64)
-        for leaf, key in zip(leaves, keys, strict=True)
-    ]
-    return jax.tree.unflatten(tree, noisy)
-
-
-@functools.cache
-def network():
-    """A network with the clock 1 - t: random weights are smooth in it, as trained in 1000 t."""
-    untrained = models.init(CONFIG, jax.random.key(0), clock="1 - t")
-    return untrained._replace(params=perturbed(untrained.params))
-
-
-NOISE = flowjax.draw_noise(jax.random.key(2), range(2), (4, 4, 1))
-LABEL = np.array([0, 2])
-PLAN = plans.dpm_solver_pp(Linear(), grids.uniform(ROWS), 2)
-
-
-@jax.jit
-def run(params, plan, table, key=None):
-    """One compiled program for every exchange and plan of one length."""
-    return emulate_with(network()._replace(params=params), NOISE, LABEL, plan, table, key=key)
+from tests.parallel.cases import (
+    CONFIG,
+    DATA,
+    LABEL,
+    PLAN,
+    ROWS,
+    SPAN,
+    TOKENS,
+    numpy_velocity,
+    of_field,
+    of_network,
+    perturbed,
+    run,
+    slope,
+)
+from tests.parallel.cases import SQUARE_NOISE as NOISE
+from tests.parallel.cases import square_network as network
 
 
 def stale(devices, *, plan=PLAN, params=None, **options):
@@ -121,50 +104,6 @@ def test_a_second_call_gives_what_the_first_gave():
 
 
 # ---- an independent loop
-
-
-def numpy_modulated(x, shift, scale):
-    x = x - x.mean(-1, keepdims=True)
-    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * (1 + scale) + shift
-
-
-def numpy_velocity(params, x, t, label, attend, tokens=slice(None)):
-    """The DiT of some tokens of one sample, x (L, 1), layer by layer.
-
-    `attend` is (layer, q, k, v) -> (L, heads, d).
-    """
-
-    def linear(layer, x):
-        return x @ layer["kernel"] + layer["bias"]
-
-    def silu(x):
-        return x / (1 + np.exp(-x))
-
-    def gelu(x):
-        return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
-
-    # The embedding of the time and the label, and of the tokens.
-    angle = (1 - t) * 10000.0 ** (-np.arange(128) / 128)
-    waves = np.concatenate([np.cos(angle), np.sin(angle)])
-    time = linear(params["time2"], silu(linear(params["time1"], waves)))
-    condition = silu(time + params["labels"]["embedding"][label])
-    h = linear(params["patches"], x) + positions(CONFIG)[tokens]
-    for layer in range(CONFIG.depth):
-        block = jax.tree.map(lambda leaf, layer=layer: leaf[layer], params["blocks"])
-        modulation = linear(block["modulation"], condition)
-        shift1, scale1, gate1, shift2, scale2, gate2 = np.split(modulation, 6)
-        # Attention, then the MLP, each modulated by the condition.
-        y = numpy_modulated(h, shift1, scale1)
-        q, k, v = (
-            linear(block[name], y).reshape(len(x), CONFIG.heads, -1)
-            for name in ("query", "key", "value")
-        )
-        h = h + gate1 * linear(block["out"], attend(layer, q, k, v).reshape(len(x), -1))
-        y = numpy_modulated(h, shift2, scale2)
-        h = h + gate2 * linear(block["mlp2"], gelu(linear(block["mlp1"], y)))
-    # The head. The clock 1 - t runs the other way, so the velocity has the other sign.
-    shift, scale = np.split(linear(params["modulation"], condition), 2)
-    return -linear(params["outputs"], numpy_modulated(h, shift, scale))
 
 
 def numpy_attention(q, keys, values):
@@ -355,36 +294,12 @@ def test_shards_of_another_size_are_refused():
 
 
 STEPS = (64, 128)
-SPAN = {"start": 0.9, "end": 0.2}
 SOLVERS = {
     "euler": plans.euler,
     "2M": lambda grid: plans.dpm_solver_pp(Linear(), grid, 2),
     "AB2": lambda grid: plans.adams_bashforth(grid, 2),
 }
 DEVICES = (1, 2, 4, 8)
-STARTS = flowjax.draw_noise(jax.random.key(3), range(8), (4, 4, 1))
-DATA = fields.DataSet(np.random.default_rng(0).standard_normal((12, 4, 4, 1)), 0.5, Linear())
-
-
-@jax.jit
-def of_network(plan, table):
-    """Ends of many runs at once; plans and exchanges are stacked."""
-    model = network()
-
-    def end(plan, table):
-        return emulate_with(model, STARTS, None, plan, table).x
-
-    return jax.vmap(end)(plan, table)
-
-
-@jax.jit
-def of_field(plan, table):
-    """The same for the exact field."""
-
-    def end(plan, table):
-        return emulate_field(DATA, STARTS, plan, table).x
-
-    return jax.vmap(end)(plan, table)
 
 
 def stacked(trees):
@@ -420,10 +335,6 @@ def errors(subject):
 
 
 SUBJECTS = pytest.mark.parametrize("subject", [of_network, of_field], ids=["network", "field"])
-
-
-def slope(values):
-    return np.log2(values[-2] / values[-1])
 
 
 @SUBJECTS

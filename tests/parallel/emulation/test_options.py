@@ -7,15 +7,10 @@ import pytest
 from flowjax import parallel, plans
 from flowjax.parallel.emulation.network import exchange
 from flowjax.parallel.stale import policies
-from tests.parallel.emulation.test_network import (
-    LABEL,
-    NOISE,
-    PLAN,
-    ROWS,
-    TOKENS,
-    exact,
-    network,
-)
+from tests.parallel.cases import LABEL, PLAN, ROWS, TOKENS
+from tests.parallel.cases import SQUARE_NOISE as NOISE
+from tests.parallel.cases import square_network as network
+from tests.parallel.emulation.test_network import exact
 
 STALE = {"attention": "stale"}
 PIPE = {"attention": "pipefusion", "patches": 4}

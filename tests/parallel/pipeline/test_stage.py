@@ -16,15 +16,9 @@ from flowjax.parallel.analysis.hlo import collectives
 from flowjax.parallel.emulation.network import emulate_with, exchange
 from flowjax.parallel.pipeline.ticks import schedule
 from flowjax.parallel.stale import policies
-from tests.parallel.emulation import test_network as test_emulate
-from tests.parallel.emulation.test_network import (
-    CONFIG,
-    LABEL,
-    NOISE,
-    TOKENS,
-    numpy_velocity,
-    perturbed,
-)
+from tests.parallel import cases
+from tests.parallel.cases import CONFIG, LABEL, TOKENS, numpy_velocity, perturbed
+from tests.parallel.cases import SQUARE_NOISE as NOISE
 
 STEPS = 5
 PLAN = plans.dpm_solver_pp(Linear(), grids.uniform(STEPS), 2)
@@ -58,7 +52,7 @@ def test_every_patch_of_every_row_passes_every_place_once_and_in_order(stages, p
     made = schedule(stale_rows(1, 2, 3, 4, rows=6), patches, stages, hop)
     when = [{} for _ in range(stages + 1)]
     for place in range(stages + 1):
-        for tick in np.flatnonzero(made.busy[:, place] & ~made.whole):
+        for tick in np.flatnonzero(made.busy[:, place] & ~made.synchronous):
             patch = made.row[tick, place], made.patch[tick, place]
             assert patch not in when[place]
             when[place][patch] = tick
@@ -72,11 +66,11 @@ def test_every_patch_of_every_row_passes_every_place_once_and_in_order(stages, p
         ]
         assert when[stages][row, patch] == entered + hop * stages - 1
         assert row == 1 or entered > when[stages][row - 1, patch]
-    assert np.flatnonzero(made.whole).tolist() == [
+    assert np.flatnonzero(made.synchronous).tolist() == [
         0,
-        len(made.whole) - 1,
+        len(made.synchronous) - 1,
     ]  # before it fills, when it has drained
-    assert made.row[made.whole, 0].tolist() == [0, 5]
+    assert made.row[made.synchronous, 0].tolist() == [0, 5]
 
 
 @pytest.mark.parametrize(("stages", "patches", "hop"), CASES)
@@ -85,7 +79,7 @@ def test_ticks_and_utilisation_are_the_formula(stages, patches, hop):
     made = schedule(np.zeros(rows, bool), patches, stages, hop)
     around = hop * stages
     ticks = patches * rows + around - 1 if patches >= around else around * rows + patches - 1
-    assert made.whole.shape == (ticks,) and not made.whole.any()
+    assert made.synchronous.shape == (ticks,) and not made.synchronous.any()
     assert made.utilisation == pytest.approx(patches * rows / ticks)
     assert made.of_rows(rows).tolist() == [max(patches, around)] * (rows - 1) + [
         ticks - max(patches, around) * (rows - 1)
@@ -95,7 +89,9 @@ def test_ticks_and_utilisation_are_the_formula(stages, patches, hop):
 def test_a_run_in_step_is_one_tick_a_row():
     made = schedule(np.ones(4, bool), 4, 2)
     assert (
-        made.whole.all() and made.row[:, 0].tolist() == [0, 1, 2, 3] and np.isnan(made.utilisation)
+        made.synchronous.all()
+        and made.row[:, 0].tolist() == [0, 1, 2, 3]
+        and np.isnan(made.utilisation)
     )
 
 
@@ -129,12 +125,12 @@ def numpy_pipeline(params, x, label, plan, patches, synced):
 @pytest.mark.parametrize(("patches", "which"), [(4, [0]), (16, [0, 1]), (2, [0, 3]), (1, [0])])
 def test_the_emulation_is_the_naive_loop_over_patches(patches, which):
     model, plan = (
-        test_emulate.network(),
-        plans.dpm_solver_pp(Linear(), grids.uniform(test_emulate.ROWS), 3),
+        cases.square_network(),
+        plans.dpm_solver_pp(Linear(), grids.uniform(cases.ROWS), 3),
     )
     policy = policies.at(plan.steps, which)
     told = exchange(plan, TOKENS, patches, attention="pipefusion", policy=policy, slots=TOKENS)
-    found = test_emulate.run(model.params, plan, told)
+    found = cases.run(model.params, plan, told)
     params = jax.tree.map(np.asarray, model.params)
     for sample in range(2):
         start = np.asarray(NOISE[sample]).reshape(TOKENS, 1)
@@ -246,7 +242,7 @@ def spoken(stages, patches, **options):
 def test_a_message_a_tick_needs_no_product_of_its_tick():
     """Four patches of two stages: the message on its way is that of the tick before."""
     counts, found, ticks = spoken(2, 4, warmup=2)
-    total = len(ticks.whole)
+    total = len(ticks.synchronous)
     assert total == 2 + 4 * 3 + 2 * 2 - 1
     assert counts == {
         ("collective-permute", total): 1,
@@ -257,7 +253,9 @@ def test_a_message_a_tick_needs_no_product_of_its_tick():
         (c for c in found if c.operation == "collective-permute"), key=lambda c: c.times
     )
     assert hop.branch != image.branch and not hop.waits and image.waits
-    received = (~ticks.whole).sum() * hop.received + 2 * ticks.whole.sum() * image.received
+    received = (
+        ~ticks.synchronous
+    ).sum() * hop.received + 2 * ticks.synchronous.sum() * image.received
     assert piped(2, 4, warmup=2).stats.bytes.sum() == received
 
 
@@ -293,7 +291,7 @@ def test_a_choice_counts_as_its_cheapest_or_its_dearest_branch():
 @pytest.mark.slow
 def test_two_patches_wait_for_their_messages_and_guidance_is_one_sum_a_tick():
     counts, found, ticks = spoken(2, 2, sizes={"cfg": 2, "data": 2}, guidance=1.7)
-    total = len(ticks.whole)
+    total = len(ticks.synchronous)
     sums = {
         ("all-reduce", total): 2
     }  # of the patches' velocity, and of the image's, in two branches
@@ -308,7 +306,7 @@ def test_two_patches_wait_for_their_messages_and_guidance_is_one_sum_a_tick():
 def test_keys_and_values_are_kept_on_their_stage():
     """Twice the stages keep half, whatever the patches; and every stage holds its layers' weights alone."""
     sizes = [
-        traffic.pipe_buffer(
+        traffic.pipeline_buffer(
             network().card.config, NOISE.shape, parallel.make_mesh(pipe=n), 1.0, np.float64
         )
         for n in (1, 2)

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 import flowjax
-from flowjax import Linear, Tolerance, fields, models, parallel, plans
+from flowjax import Linear, Tolerance, models, parallel, plans
 from flowjax.adaptive import control, lanes
 from flowjax.adaptive.pairs import pair as find_pair
-from flowjax.models.dit import DiTConfig
 from flowjax.parallel.analysis.hlo import collectives
 from flowjax.parallel.emulation.adaptive import (
     emulate_adaptive,
@@ -28,26 +27,12 @@ from flowjax.parallel.stale.history import (
     in_estimate,
     with_history,
 )
+from tests.parallel.cases import CONFIG, DATA, STARTS, TOKENS
+from tests.parallel.cases import square_network as network
 
-LINEAR, SPAN, DEVICES, TOKENS = Linear(), (1.0, 0.0), 4, 16
+LINEAR, SPAN, DEVICES = Linear(), (1.0, 0.0), 4
 SHARDS = contiguous(TOKENS, DEVICES)
-DATA = fields.DataSet(np.random.default_rng(0).standard_normal((12, 4, 4, 1)), 0.5, LINEAR)
-STARTS = flowjax.draw_noise(jax.random.key(3), range(8), (4, 4, 1))
-CONFIG = DiTConfig((4, 4), channels=1, patch=1, width=16, depth=2, heads=2, classes=3)
 LABEL = np.arange(8) % 3
-
-
-@functools.cache
-def network():
-    """A network with the clock 1 - t, without zero gates, in float64."""
-    untrained = models.init(CONFIG, jax.random.key(0), clock="1 - t")
-    leaves, tree = jax.tree.flatten(untrained.params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    noisy = [
-        p + 0.15 * jax.random.normal(key, p.shape, np.float64)
-        for p, key in zip(leaves, keys, strict=True)
-    ]
-    return untrained._replace(params=jax.tree.unflatten(tree, noisy))
 
 
 def rule_of(method="dpm_solver_pp", order=2, span=SPAN, **options):

@@ -11,7 +11,8 @@ from flowjax.models.dit import softmax_attention
 from flowjax.parallel.attention import corrected
 from flowjax.parallel.emulation.field import emulate_field
 from flowjax.parallel.emulation.network import exchange, mixed_attention
-from tests.parallel.emulation.test_network import DATA, NOISE, PLAN, TOKENS
+from tests.parallel.cases import DATA, PLAN, TOKENS
+from tests.parallel.cases import SQUARE_NOISE as NOISE
 
 LENGTHS = (5, 3, 4)  # tokens of three devices
 

@@ -14,7 +14,7 @@ from flowjax.parallel.analysis.hlo import collectives
 from flowjax.parallel.emulation.network import emulate_with, exchange
 from flowjax.parallel.stale import policies
 from flowjax.parallel.stale.precision import BITS, bytes_of, decoded, encoded, rounded
-from tests.parallel.test_sampling import LABEL, NOISE, network
+from tests.parallel.cases import LABEL, NOISE, network
 
 STEPS = 6
 PLAN = plans.dpm_solver_pp(Linear(), grids.uniform(STEPS), 2)
@@ -324,11 +324,10 @@ def test_program_moves_what_the_docstrings_say(options, sync, stale, last):
     moved = [
         sum(c.times * c.received for c in found if c.branch == branch) // STEPS for branch in (1, 0)
     ]
-    formula = traffic.a_row(
+    formula = traffic.stale_row(
         smooth(3).card.config,
         NOISE.shape,
         mesh,
-        "stale",
         scale,
         NOISE.dtype,
         way,
@@ -348,11 +347,10 @@ def test_program_moves_what_the_docstrings_say(options, sync, stale, last):
 def test_bytes_are_of_the_rows_that_were_synchronous():
     found = on_mesh(policy=policies.tolerance(STEPS, 0.095), comm_dtype="int8", forecast="tuned", sizes={"cfg": 2, "seq": 4},
                     guidance=1.7)  # fmt: skip
-    stale, sync = traffic.a_row(
+    stale, sync = traffic.stale_row(
         smooth(3).card.config,
         NOISE.shape,
         parallel.make_mesh(cfg=2, seq=4),
-        "stale",
         1.7,
         NOISE.dtype,
         "late",

@@ -11,7 +11,7 @@ from experiments.staleness import loop
 from flowjax import Linear, grids, plans
 from flowjax.parallel.emulation.network import exchange
 from flowjax.parallel.stale.forecast import FORECASTS, MOST, Forecast, forecast, predict
-from tests.parallel.emulation.test_network import SPAN, TOKENS, of_field, of_network, slope
+from tests.parallel.cases import SPAN, TOKENS, of_field, of_network, slope
 
 ROWS = 9
 UNEVEN = np.array([1.0, 0.93, 0.9, 0.71, 0.6, 0.42, 0.37, 0.2, 0.11, 0.05])

@@ -14,7 +14,7 @@ from flowjax.parallel.analysis.hlo import collectives
 from flowjax.parallel.emulation.network import emulate_with, exchange
 from flowjax.parallel.options import Options
 from flowjax.parallel.stale.rows import row_schedule
-from tests.parallel.test_sampling import LABEL, NOISE, network
+from tests.parallel.cases import LABEL, NOISE, network
 
 PLAN = plans.dpm_solver_pp(Linear(), grids.uniform(5), 2)
 
