@@ -69,7 +69,7 @@ def test_operations_agree_with_xla():
 def test_bytes_are_those_of_the_traffic(attention, n):
     mesh = parallel.make_mesh(seq=n)
     received = traffic.received(XL, (2, 64, 64, 4), mesh, attention, 1.0, jnp.bfloat16)
-    own = 2 * 1024 // n * XL.width * 2
+    own = 2 * 1024 // n * XL.width * 2  # keys of two samples in bfloat16
     assert latency.transfer(IDEAL._replace(link=1.0), attention, n, own) == received
 
 
@@ -125,7 +125,7 @@ def test_a_pipeline_takes_the_ticks_of_its_table(stages, patches, lag):
     # With one operation a second, a tick takes as many seconds as there are patches.
     work = Work(stages, 1, 1, token=float(patches), pair=0.0)
     device = Device(1.0, 1.0, math.inf, math.inf)
-    synced = np.isin(np.arange(12), [0, 1, 5])
+    synced = np.isin(np.arange(12), [0, 1, 5])  # two runs of stale rows
     found = seconds(
         work, patches, synced, device, attention="pipefusion", pipe=stages, patches=patches, lag=lag
     )
@@ -173,18 +173,21 @@ def _linear(layers):
 def test_each_synchronous_row_drains_the_pipeline():
     pipe = dict(attention="pipefusion", pipe=4, patches=8)
     mask = policies.every(20, 5) < 0
+    # Every fifth row is synchronous: four times the same run of five rows.
     runs = [seconds(_linear(4), 64, masked(5, 1), IDEAL, **pipe).total] * 4
     assert seconds(_linear(4), 64, mask, IDEAL, **pipe).total == pytest.approx(sum(runs), rel=1e-12)
 
 
 @pytest.mark.parametrize("attention", ["gather", "ulysses", "ring", "stale", "pipefusion"])
 def test_one_device_is_one_device(attention):
+    # All operations at the achieved rate; no layer is at the floor.
     alone = latency.work(XL).operations(1024) * 10 / (H.peak * H.achieved)
     assert of_run(XL, SHAPE, 10, 1, attention, 1, H).total == pytest.approx(alone, rel=1e-12)
 
 
 @pytest.mark.parametrize("attention", ["gather", "ulysses", "ring", "stale"])
 def test_perfect_links_share_the_layers_evenly(attention):
+    # Without the work of a sample, which every device does.
     work = latency.work(XL)._replace(sample=0.0, label=0.0)
     alone, shared = (
         seconds(work, 1024, masked(9, 1), IDEAL, attention=attention, seq=n).total for n in (1, 8)
@@ -229,6 +232,7 @@ def test_a_better_device_is_never_slower(attention, field):
 
 
 def test_seconds_are_linear_in_what_is_synchronous():
+    # The same number of rows more, twice.
     each = [of_run(XL, SHAPE, 20, w, "stale", 8, H).total for w in (1, 6, 11)]
     assert each[2] - each[1] == pytest.approx(each[1] - each[0], rel=1e-9)
     assert each[0] < each[2]
@@ -243,7 +247,7 @@ def test_fewer_bits_take_less_on_the_way():
         for bits in (None, "int8", "int4")
     )
     scale = 4 * XL.heads / XL.width  # a float32 for each head of a token
-    stale = whole * 1000 / 1001
+    stale = whole * 1000 / 1001  # one row of 1001 is synchronous
     assert half == pytest.approx(whole - stale + stale * (1 + scale) / 2, rel=1e-9)
     assert quarter == pytest.approx(whole - stale + stale * (0.5 + scale) / 2, rel=1e-9)
 

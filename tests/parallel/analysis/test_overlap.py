@@ -200,6 +200,7 @@ def met(places, weights, out, window):
     """Pairs of place and weight that meet in a convolution over one axis, one by one."""
     stride, (low, _), hole, spread = window
     pairs = 0
+    # A pair meets unless it falls on the padding or into a hole.
     for result, weight in itertools.product(range(out), range(weights)):
         at = result * stride + weight * spread - low
         pairs += 0 <= at <= (places - 1) * hole and at % hole == 0
@@ -300,6 +301,7 @@ def test_a_program_is_laid_out_by_shapes_alone():
         params=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes.params)
     )
     noise = jnp.zeros((1, 8, 8, 1), jnp.float32)
+    # Once with arrays, once with shapes.
     run, args, *_ = parallel.program(arrays, noise, None, plan, mesh)
     again, abstract, *_ = parallel.program(shapes, jax.eval_shape(lambda: noise), None, plan, mesh)
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(abstract))
@@ -328,6 +330,7 @@ def test_seconds_of_gathers_are_measured_where_devices_are():
     found = command.measured(models.preset("digits", depth=2), 1, 3, 1, jax.devices()[:2])
     assert found.keys() == {"gather", "late", "frozen", "hidden", "share"}
     assert all(found[name] > 0 for name in ("gather", "late", "frozen"))
+    # Late gathers hide part of what a program that gathers nothing saves.
     waited, none = found["gather"], found["frozen"]
     assert found["hidden"] * (waited - none) == pytest.approx(waited - found["late"])
 

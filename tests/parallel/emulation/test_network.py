@@ -75,6 +75,7 @@ def test_a_closed_attention_gate_hides_staleness():
     for name in ("kernel", "bias"):
         leaf = params["blocks"]["modulation"][name]
         params["blocks"]["modulation"][name] = leaf.at[..., width].set(0)
+    # Attention adds nothing, so neither do copies.
     assert np.array_equal(stale(4, params=params).x, stale(1, params=params).x)
     assert np.abs(stale(4).x - stale(1).x).max() > 1e-3
 
@@ -99,6 +100,7 @@ def test_keys_and_values_that_rest_are_never_stale():
 
 def test_a_second_call_gives_what_the_first_gave():
     first = stale(4).x
+    # Another run between the two, of which nothing may remain.
     run(network().params, PLAN._replace(label_time=PLAN.label_time / 2), exchange(PLAN, TOKENS, 2))
     assert np.array_equal(stale(4).x, first)
 
@@ -219,6 +221,7 @@ def test_padding_changes_nothing():
 
 def test_guidance_is_that_of_two_runs_side_by_side():
     """Scale 0 is the unconditional run, which sees its own copies."""
+    # The null label's run alone, without guidance.
     null = np.full(2, CONFIG.classes)
     guided = emulate(network(), NOISE, LABEL, PLAN, devices=4, attention="stale", guidance=0.0)
     alone = emulate(network(), NOISE, null, PLAN, devices=4, attention="stale")
@@ -323,6 +326,7 @@ def errors(subject):
     made.append(plans.rk4(grids.uniform(STEPS[-1] // 4, **SPAN)))
     tables.append(exchange(plans.euler(grids.uniform(STEPS[-1])), TOKENS, 1, slots=8))
     found = subject(stacked(made), stacked(tables))
+    # zip stops before the last entry, which is the exact end.
     ends = dict(zip(cases, np.asarray(found), strict=False))
 
     def rms(a, b):
@@ -352,6 +356,7 @@ def test_stale_sampling_is_first_order_whatever_the_solver(subject, solver, orde
 def test_staleness_grows_as_the_fraction_of_stale_tokens(subject):
     _, own = errors(subject)
     for solver in ("euler", "2M"):
+        # A token sees copies of (n-1)/n of all tokens.
         ratio = [own[solver, n][-1] / ((n - 1) / n) for n in (2, 4, 8)]
         assert max(ratio) < 1.15 * min(ratio)
 
@@ -371,6 +376,7 @@ def test_a_field_on_devices_is_the_naive_loop():
     plan, devices = plans.euler(grids.uniform(ROWS)), 3
     owner = contiguous(TOKENS, devices)
     found = emulate_field(DATA, NOISE, plan, exchange(plan, TOKENS, devices, slots=4))
+    # The field by hand, sample by sample and device by device.
     y, width = np.asarray(DATA.samples).reshape(12, TOKENS), 0.5
     for i in range(2):
         x, before = np.asarray(NOISE[i]).ravel(), None

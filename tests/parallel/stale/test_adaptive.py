@@ -52,6 +52,7 @@ def rule_of(method="dpm_solver_pp", order=2, span=SPAN, **options):
     )
 
 
+# Without staleness; and the cure: the newest evaluations of any stage, extrapolated.
 SYNC = {"attention": "gather"}
 CURED = {"history": "newest", "forecast": 1}
 
@@ -140,6 +141,7 @@ def test_a_run_with_rejections_is_the_plan_on_the_accepted_grid(order, options):
     """The emulation of that plan has no rejected steps, so their values did not enter this run."""
     found = of_field(1e-3, order=order, **options)
     assert found.stats.rejected[0] > 3
+    # The accepted times of sample 0; behind them the grid is padded.
     grid = np.asarray(found.stats.grid)[: found.stats.accepted[0] + 1, 0]
     plan = plans.dpm_solver_pp(LINEAR, grid, order, method="singlestep")
     as_plan = exchange(
@@ -159,6 +161,7 @@ def test_a_run_with_rejections_is_the_plan_on_the_accepted_grid(order, options):
 def test_a_rejected_step_leaves_the_history_bit_equal():
     """After a rejection the carry is that after the evaluation at the start of the step."""
     rule = rule_of(order=3, **CURED)
+    # The solver of `flowjax.sample_adaptive`, to be advanced by one evaluation at a time.
     same = lambda values: values
     pair = find_pair("test", "dpm_solver_pp", 3)
     solver = control.Rule(
@@ -188,6 +191,7 @@ def test_a_rejected_step_leaves_the_history_bit_equal():
             entered += int(state.carry.count[0] - at_start.count[0])
             for found, wanted in zip(*map(jax.tree.leaves, (after.carry, at_start)), strict=True):
                 assert np.array_equal(found, wanted, equal_nan=True)
+        # A step begins with its own first evaluation, or with the last one of the step before.
         if state.stage[0] == 0 or (after.stage[0] == 1 and after.accepted[0] > state.accepted[0]):
             at_start = after.carry
         state = after
@@ -229,6 +233,7 @@ def test_cure_by_stage_saves_nothing_or_one_in_six():
     """Evaluations with a weight in the estimate must be synchronous for it not to see staleness."""
     for method, order in (("dpm_solver_pp", 2), ("dpm_solver_pp", 3), ("runge_kutta", 3)):
         assert in_estimate(find_pair("test", method, order), LINEAR).all()
+    # The second stage of Dormand-Prince is the only one without a weight.
     assert in_estimate(find_pair("test", "runge_kutta", 5), LINEAR).tolist() == [False] + [True] * 5
     found, sync = of_field(1e-3, estimate="synchronous"), of_field(1e-3, **SYNC)
     assert np.array_equal(found.x, sync.x) and (found.stats.synced == found.stats.committed).all()
@@ -237,7 +242,7 @@ def test_cure_by_stage_saves_nothing_or_one_in_six():
 @pytest.mark.slow
 def test_estimate_of_a_runge_kutta_pair_sees_held_copies_and_shrinks_the_steps():
     """Dormand-Prince, whose stages lie unequally far from what they see."""
-    ratios = []
+    ratios = []  # of the steps, held over synchronous
     for atol in (1e-4, 1e-6):
         sync, held = (
             of_field(atol, "runge_kutta", 5, **options) for options in (SYNC, {"history": "newest"})
@@ -254,6 +259,7 @@ def test_bound_makes_whole_steps_synchronous_and_a_tighter_one_more():
     found = [of_field(1e-3, staleness=bound, **CURED) for bound in (np.inf, 0.003, 0.0003, 0.0)]
     synced = [np.sum(one.stats.synced) for one in found]
     assert synced[0] < synced[1] < synced[2] < synced[3] == np.sum(found[3].stats.committed)
+    # A bound of 0 makes every step synchronous.
     np.testing.assert_array_equal(found[3].x, of_field(1e-3, **SYNC).x)
     assert not found[3].stats.staleness.any()
 
@@ -281,6 +287,7 @@ def test_on_a_trained_network_extrapolation_needs_the_bound():
     def found(atol, **options):
         return run(model.params, rule_of(**options), np.float32(atol))
 
+    # Without staleness; without a bound on it; with one.
     sync, free, bound = (found(0.03, **how) for how in (SYNC, CURED, CURED | {"staleness": 0.1}))
     true = found(0.002, **SYNC).x
     steps = [float(np.mean(one.stats.accepted)) for one in (sync, free, bound)]
@@ -294,6 +301,7 @@ def test_on_a_trained_network_extrapolation_needs_the_bound():
 
 
 def test_extrapolation_is_exact_for_polynomials_and_uses_what_there_is():
+    # Three known times, two, one, none.
     times = np.array([[0.4, 0.5, 0.8], [0.4, 0.5, np.nan], [0.4, np.nan, np.nan], [np.nan] * 3])
     weights = np.asarray(extrapolation(jnp.asarray(times), jnp.full(4, 0.1)))
     for row, degree in ((0, 2), (1, 1), (2, 0)):
@@ -346,6 +354,7 @@ def test_program_on_a_mesh_is_the_emulation_on_one_device(data, options):
     for name in ("nfe", "accepted", "rejected", "committed", "synced"):
         np.testing.assert_array_equal(getattr(found.stats, name), getattr(wanted.stats, name))
     np.testing.assert_allclose(found.stats.staleness, wanted.stats.staleness, rtol=1e-9)
+    # Samples of their own take different numbers of evaluations.
     lockstep = options.get("lockstep", False)
     assert (len(np.unique(found.stats.nfe)) == 1) == lockstep
 
@@ -364,6 +373,7 @@ def test_program_holds_the_collectives_that_it_names():
         return sample_adaptive(network()._replace(params=params), *rest, **options)
 
     found = collectives(run.lower(network().params).compile().as_text())
+    # Loops over layers run a gather `depth` times.
     layers = sorted((c.branch, c.times) for c in found if c.operation == "all-gather")
     assert layers == [(0, 1), (0, CONFIG.depth), (1, CONFIG.depth)]
     assert [c.operation for c in found if c.branch is None] == ["all-reduce"] * 4
@@ -403,6 +413,6 @@ def test_what_does_not_fit_is_refused_by_name(options, sentence):
 )
 def test_a_mesh_that_does_not_fit_is_refused(sizes, sentence):
     options = {"order": 2, "span": SPAN, "max_evaluations": 200, "staleness": np.inf}
+    mesh = parallel.make_mesh(**sizes)
     with pytest.raises(ValueError, match=sentence):
-        mesh = parallel.make_mesh(**sizes)
         sample_adaptive(network(), STARTS, LABEL, LINEAR, Tolerance(1e-3, 0.0), mesh, **options)
