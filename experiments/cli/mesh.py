@@ -9,6 +9,7 @@ import numpy as np
 
 from flowjax.errors import check_choice
 from flowjax.parallel.mesh import token_shards
+from flowjax.parallel.options import Options
 from flowjax.parallel.stale import policies
 
 FACTORS = ("data", "cfg", "seq", "pipe")
@@ -75,11 +76,13 @@ def policy(text, plan, devices):
 
 
 def options(config, plan, mesh):
-    """The options of `flowjax.parallel.sample` that a configuration of experiments.sample holds."""
-    return {
-        name: getattr(config, name)
-        for name in ("guidance", "attention", "warmup", "refresh", "correction", "residual")
-    } | {
+    """The options of `flowjax.parallel.sample` that a configuration of experiments.sample holds.
+
+    Every field of `Options` that the configuration has is passed on. Those that are text, or a
+    number that stands for none, are read first.
+    """
+    given = {name: getattr(config, name) for name in Options._fields if hasattr(config, name)}
+    return given | {
         "policy": policy(config.policy, plan, token_shards(mesh)),
         "forecast": int(config.forecast) if config.forecast.isdigit() else config.forecast,
         "comm_dtype": config.comm_dtype or None,

@@ -44,6 +44,7 @@ _ON_FIRST_USE = {
 
 def __getattr__(name: str) -> Any:
     """Import what is used for the first time."""
+    # Python calls this only for names that the module does not have.
     if name not in _ON_FIRST_USE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = importlib.import_module(_ON_FIRST_USE[name])

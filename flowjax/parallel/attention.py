@@ -1,4 +1,4 @@
-"""Exact attention over n devices that share the tokens of an image, and the parts of stale attention.
+"""Exact attention over n devices that share an image's tokens, and the parts of stale attention.
 
 The functions of `EXACT` return an `attention` as models.dit describes it,
 (q, k, v, layer, carry) -> (out, carry), for use inside `jax.shard_map`: q, k, v and out are those
@@ -96,7 +96,7 @@ def corrected(
     Returns:
       (B, l, heads, d).
     """
-    keys, values = everyone
+    keys, values = everyone  # (B, L, heads, d) each
     weights = _weights(q, keys)
     stale = jnp.sum(weights, axis=-1, where=~fresh)  # (B, heads, l), the weight of stale keys
     own_miss = _mean(_weights(q, own, valid), missed, q.dtype)
@@ -138,7 +138,7 @@ def gather(mesh: Mesh, tokens: int) -> Attention:
 
 
 def ulysses(mesh: Mesh, tokens: int) -> Attention:
-    """Exchange tokens for heads, attend, and exchange back (DeepSpeed-Ulysses, arXiv:2309.14509)."""
+    """Exchange tokens for heads, attend, exchange back (DeepSpeed-Ulysses, arXiv:2309.14509)."""
 
     def attend_to_tokens(q, k, v):
         return softmax_attention(q, k[:, :tokens], v[:, :tokens])[0]
@@ -184,13 +184,19 @@ def _exchange_heads(axes, inner):
         qkv = jax.lax.all_to_all(
             jnp.stack([q, k, v]), axes, split_axis=3, concat_axis=TOKENS, tiled=True
         )
-        out = inner(*qkv)  # (B, L, heads/n, d)
+        out = inner(*qkv)  # from (B, L, heads/n, d) each to the same
         return jax.lax.all_to_all(out, axes, split_axis=1, concat_axis=2, tiled=True), carry
 
     return attention
 
 
-def ring_attention(axes: Axes, tokens: int, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+def ring_attention(
+    axes: Axes,
+    tokens: int,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+) -> jax.Array:
     """Ring attention (arXiv:2310.01889): keys and values travel around; no device holds them all.
 
     There are n - 1 collective-permutes, each to the next device. Each one is issued before the
@@ -210,10 +216,12 @@ def ring_attention(axes: Axes, tokens: int, q: jax.Array, k: jax.Array, v: jax.A
     here = jax.lax.axis_index(axes)
     length = k.shape[1]
     following = [(j, (j + 1) % n) for j in range(n)]
-    block = jnp.stack([k, v])
-    total = None
+    block = jnp.stack([k, v])  # (2, B, l, heads, d)
+    total = None  # the partial softmax of the blocks so far
     for hop in range(n):
+        # Send the block on before it is used.
         ahead = jax.lax.ppermute(block, axes, following) if hop < n - 1 else None
+        # The block at hand comes from the device `hop` places before this one.
         valid = None
         if tokens < n * length:
             valid = (here - hop) % n * length + jnp.arange(length) < tokens
@@ -225,7 +233,7 @@ def ring_attention(axes: Axes, tokens: int, q: jax.Array, k: jax.Array, v: jax.A
 
 
 def _partial_softmax(q, k, v, valid):
-    """Maximum (B, heads, l), sum of exponentials (B, heads, l), unnormalised output of some keys."""
+    """Maximum and sum of exponentials (B, heads, l), and unnormalised output, of some keys."""
     scores = _scores(q, k)
     if valid is not None:
         # Finite, so that a block of padding alone gives no NaN: _merged takes its weight away.

@@ -1,9 +1,10 @@
-"""What one device does where devices share tokens: from images to images, and in between only tokens.
+"""What one device does where devices share the tokens of images.
 
-`flowjax.sample` runs the plan on this device's tokens. Here stand the model that it calls, and the
-code around it. Collectives:
+It takes images and returns images, and in between it has only its own tokens: `flowjax.sample` runs
+the plan on these. This file has the model that `flowjax.sample` calls, and the code around it.
+Collectives:
 
-    attention   per layer, as parallel.attention and parallel.stale.exchange say
+    attention   per layer, see parallel.attention and parallel.stale.exchange
     the meter   one all-reduce a row, of two numbers a layer and sample, where attention is stale
     guidance    one all-reduce a row, of the velocity, where the mesh has cfg=2
     at the end  one all-gather of the images' tokens, and one all-reduce of the status
@@ -78,8 +79,9 @@ def exact_body(
 
     The arguments are those that `parallel.sampling` lays out; there is no schedule of rows.
     """
+    # The state is in float32 at least, also where the noise is not.
     noise = noise.astype(jnp.promote_types(noise.dtype, jnp.float32))
-    tokens = setup.card.patchify(noise).shape[1]
+    tokens = setup.card.patchify(noise).shape[1]  # L without padding
     is_token = _is_token(setup, positions, tokens)
     network = functools.partial(_network, setup, params, positions, is_token)
     attention = exact(setup.attention, setup.mesh, tokens)
@@ -107,8 +109,9 @@ def stale_body(
 
     The arguments are those that `parallel.sampling` lays out.
     """
+    # The state is in float32 at least, also where the noise is not.
     noise = noise.astype(jnp.promote_types(noise.dtype, jnp.float32))
-    tokens = setup.card.patchify(noise).shape[1]
+    tokens = setup.card.patchify(noise).shape[1]  # L without padding
     is_token = _is_token(setup, positions, tokens)
     network = functools.partial(_network, setup, params, positions, is_token)
     model, carry = _stale_model(setup, network, schedule, noise, tokens, len(positions))
@@ -133,8 +136,10 @@ def guided(
       (x, t[, carry]) -> velocity[, carry].
     """
     scale = setup.guidance
+    # Either each half of the devices computes one branch of guidance.
     if setup.mesh.shape[CFG] == 2:
         return functools.partial(_one_branch, setup, network, label)
+    # Or every device computes both, in one batch of twice the size.
     if scale != 1:
         return guiding.classifier_free(network, label, setup.card.null_label, scale)
 
@@ -163,6 +168,7 @@ def draws(
     """
     if keys is None:
         return None
+    # The caller gave the noise itself. The batch is its first axis, since devices split the batch.
     if jnp.issubdtype(keys.dtype, jnp.floating):
         return jax.lax.map(own, jnp.moveaxis(keys, 1, 0).astype(noise.dtype))
 
@@ -173,6 +179,7 @@ def draws(
         keys_of_row = jax.vmap(jax.random.fold_in, (0, None))(keys, i)
         return own(jax.vmap(draw)(keys_of_row))
 
+    # Row by row, so that the noise of all tokens is held for one row only.
     return jax.lax.map(row, jnp.arange(plan.rows))
 
 
@@ -185,7 +192,8 @@ def _sample(setup, model, noise, keys, plan, local, carry) -> Solution:
 
 def _own_patches(setup, local, images):
     """(B, H, W, C) -> this device's patches (B, L/n, P), with zeros after the last token."""
-    patches = setup.card.patchify(images)
+    patches = setup.card.patchify(images)  # (B, L, P)
+    # All devices have arrays of one shape, so the last ones may hold padding.
     padding = token_shards(setup.mesh) * local - patches.shape[1]
     patches = jnp.pad(patches, ((0, 0), (0, padding), (0, 0)))
     first = jax.lax.axis_index(token_axes(setup.mesh)) * local
@@ -229,7 +237,7 @@ def _stale_model(setup, network, schedule, noise, tokens, local):
         axes, tokens, local, config.depth, schedule, exchange.comm_dtype, exchange.gains_per
     )
     method = METHODS[exchange.method]
-    shape = (batch, local, config.heads, config.width // config.heads)
+    shape = (batch, local, config.heads, config.width // config.heads)  # of keys
     buffers = method.buffers(shard, shape, config.dtype or noise.dtype)
     carry = stale.start(schedule, buffers, config.depth, noise.dtype)
 
@@ -251,6 +259,7 @@ def _one_branch(setup, network, label, x, t, *carry):
     """
     scale = setup.guidance
     is_conditional = jax.lax.axis_index(CFG) == 0
+    # Both halves start from one state; from here on they differ.
     x = jax.lax.pcast(x, CFG, to="varying")
     label = jnp.where(is_conditional, label, setup.card.null_label)
     found = network(x, t, label, *carry)

@@ -41,6 +41,7 @@ def make_mesh(
     Raises:
       ValueError: factors that are not integers from 1, cfg above 2, or more devices than there are.
     """
+    # A pair makes two axes of the tokens.
     is_pair = isinstance(seq, (tuple, list)) and len(seq) == 2
     inner, ring = seq if is_pair else (seq, None)
     sizes = {DATA: data, CFG: cfg, RING: ring, SEQ: inner, PIPE: pipe}
@@ -54,6 +55,7 @@ def make_mesh(
         raise ValueError(
             f"parallel.make_mesh: cfg={cfg}; guidance has two branches, so wanted 1 or 2."
         )
+    # Take as many devices as the mesh needs.
     devices = jax.devices() if devices is None else list(devices)
     here = len(devices)
     wanted = math.prod(sizes.values())
@@ -75,7 +77,12 @@ def _way_out(sizes, wanted, here):
     return f"with the other factors as they are, {' or '.join(fits)} would fit"
 
 
-def check_mesh(name: str, mesh: Mesh, batch: int, tokens: int) -> None:
+def check_mesh(
+    name: str,
+    mesh: Mesh,
+    batch: int,
+    tokens: int,
+) -> None:
     """Refuse a mesh that does not fit the batch or the tokens, whatever the attention.
 
     Args:
@@ -89,12 +96,14 @@ def check_mesh(name: str, mesh: Mesh, batch: int, tokens: int) -> None:
         raise ValueError(
             f"{name}: the mesh lacks the axes {sorted(missing)}; make it with parallel.make_mesh."
         )
+    # Every device needs a token; some may then hold padding beside it.
     shards = token_shards(mesh)
     if shards > tokens:
         raise ValueError(
             f"{name}: {shards} devices share {tokens} tokens; take seq at most {tokens}, and use "
             "the other devices for data."
         )
+    # Samples are not padded: they would cost as much as real ones.
     parts = mesh.shape[DATA]
     if batch % parts:
         raise ValueError(

@@ -28,8 +28,8 @@ class Mode(NamedTuple):
     """What one kind of attention does.
 
     Attributes:
-      check: (name, mesh, config, tokens, options) refuses what does not fit the mesh, in the name of
-        the public function `name`.
+      check: (name, mesh, config, tokens, options) refuses what does not fit the mesh, in the name
+        of the public function `name`.
       prepare: (card, mesh, plan, options) -> (setup, table). The setup is hashable and fixed in the
         compiled program. The table is a pytree of arrays, or None, and is an argument of it.
       specs: (card, mesh) -> (specs of the arguments, specs of the results), the layout on the mesh
@@ -51,7 +51,13 @@ class Mode(NamedTuple):
 # Devices that share tokens
 
 
-def check_tokens(name: str, mesh: Mesh, config: DiTConfig, tokens: int, options: Options) -> None:
+def check_tokens(
+    name: str,
+    mesh: Mesh,
+    config: DiTConfig,
+    tokens: int,
+    options: Options,
+) -> None:
     """Refuse a mesh that splits the layers."""
     if mesh.shape[PIPE] > 1:
         raise ValueError(
@@ -60,14 +66,25 @@ def check_tokens(name: str, mesh: Mesh, config: DiTConfig, tokens: int, options:
         )
 
 
-def check_ulysses(name: str, mesh: Mesh, config: DiTConfig, tokens: int, options: Options) -> None:
+def check_ulysses(
+    name: str,
+    mesh: Mesh,
+    config: DiTConfig,
+    tokens: int,
+    options: Options,
+) -> None:
     """Refuse heads that do not divide over the devices that share the tokens."""
     check_tokens(name, mesh, config, tokens, options)
+    # Each device attends with its own heads to all tokens.
     _check_heads(name, config, options, token_shards(mesh))
 
 
 def check_ulysses_ring(
-    name: str, mesh: Mesh, config: DiTConfig, tokens: int, options: Options
+    name: str,
+    mesh: Mesh,
+    config: DiTConfig,
+    tokens: int,
+    options: Options,
 ) -> None:
     """Refuse a mesh without a ring, and heads that do not divide over the groups."""
     check_tokens(name, mesh, config, tokens, options)
@@ -76,6 +93,7 @@ def check_ulysses_ring(
             f"{name}: attention={options.attention!r} wants a mesh whose seq is a pair, as in "
             f"make_mesh(seq=(2, 2)); this one has seq={mesh.shape[SEQ]}."
         )
+    # Heads divide inside a group only; the ring splits none.
     _check_heads(name, config, options, mesh.shape[SEQ])
 
 
@@ -90,13 +108,21 @@ def _check_heads(name, config, options, parts):
         )
 
 
-def prepare_exact(card: Card, mesh: Mesh, plan: Plan, options: Options) -> tuple[DeviceSetup, None]:
+def prepare_exact(
+    card: Card,
+    mesh: Mesh,
+    plan: Plan,
+    options: Options,
+) -> tuple[DeviceSetup, None]:
     """The setup of exact attention; it needs no table."""
     return DeviceSetup(card, mesh, float(options.guidance), options.attention, None), None
 
 
 def prepare_stale(
-    card: Card, mesh: Mesh, plan: Plan, options: Options
+    card: Card,
+    mesh: Mesh,
+    plan: Plan,
+    options: Options,
 ) -> tuple[DeviceSetup, RowSchedule]:
     """The setup of stale attention, and the schedule of rows."""
     exchange = ExchangeSetup(
@@ -111,6 +137,8 @@ def prepare_stale(
 
 def token_specs(card: Card, mesh: Mesh) -> tuple[PyTree, PyTree]:
     """The layout where devices share tokens: each has all parameters and its own positions."""
+    # Noise and labels lie over the data axis alone: a device cuts out its tokens itself, since the
+    # tokens of an image need not divide by n.
     every, batch, tokens = PartitionSpec(), PartitionSpec(DATA), PartitionSpec(token_axes(mesh))
     # params, noise, label, keys, plan, table, positions -> images, status, counts, readings
     return (every, batch, batch, batch, every, every, tokens), (batch, batch, batch, every)
@@ -151,7 +179,10 @@ def received_stale(
 
 
 def prepare_pipeline(
-    card: Card, mesh: Mesh, plan: Plan, options: Options
+    card: Card,
+    mesh: Mesh,
+    plan: Plan,
+    options: Options,
 ) -> tuple[PipelineSetup, PipelineTable]:
     """The setup of a pipeline, and its table of rows and ticks."""
     return pipeline.prepare(card, mesh, plan, options)
@@ -161,6 +192,7 @@ def pipeline_specs(card: Card, mesh: Mesh) -> tuple[PyTree, PyTree]:
     """The layout of a pipeline: each stage has its layers, and all positions."""
     every, batch = PartitionSpec(), PartitionSpec(DATA)
     params = pipeline.parameter_specs(card, mesh)
+    # Stage 0 cuts patches at any place, so no positions are split.
     # params, noise, label, keys, plan, table, positions -> images, status, counts, readings
     into = (params, batch, batch, batch, every, every, every)
     return into, (batch, batch, batch, pipeline.METER_SPECS)

@@ -79,6 +79,9 @@ class Options(NamedTuple):
         return self.gather or ("late" if self.refresh == 1 else "early")
 
 
+# Which options each kind of attention has
+
+
 class Use(NamedTuple):
     """What a kind of attention does with the options.
 
@@ -94,6 +97,8 @@ class Use(NamedTuple):
     reason: str
 
 
+# warmup and the other options without effect are not refused: runs of stale and of exact attention
+# may then have one set of options.
 _EXACT = Use(
     is_exact=True,
     refused=("policy", "forecast", "correction", "comm_dtype", "residual", "patches"),
@@ -119,6 +124,9 @@ USES = {
 ATTENTIONS = tuple(USES)
 
 
+# Refusals
+
+
 def from_keywords(name: str, keywords: Mapping[str, Any]) -> Options:
     """`Options` from the keywords of the public function `name`; an unknown one is refused."""
     for keyword in keywords:
@@ -126,7 +134,12 @@ def from_keywords(name: str, keywords: Mapping[str, Any]) -> Options:
     return Options(**keywords)
 
 
-def check(name: str, options: Options, plan: Plan, attentions: Sequence[str] = ATTENTIONS) -> None:
+def check(
+    name: str,
+    options: Options,
+    plan: Plan,
+    attentions: Sequence[str] = ATTENTIONS,
+) -> None:
     """Refuse options that do not fit each other or the plan. Nothing here depends on a mesh.
 
     Args:
@@ -147,6 +160,7 @@ def check(name: str, options: Options, plan: Plan, attentions: Sequence[str] = A
             raise ValueError(
                 f"{name}: {option}={value!r} with attention={options.attention!r}, {use.reason}."
             )
+    # Where every row is synchronous, the other options have no effect and are not looked at.
     if not use.is_exact:
         _check_values(name, options)
         _check_synchronous_steps(name, options, plan.steps)
@@ -209,11 +223,13 @@ def _check_exchange(name, options):
             f"{name}: refresh={refresh!r}; wanted an integer from 1, or None: no exchange after "
             "the last synchronous step."
         )
+    # A policy, a forecast and a residual need the keys and values of the step before.
     if refresh != 1 and (options.policy is not None or options.forecast != 0 or options.residual):
         raise ValueError(
             f"{name}: refresh={refresh} with a policy, forecast or residual; these want an "
             "exchange in every step: take refresh=1."
         )
+    # Where a copy serves several steps, or is reconstructed, it must be kept.
     if options.gather == "late" and (refresh != 1 or options.residual):
         needs = "residual=True" if options.residual else f"refresh={refresh}"
         raise ValueError(

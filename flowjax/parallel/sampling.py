@@ -96,10 +96,13 @@ def sample(
     Raises:
       ValueError: what does not fit, before anything compiles.
     """
+    # Compile, or find the program of an earlier call.
     name = "parallel.sample"
     chosen = from_keywords(name, options)
     run, arguments, table = _prepared(name, model, noise, label, plan, mesh, chosen, key)
     x, status, counts, readings = run(*arguments)
+
+    # Report staleness and bytes. Exact attention has no meter.
     readings = exact_readings(plan.rows) if readings is None else readings
     received = MODES[chosen.attention].received(
         model.card.config, np.shape(noise), mesh, chosen, x.dtype, plan, table
@@ -130,8 +133,8 @@ def program(
       **options: the fields of `parallel.options.Options`, each by its name.
 
     Returns:
-      (jitted function, its arguments laid out on the mesh, table). The table is the plan's
-      `RowSchedule` of "stale", a `PipelineTable` of "pipefusion", and None where attention is exact.
+      (jitted function, its arguments laid out on the mesh, table). The table is a `RowSchedule` for
+      "stale", a `PipelineTable` for "pipefusion", and None where attention is exact.
     """
     name = "parallel.program"
     chosen = from_keywords(name, options)
@@ -141,8 +144,8 @@ def program(
 def place(model: Model, mesh: Mesh) -> Model:
     """The model with its parameters on the devices of the mesh, so that calls need not bring them.
 
-    Every device has all of them, except for the layers, which lie over the axis pipe and must divide
-    by it.
+    Every device has all of them, except for the layers: these lie over the axis pipe, which must
+    divide their number.
     """
     check_layers("parallel.place", mesh, model.card.config)
     specs = parameter_specs(model.card, mesh)
@@ -152,6 +155,7 @@ def place(model: Model, mesh: Mesh) -> Model:
 def _prepared(name, model, noise, label, plan, mesh, options, key):
     """`program` with its options as `Options`; refusals speak in the name of `name`."""
     card = model.card
+    # The schedule of rows is made on the host, so the plan must have known numbers.
     plan = jax.tree.map(np.asarray, plan)
     only_shapes = isinstance(noise, jax.ShapeDtypeStruct)
     noise = noise if only_shapes else jnp.asarray(noise)
@@ -160,13 +164,13 @@ def _prepared(name, model, noise, label, plan, mesh, options, key):
     check_options(name, options, plan)
     mode = MODES[options.attention]
     label = _checked_label(name, card, noise, label)
-    tokens = card.patchify(np.zeros(noise.shape, bool)).shape[1]
+    tokens = card.patchify(np.zeros(noise.shape, bool)).shape[1]  # L; refuses a wrong shape
     check_mesh(name, mesh, len(noise), tokens)
     mode.check(name, mesh, card.config, tokens, options)
 
     # Lay out the arguments.
     setup, table = mode.prepare(_ById(card), mesh, plan, options)
-    positions = dit.positions(card.config, noise.shape[1:3])
+    positions = dit.positions(card.config, noise.shape[1:3])  # (L, E)
     padding = -len(positions) % token_shards(mesh)
     positions = np.pad(positions, ((0, padding), (0, 0)))
     keys = _keys(name, key, plan, noise)
@@ -180,7 +184,12 @@ def _prepared(name, model, noise, label, plan, mesh, options, key):
     return _compiled(options.attention, setup), laid_out, table
 
 
-def _checked_label(name, card: Card, noise, label):
+def _checked_label(
+    name,
+    card: Card,
+    noise,
+    label,
+):
     """The labels (B,), or a refusal of noise or labels that do not fit the model."""
     if noise.ndim != 4 or not jnp.issubdtype(noise.dtype, jnp.floating):
         raise ValueError(
@@ -212,6 +221,7 @@ def _keys(name, key, plan, noise):
             "key=jax.random.key(0)."
         )
     keys = sample_keys(name, key, plan.rows, noise.shape)
+    # The batch comes first, as in keys: it is the axis that lies over the mesh.
     is_noise = jnp.issubdtype(keys.dtype, jnp.floating)
     return jnp.moveaxis(keys, 0, 1) if is_noise else keys
 
@@ -238,7 +248,7 @@ def _compiled(attention, setup):
 
     The cache makes a second call free of compilation.
     """
-    setup = setup._replace(card=setup.card.value)
+    setup = setup._replace(card=setup.card.value)  # inside the program, the card itself
     mode = MODES[attention]
     into, out = mode.specs(setup.card, setup.mesh)
     body = functools.partial(mode.body, setup)
@@ -267,7 +277,7 @@ def _shaped(tree, sharding):
 def _placed(tree, sharding):
     """The arrays of a tree, laid out.
 
-    On several processes each one has the whole array, and brings the parts for its own devices.
+    On several processes each one has all of the array, and brings the parts for its own devices.
     """
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)
@@ -275,6 +285,7 @@ def _placed(tree, sharding):
     def put(leaf):
         if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
             return leaf
+        # Typed keys have no numpy form; their numbers have.
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             numbers = put(jax.random.key_data(leaf))
             return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(leaf))

@@ -1,8 +1,8 @@
 """What attention over devices receives and keeps: formulas, checked against compiled programs.
 
 B is the batch on one device (twice that where it computes both branches of guidance), L the tokens
-with padding, E the width, b the bytes of a number, and n devices share an image. One device receives
-from others, in each layer:
+with padding, E the width, b the bytes of a number, and n devices share an image. In each layer, one
+device receives from others:
 
     gather, stale   2 (n-1)/n L E B b      the others' keys and values; in messages of fewer bits
                                            (parallel.stale.precision), E b is the number of heads
@@ -122,7 +122,7 @@ def stale_rows(
     rows_used = schedule.forecast.weights.shape[1]
     row = stale_row(config, shape, mesh, guidance, dtype, method, comm_dtype, rows_used)
     bytes_of_rows = np.tile(np.array(row, np.int64), (len(schedule.sent), 1))
-    bytes_of_rows[~schedule.sent, 0] = 0
+    bytes_of_rows[~schedule.sent, 0] = 0  # a stale row that holds its copies
     return bytes_of_rows
 
 
@@ -148,6 +148,7 @@ def stale_row(
     """
     unrounded = received(config, shape, mesh, "stale", guidance, dtype)
     message = received(config, shape, mesh, "stale", guidance, dtype, comm_dtype)
+    # Layers whose copies for the next row are not what the row has gathered anyway.
     layers_sent_again = {"late": 1, "early": config.depth, "residual": 0}[method]
     if rows_used == 1 and comm_dtype is None:
         layers_sent_again = 0
@@ -177,6 +178,7 @@ def buffer(
     """
     n = token_shards(mesh)
     layers = config.depth
+    # In units of one device's keys and values of one layer.
     shards_kept = {
         "late": rows_used * layers + n,
         "early": (rows_used - 1 + n) * layers,
@@ -233,10 +235,12 @@ def pipeline_rows(
     """
     synced = schedule.policy < 0
     stages = mesh.shape[PIPE]
+    # A single stage passes its messages to itself.
     if stages == 1:
         return np.zeros((len(synced), 2), np.int64)
     of_patch = message(config, shape, mesh, guidance, dtype, patches)
     of_image = message(config, shape, mesh, guidance, dtype, 1)
+    # Rows that are known to be synchronous would take M messages if they were stale.
     messages = np.where(synced, patches, ticks.of_rows(len(synced)))
     synchronous = np.full(len(synced), of_image * stages)
     return np.stack([of_patch * messages, synchronous], axis=1).astype(np.int64)
@@ -267,7 +271,9 @@ def pipeline_buffer(
 
 def _own_bytes(config, shape, mesh, guidance, dtype, comm_dtype=None):
     """L/n E B b: one device's keys of one layer, as they are kept or as they travel."""
+    # Tokens are padded to a multiple of n, and padding travels too.
     local = -(-_tokens(config, shape) // token_shards(mesh))
+    # Keys have the compute dtype of the network, or else the dtype of the state.
     itemsize = jnp.dtype(config.dtype or dtype).itemsize
     head = bytes_of(config.width // config.heads, comm_dtype, itemsize)
     return local * config.heads * _batch(shape, mesh, guidance) * head

@@ -1,8 +1,8 @@
-"""Small networks, fields and plans that several tests of `flowjax.parallel` use, and a DiT in numpy.
+"""Small networks, fields and plans for several tests of `flowjax.parallel`, and a DiT in numpy.
 
-NETWORKS of two sizes have no zero weights. `network` has 24 tokens and 8 heads, for meshes. The
-other one, `square_network`, has 16 tokens and receives 1 - t: a network with random weights is
-smooth in that, as a trained network is in 1000 t.
+There are two networks, and none of their weights is zero. `network` has 24 tokens and 8 heads, for
+meshes. `square_network` has 16 tokens and the clock 1 - t: a network with random weights is smooth
+in that, as a trained network is in 1000 t.
 """
 
 import functools
@@ -69,6 +69,7 @@ PLAN = plans.dpm_solver_pp(Linear(), grids.uniform(ROWS), 2)
 
 def perturbed(params, scale=0.15):
     """Float64 parameters with no zero gates, in which every layer attends."""
+    # A new network has zero gates, so that its layers add nothing.
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     noisy = [
@@ -165,12 +166,14 @@ def numpy_velocity(params, x, t, label, attend, tokens=slice(None)):
         block = jax.tree.map(lambda leaf, layer=layer: leaf[layer], params["blocks"])
         modulation = linear(block["modulation"], condition)
         shift1, scale1, gate1, shift2, scale2, gate2 = np.split(modulation, 6)
+        # Attention.
         y = numpy_modulated(h, shift1, scale1)
         q, k, v = (
             linear(block[name], y).reshape(len(x), CONFIG.heads, -1)
             for name in ("query", "key", "value")
         )
         h = h + gate1 * linear(block["out"], attend(layer, q, k, v).reshape(len(x), -1))
+        # The two-layer network of each token.
         y = numpy_modulated(h, shift2, scale2)
         h = h + gate2 * linear(block["mlp2"], gelu(linear(block["mlp1"], y)))
     shift, scale = np.split(linear(params["modulation"], condition), 2)

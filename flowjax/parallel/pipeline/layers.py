@@ -85,7 +85,10 @@ class Work(NamedTuple):
 
 
 def run_layers(
-    stage: Stage, state: State, work: Work, message: jax.Array
+    stage: Stage,
+    state: State,
+    work: Work,
+    message: jax.Array,
 ) -> tuple[jax.Array, State]:
     """Run this stage's layers: (hidden states, state after it).
 
@@ -105,6 +108,7 @@ def run_layers(
 
     def work_on(message):
         tokens, condition = _embedded_state(stage, state, work)
+        # Stage 0 embeds the state; the others go on with what the stage before sent.
         tokens = jnp.where(stage.here == 0, tokens, message)
         attention = _attention(stage, state.buffer, work)
         network = dit.network(stage.setup.card.config)
@@ -119,7 +123,7 @@ def run_layers(
     substep = stage.rows.substep[work.row]
     place = [jnp.asarray(i, jnp.int32) for i in (substep, 0, 0, 0, 0, work.first, 0, 0)]
     past = jax.lax.dynamic_slice(state.buffer, place, (1, layers, rows_used, *own.shape[1:]))
-    newest = jnp.concatenate([own[None, :, None], past[:, :, :-1]], axis=2)
+    newest = jnp.concatenate([own[None, :, None], past[:, :, :-1]], axis=2)  # R rows again
     after = jnp.where(work.busy, newest, past)
     buffer = jax.lax.dynamic_update_slice(state.buffer, after, place)
     sums = state.sums.at[work.row].set(state.sums[work.row] + squares)
@@ -127,7 +131,11 @@ def run_layers(
 
 
 def embedded(
-    stage: Stage, patches: jax.Array, t: jax.Array, label: jax.Array, first: jax.Array
+    stage: Stage,
+    patches: jax.Array,
+    t: jax.Array,
+    label: jax.Array,
+    first: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """(tokens (b, l, E), condition (b, E)) of patches (b, l, P) of the state.
 
@@ -139,6 +147,7 @@ def embedded(
       first: () int.
     """
     card = stage.setup.card
+    # The clock is the number that the network receives for the time.
     clock = jnp.broadcast_to(CLOCKS[card.clock](card.schedule, t), label.shape)
     positions = jax.lax.dynamic_slice_in_dim(stage.positions, first, patches.shape[1])
     return dit.network(card.config).part("embed", stage.params, patches, clock, label, positions)
@@ -151,7 +160,7 @@ def cut(values: jax.Array, first: jax.Array, size: int) -> jax.Array:
 
 def _embedded_state(stage, state, work):
     """(tokens (b, l, E), condition (b, E)) of this work's tokens of the state."""
-    x = cut(state.x, work.first, work.size)
+    x = cut(state.x, work.first, work.size)  # (B, size, P)
     branches = len(stage.network_label) // len(x)  # of guidance, on this device
     x = jnp.concatenate([x] * branches)
     t = stage.plan.label_time[work.row]
@@ -185,11 +194,12 @@ def _attention(stage, buffer, work) -> Attention:
             has_passed = jnp.arange(tokens) < work.first
             later = _forecast(stage, known, work.row, tokens)
             seen = jnp.where(has_passed[None, None, :, None, None], seen, later)
-        seen = jax.lax.dynamic_update_slice_in_dim(seen, own, work.first, 2)
+        seen = jax.lax.dynamic_update_slice_in_dim(seen, own, work.first, 2)  # (2, b, L, heads, d)
 
         carry = keys_and_values.at[layer].set(own), sums.at[:, layer].set(squares)
         if correction is None or work.size == tokens:
             return dit.softmax_attention(q, *seen)[0], carry
+        # Correct the part of the later patches by what the copy of this patch missed.
         is_fresh = jnp.arange(tokens) < work.first + work.size
         out = corrected(q, seen, own=k, missed=v - copy[1], fresh=is_fresh, fraction=correction)
         return out, carry
@@ -212,7 +222,7 @@ def _forecast(stage, past, row, tokens):
     run = 1 if stage.setup.gains_per == "token" else tokens // stage.setup.patches
 
     def pool(sums):
-        runs = sums.reshape(*sums.shape[:-1], -1, run)
+        runs = sums.reshape(*sums.shape[:-1], -1, run)  # (1, b, runs, tokens of a run)
         total = runs.sum(-1, keepdims=True)
         return jnp.broadcast_to(total, runs.shape).reshape(sums.shape)
 

@@ -1,4 +1,4 @@
-"""What is fixed before a pipeline runs: sizes, the tables of rows and ticks, the layout of arrays."""
+"""What is fixed before a pipeline runs: sizes, tables of rows and ticks, the layout of arrays."""
 
 from typing import NamedTuple
 
@@ -58,7 +58,7 @@ class PipelineSetup(NamedTuple):
 
     @property
     def hop(self) -> int:
-        """h of `pipeline.ticks`: 2 where a message may travel for a tick and still no stage waits."""
+        """h of `pipeline.ticks`: 2 if a message may travel for a tick and still no stage waits."""
         return 2 if self.patches >= 2 * self.stages > 2 else 1
 
     @property
@@ -72,11 +72,15 @@ class PipelineSetup(NamedTuple):
 
 
 def prepare(
-    card: Card, mesh: Mesh, plan: Plan, options: Options
+    card: Card,
+    mesh: Mesh,
+    plan: Plan,
+    options: Options,
 ) -> tuple[PipelineSetup, PipelineTable]:
     """The setup of a run, and its table."""
     setup = PipelineSetup(card, mesh, float(options.guidance), options.patches, options.gains_per)
     rows = row_schedule(plan, options)
+    # No threshold lies between ALWAYS and NEVER here, so the rows are known before the run.
     synced = rows.policy < 0
     ticks = schedule(synced, setup.patches, setup.stages, setup.hop)
     return setup, PipelineTable(rows, ticks)
@@ -84,6 +88,7 @@ def prepare(
 
 def parameter_specs(card: Card, mesh: Mesh) -> dict[str, PartitionSpec]:
     """How parameters lie on the mesh: layers over the stages, the others on every device."""
+    # With one stage every device has all layers.
     over_stages = PartitionSpec(PIPE) if mesh.shape[PIPE] > 1 else PartitionSpec()
     names = dit.network(card.config).shapes()
     return {name: over_stages if name == "blocks" else PartitionSpec() for name in names}
@@ -100,7 +105,13 @@ def check_layers(name: str, mesh: Mesh, config: DiTConfig) -> None:
         )
 
 
-def check(name: str, mesh: Mesh, config: DiTConfig, tokens: int, options: Options) -> None:
+def check(
+    name: str,
+    mesh: Mesh,
+    config: DiTConfig,
+    tokens: int,
+    options: Options,
+) -> None:
     """Refuse what a pipeline of layers cannot run, in the name of the function `name`."""
     if token_shards(mesh) > 1:
         raise ValueError(
@@ -130,6 +141,7 @@ def check_patches(name: str, tokens: int, options: Options, stages: int) -> None
             "stage waits for messages either."
         )
     policy = np.asarray(policies.NEVER if options.policy is None else options.policy)
+    # The table of ticks is made on the host, before anything is metered.
     depends_on_meter = (policy >= 0) & (policy < policies.NEVER)
     if np.any(depends_on_meter):
         raise ValueError(

@@ -7,12 +7,12 @@ layer,
     to those of the row before, or a forecast
     from the last few (parallel.stale.forecast),    of the patches m+1 .. M-1,
 
-which is all that a stage has when patch m arrives. So no key or value ever leaves its stage, and the
-result depends on M, not on n. (A plan with several rows a step has a buffer for each substep, as in
-`parallel.stale`.) A *synchronous* row takes the whole image through the stages, one after the other.
-A table says which patch is where in which tick (`parallel.pipeline.ticks`), and one scan reads it.
-Stage 0 keeps the state and the solver's history. It embeds the patches that enter, and takes those
-that come around through the head of the network and the row of the plan. Collectives:
+which is all that a stage has when patch m arrives. So no key or value ever leaves its stage, and
+the result depends on M, not on n. (A plan with several rows a step has a buffer for each substep,
+as in `parallel.stale`.) A *synchronous* row takes the whole image through the stages, one after the
+other. A table says which patch is where in which tick (`parallel.pipeline.ticks`), and one scan
+reads it. Stage 0 keeps the state and the solver's history. It embeds the patches that enter, and
+takes those that come around through the head of the network and the row of the plan. Collectives:
 
     patch tick         one collective-permute of a patch's hidden states, (B, L/M, E), from each
                        stage to the next, and from the last one to stage 0. Where M >= 2 n it is
@@ -77,7 +77,9 @@ def body(
         branches = (functools.partial(kind, stage) for kind in (synchronous_tick, patch_tick))
         return jax.lax.cond(now.synchronous, *branches, state, now), None
 
+    # One scan over all ticks of the run.
     state, _ = jax.lax.scan(tick, start(stage, card.patchify(noise)), table.ticks)
+    # Stage 0 alone has the state; the sum brings it to all.
     end = jax.lax.psum(jnp.where(stage.here == 0, state.x, 0), PIPE)
     status, counts = verdict(end, plan)
     images = card.unpatchify(end, noise.shape[1:3])
@@ -150,6 +152,7 @@ def synchronous_tick(stage: Stage, state: State, now: Ticks) -> State:
         hidden, state = run_layers(stage, state, work, hidden)
         return (send(stage, hidden), state), None
 
+    # Stage 0 reads the state, not a message, so the first message may be anything.
     nothing = jnp.concatenate([jnp.zeros_like(state.inbox)] * stage.setup.patches, axis=1)
     stages = jnp.arange(stage.setup.stages)
     (hidden, state), _ = jax.lax.scan(turn, (nothing, state), stages)
@@ -166,7 +169,12 @@ def send(stage: Stage, hidden: jax.Array) -> jax.Array:
     return jax.lax.ppermute(hidden, PIPE, following)
 
 
-def finish_patch(stage: Stage, state: State, work: Work, hidden: jax.Array) -> State:
+def finish_patch(
+    stage: Stage,
+    state: State,
+    work: Work,
+    hidden: jax.Array,
+) -> State:
     """Take tokens that have come around through the head, guidance and the row of the plan.
 
     Args:
@@ -179,10 +187,12 @@ def finish_patch(stage: Stage, state: State, work: Work, hidden: jax.Array) -> S
     first, size = work.first, work.size
 
     def network(x, t, label):
+        # The head needs the condition; the embedded tokens are not used again.
         condition = embedded(stage, x, t, label, first)[1]
         out = dit.network(setup.card.config).part("head", stage.params, hidden, condition)
         return setup.card.velocity_of_output(out, x, t)
 
+    # The row of the plan acts on these tokens alone: its update is elementwise.
     row = jax.tree.map(lambda column: column[work.row], stage.plan)
     before = state.x, state.base, state.history
     x, base, history = jax.tree.map(lambda a: cut(a, first, size), before)
@@ -209,6 +219,7 @@ def readings(stage: Stage, sums: jax.Array) -> MeterReadings:
     samples = jax.lax.psum(sums.sum(2), PIPE)  # (N, 2, b)
     total = jax.lax.psum(layers.sum(2), PIPE)  # (N, 2)
     worst = jax.lax.pmax(jnp.max(samples[:, 0] / samples[:, 1], axis=1), groups)
+    # With one patch every query sees all keys of its own row.
     copies_used = ~synced & (stage.setup.patches > 1)
     return MeterReadings(
         synced=synced,

@@ -3,14 +3,14 @@
 It is a table, made on the host. The patches m = 0 .. M-1 of a row follow each other through n
 stages. A patch that enters stage 0 in tick a is
 
-    at stage s              in tick a + h s
-    back at the solver      at the end of tick a + h n - 1, so its next row may enter in tick a + h n
+    at stage s          in tick a + h s
+    back at the solver  at the end of tick a + h n - 1, so its next row may enter in tick a + h n
 
 where h is the number of ticks that a hop takes: 1 if the next stage waits for the message, or 2 if
 the message travels for one tick while the stages work on other patches. A row may also be
-synchronous: then the pipeline drains, and one tick takes the whole image through all stages. A patch
-enters as soon as stage 0 is free and its row before has come back. So T stale rows in succession
-take
+synchronous: then the pipeline drains, and one tick takes the whole image through all stages. A
+patch enters as soon as stage 0 is free and the patch has come back from its row before. So T stale
+rows in succession take
 
     M T + h n - 1 ticks    where M >= h n; every stage works in M T of them,
                            so the utilisation is M T / (M T + h n - 1),
@@ -43,7 +43,7 @@ class Ticks(NamedTuple):
 
     @property
     def utilisation(self) -> float:
-        """The fraction of stages that work, in the ticks that take patches; NaN without such ticks."""
+        """The fraction of stages that work, in ticks that take patches; NaN without such ticks."""
         busy = self.busy[~self.synchronous, :-1]
         return busy.mean() if busy.size else np.nan
 
@@ -54,7 +54,12 @@ class Ticks(NamedTuple):
         return np.bincount(newest, minlength=rows)
 
 
-def schedule(synced: np.ndarray, patches: int, stages: int, hop: int = 1) -> Ticks:
+def schedule(
+    synced: np.ndarray,
+    patches: int,
+    stages: int,
+    hop: int = 1,
+) -> Ticks:
     """The `Ticks` of a run.
 
     Args:

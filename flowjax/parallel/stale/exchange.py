@@ -92,22 +92,31 @@ def gather_ahead_buffers(
 
 
 def gather_ahead_in_synchronous_row(
-    shard: TokenShard, own: jax.Array, layer: jax.Array, row: jax.Array, buffers: AheadBuffers
+    shard: TokenShard,
+    own: jax.Array,
+    layer: jax.Array,
+    row: jax.Array,
+    buffers: AheadBuffers,
 ) -> Exchanged:
     """Gather this layer's keys and values."""
-    past = at(buffers.own, layer)
+    past = at(buffers.own, layer)  # (R, 2, B, L/n, heads, d)
+    # What the other devices would have received, for the meter alone.
     copy = shard.as_received(shard.forecast(past, row))
     everyone = gathered(own, shard.axes)
     ahead = buffers.ahead
     if shard.sends_unchanged:
         # Layer 0 has just gathered what the next row begins with.
         ahead = jnp.where(layer == 0, everyone, ahead)
-    kept = put(buffers.own, _with_newest(own, past), layer)
-    return Exchanged(everyone, copy, AheadBuffers(kept, ahead))
+    history = put(buffers.own, _with_newest(own, past), layer)
+    return Exchanged(everyone, copy, AheadBuffers(history, ahead))
 
 
 def gather_ahead_in_stale_row(
-    shard: TokenShard, own: jax.Array, layer: jax.Array, row: jax.Array, buffers: AheadBuffers
+    shard: TokenShard,
+    own: jax.Array,
+    layer: jax.Array,
+    row: jax.Array,
+    buffers: AheadBuffers,
 ) -> Exchanged:
     """Gather the copies of the next layer; the gather waits for nothing in this layer."""
     next_layer = (layer + 1) % shard.layers
@@ -123,6 +132,7 @@ def gather_ahead_in_stale_row(
         # The only layer is its own next layer, and the next row needs what this row computed.
         message = shard.forecast(at(after, next_layer), row_of_use)
     ahead = shard.gather_message(message)
+    # buffers.ahead was gathered by the layer before this one.
     seen = shard.with_own_part(buffers.ahead, own)
     copy = shard.own_part(buffers.ahead)
     return Exchanged(seen, copy, AheadBuffers(after, ahead))
@@ -159,19 +169,29 @@ def gather_now_buffers(shard: TokenShard, shape: tuple[int, ...], dtype: jnp.dty
 
 
 def gather_now_in_synchronous_row(
-    shard: TokenShard, own: jax.Array, layer: jax.Array, row: jax.Array, buffers: CopyBuffers
+    shard: TokenShard,
+    own: jax.Array,
+    layer: jax.Array,
+    row: jax.Array,
+    buffers: CopyBuffers,
 ) -> Exchanged:
     """Gather this layer's keys and values, and the copies for the next row if they differ."""
     copy = shard.own_part(at(buffers.copies, layer))
     everyone = gathered(own, shard.axes)
-    copies, past = everyone, _with_own_row(own, at(buffers.own, layer))
+    past = _with_own_row(own, at(buffers.own, layer))
+    copies = everyone
     if not shard.sends_unchanged:
+        # The next row sees a forecast or rounded numbers, which take a gather of their own.
         copies = shard.gather_message(shard.forecast(past, shard.schedule.next_of_substep[row]))
     return Exchanged(everyone, copy, _with_layer(buffers, layer, past, copies))
 
 
 def gather_now_in_stale_row(
-    shard: TokenShard, own: jax.Array, layer: jax.Array, row: jax.Array, buffers: CopyBuffers
+    shard: TokenShard,
+    own: jax.Array,
+    layer: jax.Array,
+    row: jax.Array,
+    buffers: CopyBuffers,
 ) -> Exchanged:
     """Gather the copies of this layer for the next row; the gather waits for what it computes."""
     held = hold(shard, own, layer, row, buffers)
@@ -181,7 +201,11 @@ def gather_now_in_stale_row(
 
 
 def hold(
-    shard: TokenShard, own: jax.Array, layer: jax.Array, row: jax.Array, buffers: CopyBuffers
+    shard: TokenShard,
+    own: jax.Array,
+    layer: jax.Array,
+    row: jax.Array,
+    buffers: CopyBuffers,
 ) -> Exchanged:
     """Use the copies once more, and send nothing."""
     copies = at(buffers.copies, layer)
@@ -210,7 +234,11 @@ def residual_buffers(
 
 
 def residual_in_synchronous_row(
-    shard: TokenShard, own: jax.Array, layer: jax.Array, row: jax.Array, buffers: jax.Array
+    shard: TokenShard,
+    own: jax.Array,
+    layer: jax.Array,
+    row: jax.Array,
+    buffers: jax.Array,
 ) -> Exchanged:
     """Gather this layer's keys and values; the reconstruction starts anew from them."""
     past = at(buffers, layer)
@@ -220,12 +248,17 @@ def residual_in_synchronous_row(
 
 
 def residual_in_stale_row(
-    shard: TokenShard, own: jax.Array, layer: jax.Array, row: jax.Array, buffers: jax.Array
+    shard: TokenShard,
+    own: jax.Array,
+    layer: jax.Array,
+    row: jax.Array,
+    buffers: jax.Array,
 ) -> Exchanged:
     """Gather the errors of this layer's forecasts; the gather waits for what it computes."""
     past = at(buffers, layer)
-    expected = shard.forecast(past, row)
+    expected = shard.forecast(past, row)  # (2, B, L, heads, d), the same on every device
     copy = shard.own_part(expected)
+    # Error feedback: what a message lost stays in the reconstruction, and the next one sees it.
     arrived = expected + shard.gather_message(own - copy)
     seen = shard.with_own_part(expected, own)
     return Exchanged(seen, copy, put(buffers, _with_newest(arrived, past), layer))
@@ -272,6 +305,7 @@ def put(buffer: jax.Array, values: jax.Array, index: jax.Array) -> jax.Array:
 def _shape_of_all(shape, shard):
     """(2, B, L, heads, d), with padding, from the shape (B, L/n, heads, d) of one device's keys."""
     batch, local, *head = shape
+    # L with padding, so that all devices gather arrays of one shape.
     return 2, batch, jax.lax.axis_size(shard.axes) * local, *head
 
 

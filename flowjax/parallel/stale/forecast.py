@@ -1,8 +1,8 @@
 """Forecasts of keys and values: extrapolation in time from the last few rows.
 
-In row i the other devices see, of a token, a forecast from the keys and values K1, K2, ... KR of the
-R rows before (K1 is the newest). The device that computed them makes the forecast before it sends,
-so a forecast needs no more communication than K1 itself.
+In row i the other devices see, of a token, a forecast from the keys and values K1, K2, ... KR of
+the R rows before (K1 is the newest). The device that computed them makes the forecast before it
+sends, so a forecast needs no more communication than K1 itself.
 
     hold        order 0     K1
     linear      order 1     K1 + h (K1 - K2) / h1
@@ -17,15 +17,15 @@ of K_j+1 to that of K_j. The gain g of the tuned forecast is the best one of a r
 where S' is S as it was then, and g = 1 where only two rows are known.
 
 Extrapolation restores the order that holding loses, where it is stable. What other devices see
-changes what a layer computes, so each layer's forecast contains the errors of earlier forecasts. For
-an oscillation z^-i with |z| = 1 the relative error of a forecast with weights W is |1 - W(z)|, and
-with even steps at most
+changes what a layer computes, so each layer's forecast contains the errors of earlier forecasts.
+For an oscillation z^-i with |z| = 1 the relative error of a forecast with weights W is |1 - W(z)|,
+and with even steps at most
 
     hold 2              linear 4              quadratic 8              tuned with g = 1: 3
 
-Each of n devices sees (n-1)/n of this error. Where the product is large, errors grow from row to row
-(docs/findings.md has the measured bound; `experiments.staleness.loop` measures it). Three choices
-keep it small. A quarter of the slope is that of the step before, at the price of 1.25 times the
+Each of n devices sees (n-1)/n of this error. Where the product is large, errors grow from row to
+row (docs/findings.md has the measured bound, from `experiments.staleness.loop`). Three choices keep
+it small. A quarter of the slope is that of the step before, at the price of 1.25 times the
 error of the last step's slope alone. The fitted gain takes back what the last row did not confirm,
 so an oscillation turns it off. And tuned forecasts are used with a correction by the receiver
 (`attention.corrected`): with a fraction c, only the larger of (1 - c) (n-1)/n and 1/n + c (n-1)/n
@@ -87,11 +87,12 @@ def forecast(plan: Plan, substep: np.ndarray, kind: int | str) -> Forecast:
         known = earlier[np.isfinite(earlier)]  # newest first
         count = len(known)
         if tuned and count > 2:
-            weights[i, :1] = _polynomial(t[i], known[:1])
+            weights[i, :1] = _polynomial(t[i], known[:1])  # K1 itself
             # Both slopes use equally many steps, so that a gain means the same in both.
             change[i, : count - 2] = _slope(t[i], known[:-1])
             before[i, 1 : count - 1] = _slope(known[0], known[1:])
         else:
+            # Two known rows of "tuned" are a straight line: a gain of 1.
             weights[i, :count] = _polynomial(t[i], known)
     return Forecast(weights, change, before) if tuned else Forecast(weights, None, None)
 
@@ -128,6 +129,7 @@ def predict(
       a pytree of (K, B, L, ...).
     """
     leaves, tree = jax.tree.flatten(history)
+    # Sums are in float32 at least, and the result is in the dtype of the values.
     wide = jnp.promote_types(leaves[0].dtype, jnp.float32)
     known = [[leaf[j].astype(wide) for j in range(len(leaf))] for leaf in leaves]
     found = _weighted(forecasts.weights, row, known)

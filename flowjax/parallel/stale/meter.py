@@ -49,7 +49,12 @@ def empty_readings(rows: int, layers: int, dtype: jnp.dtype) -> MeterReadings:
     )
 
 
-def squares(shard: TokenShard, own: jax.Array, copy: jax.Array, dtype: jnp.dtype) -> jax.Array:
+def squares(
+    shard: TokenShard,
+    own: jax.Array,
+    copy: jax.Array,
+    dtype: jnp.dtype,
+) -> jax.Array:
     """The sums of squares of this device's keys and values: (2, B), of own - copy and of own.
 
     Args:
@@ -58,6 +63,7 @@ def squares(shard: TokenShard, own: jax.Array, copy: jax.Array, dtype: jnp.dtype
       copy: the copy of them that other devices use.
       dtype: of the meter.
     """
+    # Keys may be in half precision; their difference is formed in the wider dtype.
     new = own.astype(dtype)
     gap = new - copy.astype(dtype)
     return jnp.stack([_sum_of_squares(shard, gap), _sum_of_squares(shard, new)])
@@ -85,13 +91,15 @@ def record(
       sums: (2, K, B) of `squares`, this device's.
     """
     groups = DATA, CFG  # the axes over which samples and branches of guidance differ
+    # An all-reduce of sums in separate places is an all-gather of samples, and a sum over tokens.
     parts = jax.lax.axis_size(groups)
     placed = jnp.zeros((*sums.shape[:2], parts, sums.shape[2]), sums.dtype)
     placed = placed.at[:, :, jax.lax.axis_index(groups)].set(sums)
     gap, size = jax.lax.psum(placed, (*groups, *shard.axes))  # (K, parts, B) each
+    # One device has all tokens and uses no copies.
     copies_used = ~synced & (shard.local < shard.tokens)
-    by_layer = gap.sum((1, 2)) / size.sum((1, 2))
-    worst = jnp.max(gap.sum(0) / size.sum(0))
+    by_layer = gap.sum((1, 2)) / size.sum((1, 2))  # (K,)
+    worst = jnp.max(gap.sum(0) / size.sum(0))  # (), over (parts, B)
     return MeterReadings(
         readings.synced.at[row].set(synced),
         readings.staleness.at[row].set(jnp.where(copies_used, gap.sum() / size.sum(), 0)),

@@ -1,16 +1,17 @@
-"""Stale attention (displaced patches, DistriFusion, arXiv:2402.19481) as a model of `flowjax.sample`.
+"""Stale attention (displaced patches, DistriFusion, arXiv:2402.19481), as a model of a sampler.
 
-In a *synchronous* row every device attends to this row's keys and values of all tokens. In a *stale*
-row it attends to its own keys and values of this row, and to copies of those of other devices, which
-were sent earlier, so that nothing waits for their transfer. A copy consists of keys and values that
-were really computed, themselves with stale context, or of a forecast from them
+In a *synchronous* row every device attends to this row's keys and values of all tokens. In a
+*stale* row it attends to its own keys and values of this row, and to copies of those of other
+devices, which were sent earlier, so that nothing waits for their transfer. A copy consists of keys
+and values that were really computed, themselves with stale context, or of a forecast from them
 (`parallel.stale.forecast`), in the number format of `parallel.stale.precision`. The methods of
-`parallel.stale.exchange` send them. A device may correct the stale part of its output by the miss of
-the copies of its own values (`attention.corrected`).
+`parallel.stale.exchange` send them. A device may correct the stale part of its output by the miss
+of the copies of its own values (`attention.corrected`).
 
 Whether a row is synchronous is decided on the devices, during the run: every row meters its copies
 (`parallel.stale.meter`), and a row is synchronous if the reading of the step before exceeds the
-row's threshold (`parallel.stale.policies`). Thresholds are numbers, so one program runs every policy.
+row's threshold (`parallel.stale.policies`). Thresholds are numbers, so one program runs every
+policy.
 """
 
 import functools
@@ -60,7 +61,12 @@ class StaleModel(NamedTuple):
     no_sums: jax.Array
 
 
-def start(schedule: RowSchedule, buffers: PyTree, layers: int, dtype: jnp.dtype) -> StaleCarry:
+def start(
+    schedule: RowSchedule,
+    buffers: PyTree,
+    layers: int,
+    dtype: jnp.dtype,
+) -> StaleCarry:
     """The `StaleCarry` before the first row.
 
     Args:
@@ -69,6 +75,7 @@ def start(schedule: RowSchedule, buffers: PyTree, layers: int, dtype: jnp.dtype)
       layers: K.
       dtype: of the meter.
     """
+    # Each substep of a step has its own buffers: its copies come from the same substep.
     substeps = len(schedule.first_of_substep)
     zeros = jax.tree.map(lambda b: jnp.zeros((substeps, *b.shape), b.dtype), buffers)
     meter = empty_readings(len(schedule.substep), layers, dtype)
@@ -76,7 +83,11 @@ def start(schedule: RowSchedule, buffers: PyTree, layers: int, dtype: jnp.dtype)
 
 
 def evaluate(
-    model: StaleModel, x: jax.Array, t: jax.Array, label: jax.Array, carry: StaleCarry
+    model: StaleModel,
+    x: jax.Array,
+    t: jax.Array,
+    label: jax.Array,
+    carry: StaleCarry,
 ) -> tuple[jax.Array, StaleCarry]:
     """Evaluate the network in the next row, by the attention of the row's kind.
 
@@ -118,7 +129,10 @@ def _row_of_kind(model, kind, row, x, t, label, buffers):
 
 
 def _attention(model, kind, row) -> Attention:
-    """Attention as models.dit describes it; its carry is (buffers of one substep, (2, K, B) sums)."""
+    """Attention as models.dit describes it.
+
+    Its carry is the buffers of one substep, and the sums of squares (2, K, B).
+    """
     shard = model.shard
     exchange = model.method.layer[kind]
     # In a synchronous row nothing is stale, and so nothing is corrected.

@@ -1,4 +1,4 @@
-"""Policies: which steps of a stale run are synchronous. A policy is an array of one threshold a step.
+"""Policies: which steps of a stale run are synchronous. A policy is one threshold a step.
 
 Step i is synchronous if the relative staleness |KV - copy|/|KV| that was metered in step i - 1, of
 the worst sample, exceeds policy[i]. The threshold ALWAYS makes the step synchronous whatever the
@@ -17,6 +17,8 @@ import numpy as np
 
 from flowjax.plans.table import Plan
 
+# Staleness is at least 0, and infinite where there was no copy: then NEVER is not exceeded either,
+# and the schedule of rows makes the row synchronous.
 ALWAYS = -1.0
 NEVER = np.inf
 
@@ -36,7 +38,10 @@ def at(steps: int, which: Sequence[int] | np.ndarray) -> np.ndarray:
 
 
 def warm_up(steps: int, count: int) -> np.ndarray:
-    """The first `count` steps, exactly. (So xDiT counts; DistriFusion's w means w + 1 steps.)"""
+    """The first `count` steps, exactly.
+
+    xDiT counts in this way too. A warm-up of w in DistriFusion means w + 1 steps.
+    """
     _check_integer("warm_up", "count", count, 1, steps)
     return at(steps, np.arange(count))
 
@@ -61,6 +66,7 @@ def window(plan: Plan, start: float, end: float) -> np.ndarray:
     """The first step and those that begin at a time in [end, start]; 1 is noise, 0 is data."""
     begins_step = np.concatenate([[True], np.asarray(plan.ends_step)[:-1]])
     t = np.asarray(plan.t)[begins_step]  # (steps,)
+    # A plan may also run from data to noise.
     first = max(t[0], plan.t_next[-1])
     last = min(t[0], plan.t_next[-1])
     if not (last <= end <= start <= first):

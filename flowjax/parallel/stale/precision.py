@@ -46,6 +46,7 @@ def scale_of(x: jax.Array, bits: Scalar) -> jax.Array:
     The last axis is kept. The scale is float32, which is how it travels, and 1 where all x are 0.
     It is not finite where an x is not, and so such an x does not arrive as a number.
     """
+    # The scale is rounded to float32 once, and the sender uses the rounded scale, as others do.
     largest = jnp.max(jnp.abs(x), axis=-1, keepdims=True)
     scale = (largest / (2.0 ** (bits - 1) - 1)).astype(jnp.float32)
     return jnp.where(scale == 0, 1, scale)
@@ -77,6 +78,7 @@ def encoded(values: jax.Array, comm_dtype: str | None) -> jax.Array:
     scale = scale_of(wide, BITS[comm_dtype])
     integers = jnp.round(wide / scale.astype(wide.dtype)).astype(jnp.int8)
     if comm_dtype == "int4":
+        # Two integers in a byte: the first half of the numbers in the low bits.
         low, high = _halves(integers)
         integers = (low & 15) | (high << 4)
     scale_bytes = jax.lax.bitcast_convert_type(scale[..., 0], jnp.int8)  # (..., 4)
@@ -112,7 +114,7 @@ def bytes_of(size: int, comm_dtype: str | None, itemsize: int) -> int:
 
 
 def _halves(integers):
-    """The first and the second half of the last axis, the latter with a 0 at its end if d is odd."""
+    """The two halves of the last axis, the second with a 0 at its end if d is odd."""
     size = integers.shape[-1]
     half = -(-size // 2)
     padding = [(0, 0)] * (integers.ndim - 1) + [(0, 2 * half - size)]

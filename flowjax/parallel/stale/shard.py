@@ -50,12 +50,13 @@ class TokenShard(NamedTuple):
         return jax.lax.axis_index(self.axes) * self.local
 
     def valid(self, count: int) -> jax.Array:
-        """Which tokens are not padding, (count,) bool: of this device if count = local, else of all."""
+        """(count,) bool, which tokens are not padding: this device's if count = local, else all."""
+        # On one device the two cases agree, since its first token is number 0.
         first = self.first() if count == self.local else 0
         return first + jnp.arange(count) < self.tokens
 
     def is_own(self, count: int) -> jax.Array:
-        """Which of the first tokens of the image are this device's, (count,) bool."""
+        """(count,) bool, which of the first tokens of the image are this device's."""
         return jnp.arange(count) // self.local == jax.lax.axis_index(self.axes)
 
     def forecast(self, past: jax.Array, row: jax.Array) -> jax.Array:
@@ -70,7 +71,7 @@ class TokenShard(NamedTuple):
           (2, B, T, heads, d).
         """
         if len(past) == 1:
-            return past[0]
+            return past[0]  # held: no arithmetic, so the copy is equal to the last bit
         # `predict` wants an axis of layers: here it has length 1.
         keys = past[:, 0, None]  # (R, 1, B, T, heads, d)
         values = past[:, 1, None]
@@ -93,7 +94,7 @@ class TokenShard(NamedTuple):
         return decoded(message, self.comm_dtype, values)
 
     def own_part(self, everyone: jax.Array) -> jax.Array:
-        """This device's tokens among those of all devices; tokens are the third axis from the end."""
+        """This device's tokens among those of all; tokens are the third axis from the end."""
         axis = everyone.ndim - 3
         return jax.lax.dynamic_slice_in_dim(everyone, self.first(), self.local, axis)
 
@@ -102,10 +103,11 @@ class TokenShard(NamedTuple):
         return jax.lax.dynamic_update_slice_in_dim(everyone, own, self.first(), TOKENS)
 
     def _pool(self, sums):
-        """Sums (1, B, T) of each token, added up over the tokens with a common gain: no collective."""
+        """Sums (1, B, T) of tokens, added up over those with a common gain: no collective."""
         if self.gains_per == "token":
             return sums
+        # Padding is not a token of anybody, so it adds nothing to a gain.
         sums_of_tokens = jnp.where(self.valid(sums.shape[-1]), sums, 0)
-        by_device = sums_of_tokens.reshape(*sums.shape[:-1], -1, self.local)
+        by_device = sums_of_tokens.reshape(*sums.shape[:-1], -1, self.local)  # (1, B, n, L/n)
         total = by_device.sum(-1, keepdims=True)
         return jnp.broadcast_to(total, by_device.shape).reshape(sums.shape)
