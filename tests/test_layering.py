@@ -35,7 +35,7 @@ ALLOWED = {
         "schedules",
         "grids",
         "plans",
-        "sample",
+        "sampling",
         "adaptive",
         "guidance",
         "fields",
@@ -123,7 +123,8 @@ def test_every_form_of_import_is_read():
     "path", [f for f in FILES if unit(f) in ALLOWED], ids=lambda f: str(f.relative_to(PACKAGE))
 )
 def test_imports_go_one_way(path):
-    assert units_of(imports_of(path)) <= ALLOWED[unit(path)] | {unit(path), "errors", "types", "files"}
+    open_to_all = {unit(path), "errors", "types", "files"}
+    assert units_of(imports_of(path)) <= ALLOWED[unit(path)] | open_to_all
 
 
 @pytest.mark.parametrize(
@@ -131,6 +132,23 @@ def test_imports_go_one_way(path):
 )
 def test_models_import_no_sampler(path):
     assert not units_of(imports_of(path)) & (SAMPLERS | {"flowjax"})
+
+
+PARALLEL = PACKAGE / "parallel"
+ORACLES = ("flowjax.parallel.emulation", "flowjax.parallel.analysis")
+
+
+@pytest.mark.parametrize(
+    "path", sorted(PARALLEL.rglob("*.py")), ids=lambda f: str(f.relative_to(PARALLEL))
+)
+def test_parallel_production_imports_neither_emulation_nor_analysis(path):
+    """An oracle that production used could not show its faults. Nothing imports the analysis."""
+    folder = path.relative_to(PARALLEL).parts[0]
+    emulation, analysis = (
+        {name for name in imports_of(path) if name.startswith(oracle)} for oracle in ORACLES
+    )
+    assert folder == "emulation" or not emulation
+    assert folder == "analysis" or not analysis
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))

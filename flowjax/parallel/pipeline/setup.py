@@ -113,14 +113,33 @@ def check(
     options: Options,
 ) -> None:
     """Refuse what a pipeline of layers cannot run, in the name of the function `name`."""
-    name = f"{name}: attention='pipefusion'"
     if token_shards(mesh) > 1:
         raise ValueError(
-            f"{name} splits an image's tokens over time, not over devices; take seq=1, and use the "
-            "other devices for pipe."
+            f"{name}: attention='pipefusion' splits an image's tokens over time, not over devices; "
+            "take seq=1, and use the other devices for pipe."
         )
-    check_layers(name, mesh, config)
-    _check_patches(name, options.patches, tokens, mesh.shape[PIPE])
+    check_layers(f"{name}: attention='pipefusion'", mesh, config)
+    check_patches(name, tokens, options, mesh.shape[PIPE])
+
+
+def check_patches(name: str, tokens: int, options: Options, stages: int) -> None:
+    """Refuse patches and a policy that no pipeline can run, on a mesh or emulated.
+
+    Args:
+      name: the public function in whose name the refusal speaks.
+      tokens: L.
+      options: `Options` with attention="pipefusion".
+      stages: n.
+    """
+    name, patches = f"{name}: attention='pipefusion'", options.patches
+    is_integer = isinstance(patches, (int, np.integer)) and not isinstance(patches, bool)
+    if not is_integer or patches < 1 or tokens % patches:
+        fits = [k for k in range(1, tokens + 1) if tokens % k == 0]
+        raise ValueError(
+            f"{name} with patches={patches!r} of {tokens} tokens; wanted one of {fits}. With "
+            f"{stages} patches or more no stage waits for work, and with {2 * stages} or more no "
+            "stage waits for messages either."
+        )
     policy = np.asarray(policies.NEVER if options.policy is None else options.policy)
     # The table of ticks is made on the host, before anything is metered.
     depends_on_meter = (policy >= 0) & (policy < policies.NEVER)
@@ -129,16 +148,4 @@ def check(
             f"{name} with a policy by tolerance: the ticks are fixed before the run, so the meter "
             "cannot decide which steps are synchronous. Take a policy of fixed steps, or "
             "attention='stale'."
-        )
-
-
-def _check_patches(name, patches, tokens, stages):
-    """Refuse a number of patches that does not divide the tokens."""
-    is_integer = isinstance(patches, (int, np.integer)) and not isinstance(patches, bool)
-    if not is_integer or patches < 1 or tokens % patches:
-        fits = [k for k in range(1, tokens + 1) if tokens % k == 0]
-        raise ValueError(
-            f"{name} with patches={patches!r} of {tokens} tokens; wanted one of {fits}. With "
-            f"{stages} patches or more no stage waits for work, and with {2 * stages} or more no "
-            "stage waits for messages either."
         )

@@ -239,7 +239,9 @@ def errors(subject):
     ]
     # The synchronous run comes last.
     exchanges += [exchange(plan, TOKENS, 1, slots=8) for plan in made]
-    exchanges = [x._replace(forecast=alike(x.forecast)) for x in exchanges]
+    exchanges = [
+        x._replace(rows=x.rows._replace(forecast=alike(x.rows.forecast))) for x in exchanges
+    ]
     found = subject(stacked(made * (len(cases) + 1)), stacked(exchanges))
     ends = np.asarray(found).reshape(len(cases) + 1, len(STEPS), -1)
     distances = np.sqrt(np.mean((ends - ends[-1:]) ** 2, axis=-1))
