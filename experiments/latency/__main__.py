@@ -1,4 +1,4 @@
-"""`python -m experiments.latency --config=configs/latency.py:quick --workdir=runs/latency-quick`."""
+"""`python -m experiments.latency --config=configs/latency.py:quick --workdir=runs/latency`."""
 
 from experiments.cli.run import main
 from experiments.latency import make_report, run

@@ -1,4 +1,4 @@
-"""The benchmarks of the transformer: contenders compute the same thing, and tables are made of rows.
+"""The benchmarks of the transformer: one result of all contenders, and tables made of rows.
 
 Nothing is timed.
 """

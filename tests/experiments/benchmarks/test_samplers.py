@@ -1,4 +1,4 @@
-"""The timings of the samplers: that the command works in small, and that a wrong name is refused."""
+"""The timings of the samplers: the command works in small, and a wrong name is refused."""
 
 import dataclasses
 
