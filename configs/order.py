@@ -11,6 +11,7 @@ most of the error on shifted grids; from about 50 steps on the ranking is the on
 import dataclasses
 
 from configs.common import shrink
+from flowjax.records import unrecorded
 
 
 @dataclasses.dataclass
@@ -36,6 +37,7 @@ class Config:
         shifts are 1 and 3, and the steps are those of the reference.
       reference_steps: RK4 steps of the reference.
       repeats: timed calls of the cost table.
+      questions: which questions to measure, by the names in their rows; () is all of them.
     """
 
     seeds: int = 10
@@ -79,6 +81,7 @@ class Config:
     network_steps: int = 512
     reference_steps: int = 400
     repeats: int = 9
+    questions: tuple[str, ...] = unrecorded(())
 
 
 def get_config(arg=""):

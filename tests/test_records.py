@@ -240,12 +240,17 @@ def test_read_without_rows_names_the_directory(tmp_path):
         records.read(tmp_path)
 
 
-def test_write_text_leaves_the_old_file_when_it_fails(tmp_path):
-    path = tmp_path / "a.txt"
-    records.write_text(path, "old")
-    with pytest.raises(UnicodeEncodeError):
-        records.write_text(path, "\ud800")
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+def test_unrecorded_fields_are_no_part_of_the_configuration(tmp_path):
+    @dataclasses.dataclass
+    class Grown(Config):
+        chosen: tuple[str, ...] = records.unrecorded(())
+
+    # One that had no such field, one that leaves it empty, and one that chooses: one directory.
+    Records(tmp_path, Config()).add({"cell": 1}, error=0.5)
+    before = (tmp_path / "config.json").read_bytes()
+    for config in (Grown(), Grown(chosen=("a", "b"))):
+        assert Records(tmp_path, config).done({"cell": 1})
+    assert (tmp_path / "config.json").read_bytes() == before
 
 
 def test_table_gathers_in_order():

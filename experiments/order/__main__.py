@@ -7,7 +7,7 @@ jax.config.update(
 )  # orders are measured in float64; set before the first array exists
 
 from experiments.cli.run import main
-from experiments.order import make_report, run  # noqa: E402
+from experiments.order import QUESTIONS, make_report, run  # noqa: E402
 
 if __name__ == "__main__":
-    main(run, make_report)
+    main(run, make_report, questions=QUESTIONS)
