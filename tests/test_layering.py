@@ -133,6 +133,31 @@ def test_models_import_no_sampler(path):
     assert not units_of(imports_of(path)) & (SAMPLERS | {"flowjax"})
 
 
+PARALLEL = PACKAGE / "parallel"
+ORACLES = ("flowjax.parallel.emulation", "flowjax.parallel.analysis")
+
+
+@pytest.mark.parametrize(
+    "path", sorted(PARALLEL.rglob("*.py")), ids=lambda f: str(f.relative_to(PARALLEL))
+)
+def test_parallel_production_imports_neither_emulation_nor_analysis(path):
+    """An oracle that production used could not show its faults. Nothing imports the analysis."""
+    folder = path.relative_to(PARALLEL).parts[0]
+    names = imports_of(path)
+    emulation, analysis = (
+        {name for name in names if name.startswith(oracle)} for oracle in ORACLES
+    )
+    if path == PARALLEL / "__init__.py":  # it gives the emulation its public names
+        assert emulation == {
+            "flowjax.parallel.emulation.adaptive.emulate_adaptive",
+            "flowjax.parallel.emulation.network.emulate",
+        }
+    elif folder != "emulation":
+        assert not emulation
+    if folder != "analysis":
+        assert not analysis
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
 def test_library_stands_without_experiments_and_other_frameworks(path):
     assert not {name.split(".")[0] for name in imports_of(path)} & NEVER

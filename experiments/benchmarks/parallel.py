@@ -19,7 +19,7 @@ from experiments.lab.timing import interleaved
 from flowjax import Plan, grids, models, parallel, plans, records
 from flowjax.parallel import traffic
 from flowjax.parallel.analysis.hlo import Collective, collectives
-from flowjax.parallel.stale import model as stale
+from flowjax.parallel.stale import rows as stale
 
 if TYPE_CHECKING:
     from configs.bench_parallel import Config

@@ -76,7 +76,9 @@ class Subject(NamedTuple):
         return (
             found
             if shards is None
-            else found._replace(shards=shards, share=shards == np.arange(len(found.fresh))[:, None])
+            else found._replace(
+                shards=shards, gain_groups=shards == np.arange(len(found.fresh))[:, None]
+            )
         )
 
     def end(self, plan, told):

@@ -200,11 +200,12 @@ def sampled(name, samples):
 
     @functools.cache
     def end(forecast, devices, correction=0.0):
-        told = exchange(plan, tokens_of(model, noise), devices, slots=max(PARTS))._replace(
-            correction=np.float64(correction)
-        )
+        told = exchange(plan, tokens_of(model, noise), devices, slots=max(PARTS))
         weights = np.where(np.arange(STEPS)[:, None] < 3, WEIGHTS["hold"], WEIGHTS[forecast])
-        return np.asarray(run(model.params, told._replace(forecast=Forecast(weights, None, None))))
+        rows = told.rows._replace(
+            forecast=Forecast(weights, None, None), correction=np.float64(correction)
+        )
+        return np.asarray(run(model.params, told._replace(rows=rows)))
 
     return end
 

@@ -60,9 +60,11 @@ def measure(config, todo):
 def _told(plan, options):
     """The `Exchange`, its forecast with weights for three rows, so that one program serves them all."""
     told = exchange(plan, lab.TOKENS, slots=DEVICES, **options)
-    weights = told.forecast.weights
+    forecast = told.rows.forecast
+    weights = forecast.weights
     weights = np.pad(weights, ((0, 0), (0, 3 - weights.shape[1])))
-    return told._replace(forecast=told.forecast._replace(weights=weights))
+    rows = told.rows._replace(forecast=forecast._replace(weights=weights))
+    return told._replace(rows=rows)
 
 
 def slopes(rows):

@@ -235,15 +235,15 @@ def test_it_is_the_naive_loop_over_steps_shards_and_layers(devices, warmup, peri
 
 def test_flags_say_what_warm_up_and_refresh_mean():
     told = exchange(plans.euler(grids.uniform(8)), TOKENS, 4, warmup=2, refresh=3)
-    assert np.flatnonzero(told.policy < 0).tolist() == [0, 1]
-    assert np.flatnonzero(told.sent).tolist() == [
+    assert np.flatnonzero(told.rows.policy < 0).tolist() == [0, 1]
+    assert np.flatnonzero(told.rows.sent).tolist() == [
         0,
         1,
         4,
         7,
     ]  # copies are 1, 2, 3, 1, 2, 3 steps old
     frozen = exchange(plans.euler(grids.uniform(8)), TOKENS, 4, warmup=2, refresh=None)
-    assert np.flatnonzero(frozen.sent).tolist() == [0, 1]
+    assert np.flatnonzero(frozen.rows.sent).tolist() == [0, 1]
 
 
 def test_each_stage_has_its_own_copy_and_begins_in_step():
@@ -251,8 +251,8 @@ def test_each_stage_has_its_own_copy_and_begins_in_step():
         Linear(), grids.uniform(4), 2, method="singlestep"
     )  # rows 1, 2, 2, 1: ends touch 0 and 1
     told = exchange(plan, TOKENS, 4)
-    assert told.stage.argmax(1).tolist() == [0, 0, 1, 0, 1, 0]
-    assert (told.policy < 0).tolist() == [
+    assert told.rows.substep.tolist() == [0, 0, 1, 0, 1, 0]
+    assert (told.rows.policy < 0).tolist() == [
         True,
         False,
         True,
@@ -262,7 +262,7 @@ def test_each_stage_has_its_own_copy_and_begins_in_step():
     ]  # row 2 is the first of its stage
     assert np.isfinite(run(network().params, plan, told).x).all()
     # A stage that saw the other stage's copy would differ: swap the streams of one stale row.
-    swapped = told._replace(stage=told.stage[[0, 1, 2, 3, 3, 5]])
+    swapped = told._replace(rows=told.rows._replace(substep=told.rows.substep[[0, 1, 2, 3, 3, 5]]))
     assert (
         np.abs(run(network().params, plan, swapped).x - run(network().params, plan, told).x).max()
         > 1e-6
@@ -272,7 +272,7 @@ def test_each_stage_has_its_own_copy_and_begins_in_step():
 def test_padding_changes_nothing():
     plan = plans.euler(grids.uniform(4))
     padded = plans.pad(plan, ROWS)
-    assert exchange(padded, TOKENS, 4).stage.shape == (ROWS, 1)
+    assert exchange(padded, TOKENS, 4).rows.first_of_substep.shape == (1,)
     np.testing.assert_allclose(stale(4, plan=padded).x, stale(4, plan=plan).x, rtol=0, atol=1e-13)
 
 

@@ -18,10 +18,16 @@ from flowjax.parallel.emulation.adaptive import (
     emulate_adaptive_field,
     emulate_adaptive_with,
 )
-from flowjax.parallel.emulation.field import answer, emulate_field
+from flowjax.parallel.emulation.field import emulate_field, velocity_of_devices
 from flowjax.parallel.emulation.network import contiguous, exchange
 from flowjax.parallel.stale.adaptive import sample_adaptive
-from flowjax.parallel.stale.history import begin, extrapolation, in_estimate, remembering, told
+from flowjax.parallel.stale.history import (
+    begin,
+    extrapolation,
+    history_rule,
+    in_estimate,
+    with_history,
+)
 
 LINEAR, SPAN, DEVICES, TOKENS = Linear(), (1.0, 0.0), 4, 16
 SHARDS = contiguous(TOKENS, DEVICES)
@@ -53,7 +59,9 @@ def remembered(method="dpm_solver_pp", order=2, span=SPAN, **options):
         "estimate": "as it is",
         "staleness": np.inf,
     }
-    return told("test", find_pair("test", method, order), LINEAR, span, slots=3, **naive | options)
+    return history_rule(
+        "test", find_pair("test", method, order), LINEAR, span, slots=3, **naive | options
+    )
 
 
 SYNC = {"attention": "gather"}
@@ -151,7 +159,9 @@ def test_a_run_with_rejections_is_the_plan_on_the_accepted_grid(order, options):
     )
     wanted = emulate_field(DATA, STARTS[:1], plan, as_plan)
     np.testing.assert_allclose(found.x[:1], wanted.x, rtol=0, atol=1e-12)
-    assert found.stats.kept[0] == plan.rows and found.stats.synced[0] == wanted.stats.synced.sum()
+    assert (
+        found.stats.committed[0] == plan.rows and found.stats.synced[0] == wanted.stats.synced.sum()
+    )
 
 
 def test_a_rejected_step_leaves_the_memory_bit_equal():
@@ -165,9 +175,9 @@ def test_a_rejected_step_leaves_the_memory_bit_equal():
 
     def evaluate(x, t, copy, now):
         fresh = now[:, None, None] | jnp.eye(DEVICES, dtype=bool)[None]
-        return answer(DATA, SHARDS, x, t, copy.swapaxes(0, 1), fresh)
+        return velocity_of_devices(DATA, SHARDS, x, t, copy.swapaxes(0, 1), fresh)
 
-    model = remembering(how, evaluate)
+    model = with_history(how, evaluate)
     turn = jax.jit(
         lambda state: lanes.advance(rule, state, *model(state.at, state.t_at, state.carry))
     )
@@ -215,7 +225,7 @@ def test_extrapolating_the_newest_keeps_steps_and_error_with_one_synchronous_eva
         sync, cured = (subject(atol, **options) for options in (SYNC, CURED))
         assert 0.97 < np.mean(cured.stats.accepted) / np.mean(sync.stats.accepted) < 1.03
         assert error(subject, cured, atol) < 1.1 * error(subject, sync, atol)
-        assert (cured.stats.synced == 1).all() and (sync.stats.synced == sync.stats.kept).all()
+        assert (cured.stats.synced == 1).all() and (sync.stats.synced == sync.stats.committed).all()
 
 
 def test_cure_by_stage_saves_nothing_or_one_in_six():
@@ -224,7 +234,7 @@ def test_cure_by_stage_saves_nothing_or_one_in_six():
         assert in_estimate(find_pair("test", method, order), LINEAR).all()
     assert in_estimate(find_pair("test", "runge_kutta", 5), LINEAR).tolist() == [False] + [True] * 5
     found, sync = of_field(1e-3, estimate="synchronous"), of_field(1e-3, **SYNC)
-    assert np.array_equal(found.x, sync.x) and (found.stats.synced == found.stats.kept).all()
+    assert np.array_equal(found.x, sync.x) and (found.stats.synced == found.stats.committed).all()
 
 
 @pytest.mark.slow
@@ -246,7 +256,7 @@ def test_estimate_of_a_runge_kutta_pair_sees_held_copies_and_shrinks_the_steps()
 def test_bound_makes_whole_steps_synchronous_and_a_tighter_one_more():
     found = [of_field(1e-3, staleness=bound, **CURED) for bound in (np.inf, 0.003, 0.0003, 0.0)]
     synced = [np.sum(one.stats.synced) for one in found]
-    assert synced[0] < synced[1] < synced[2] < synced[3] == np.sum(found[3].stats.kept)
+    assert synced[0] < synced[1] < synced[2] < synced[3] == np.sum(found[3].stats.committed)
     np.testing.assert_array_equal(found[3].x, of_field(1e-3, **SYNC).x)
     assert not found[3].stats.staleness.any()
 
@@ -280,7 +290,7 @@ def test_on_a_trained_network_extrapolation_needs_the_bound():
     errors = [float(np.sqrt(np.mean((one.x - true) ** 2))) for one in (sync, free, bound)]
     assert steps[1] > 3 * steps[0] and errors[1] > 5 * errors[0]
     assert steps[2] < 1.15 * steps[0] and errors[2] < 1.5 * errors[0]
-    assert np.sum(bound.stats.synced) < 0.8 * np.sum(bound.stats.kept)
+    assert np.sum(bound.stats.synced) < 0.8 * np.sum(bound.stats.committed)
 
 
 # ---- extrapolation
@@ -330,7 +340,7 @@ def test_program_on_a_mesh_is_the_emulation_on_one_device(data, options):
     found, wanted = over_devices(data, 4, **options)
     np.testing.assert_allclose(found.x, wanted.x, rtol=0, atol=1e-12)
     assert found.stats.rejected.sum() > 0 and not found.status.any()
-    for name in ("nfe", "accepted", "rejected", "kept", "synced"):
+    for name in ("nfe", "accepted", "rejected", "committed", "synced"):
         np.testing.assert_array_equal(getattr(found.stats, name), getattr(wanted.stats, name))
     np.testing.assert_allclose(found.stats.staleness, wanted.stats.staleness, rtol=1e-9)
     lockstep = options.get("lockstep", False)

@@ -93,4 +93,4 @@ def test_a_device_of_padding_alone_corrects_to_something_finite():
 def test_a_field_has_no_values_to_correct(options):
     with pytest.raises(ValueError, match="make the exchange with correction=0"):
         emulate_field(DATA, NOISE, PLAN, exchange(PLAN, TOKENS, 2, **options))
-    assert exchange(PLAN, TOKENS, 2, correction=0).correction is None
+    assert exchange(PLAN, TOKENS, 2, correction=0).rows.correction is None

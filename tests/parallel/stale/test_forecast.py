@@ -234,9 +234,9 @@ def errors(subject):
         for kind, n in cases
         for plan in made
     ]
-    told = [x._replace(forecast=alike(x.forecast)) for x in told]
+    told = [x._replace(rows=x.rows._replace(forecast=alike(x.rows.forecast))) for x in told]
     plain = [exchange(plan, TOKENS, 1, slots=8) for plan in made]
-    told += [x._replace(forecast=alike(x.forecast)) for x in plain]
+    told += [x._replace(rows=x.rows._replace(forecast=alike(x.rows.forecast))) for x in plain]
     found = subject(
         *(
             jax.tree.map(lambda *leaves: np.stack(leaves), *many)
