@@ -15,7 +15,7 @@ from PIL import Image
 import flowjax
 from configs.sample import Config
 from experiments import sample
-from experiments.cli import images, labels
+from experiments.cli import archive, images, labels
 from flowjax import models
 from flowjax.models import DiTConfig
 
@@ -237,8 +237,8 @@ def test_latents_without_autoencoder_are_kept_without_png(tmp_path):
     latents = sample.Drawn(states, np.array([True, True]), {})
     assert sample.pictures(IMAGENET, states) is None
     (tmp_path / "samples.png").write_text("what lay there before")
-    paths = sample.save(
-        tmp_path, Config("toy", "0"), np.array([[0, 0], [0, 1]]), latents, None, settings
+    paths = archive.save(
+        tmp_path, 8, np.array([[0, 0], [0, 1]]), latents, None, settings
     )
     assert paths == [tmp_path / "samples.npz"] and list(tmp_path.iterdir()) == paths
     assert np.array_equal(contents(tmp_path)["latents"], states)
