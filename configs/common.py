@@ -16,7 +16,7 @@ from typing import Any
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of an error's sentence: "did you mean ...?" where one is near, and all known names."""
+    """The end of an error: "did you mean ...?" where a name is near, and all known names."""
     known = list(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     question = f"did you mean {near[0]!r}? " if near else ""

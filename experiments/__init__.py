@@ -1,1 +1,1 @@
-"""Commands that measure and draw: `run(config, workdir)` adds rows, `report(workdir)` draws them."""
+"""Commands that measure and draw: `run(config, workdir)` adds rows, `report(workdir)` draws."""

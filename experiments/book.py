@@ -1,6 +1,6 @@
-"""One page of several chapters: samples of the networks, a solver's order, and staleness.
+r"""One page of several chapters: samples of the networks, a solver's order, and staleness.
 
-    python -m experiments.book runs/demo/report.html --samples runs/demo/digits runs/demo/emoji \\
+    python -m experiments.book runs/demo/report.html --samples runs/demo/digits runs/demo/emoji \
         --chapters runs/demo/order runs/demo/staleness
 
 Chapters are work directories of `experiments.order` and `experiments.staleness`, samples those of

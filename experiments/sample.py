@@ -1,6 +1,6 @@
-"""Images by label: one command from a model to a PNG.
+r"""Images by label: one command from a model to a PNG.
 
-    python -m experiments.sample --config=configs/sample_digits.py --config.labels=3,8 \\
+    python -m experiments.sample --config=configs/sample_digits.py --config.labels=3,8 \
         --workdir=runs/digits
 
 The work directory (runs/ and the config's name by default) then holds

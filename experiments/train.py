@@ -46,8 +46,8 @@ from flowjax.errors import check_choice
 from flowjax.records import Records, plain
 
 SCHEDULES = {"linear": flowjax.Linear(), "cosine": flowjax.Cosine()}
-# Where the solver of pictures starts. At t = 1 alpha is 0, and the noise or the score there does not
-# determine the data.
+# Where the solver of pictures starts. At t = 1 alpha is 0, and the noise or the score there does
+# not determine the data.
 FIRST_TIME = {"noise": 0.999, "score": 0.999}
 # One stream of random numbers for each purpose, of the one seed.
 STREAMS = {"parameters": 0, "training": 1, "samples": 2, "pairs": 3}

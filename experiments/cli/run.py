@@ -1,6 +1,6 @@
-"""The command line of every experiment: a configuration, a work directory, rows, a page.
+r"""The command line of every experiment: a configuration, a work directory, rows, a page.
 
-    python -m experiments.order --config=configs/order.py:quick --workdir=runs/order \\
+    python -m experiments.order --config=configs/order.py:quick --workdir=runs/order \
         --config.samples=256
 
 An experiment is a module with `run(config, workdir) -> rows`, which adds its rows to
@@ -10,8 +10,8 @@ the work directory. Its last lines are
     if __name__ == "__main__":
         main(run, report)
 
-An experiment may be made of questions, see `ask` and `main`. Then `--config.questions=clock,learned`
-measures these alone.
+An experiment may be made of questions, see `ask` and `main`. Then
+`--config.questions=clock,learned` measures these alone.
 
 A wrong command, a wrong value and a work directory of another configuration end with one sentence
 and exit status 2 before anything is written. An interrupted run continues from its rows. A finished

@@ -180,7 +180,7 @@ def heatmap(
     label: str | None = None,
     text: Callable[[float], str] = sig,
 ) -> list[dict]:
-    """Median of `value` as a coloured cell with its number; a cell that is not finite has no colour.
+    """Median of `value` as a coloured cell with its number; no colour where it is not finite.
 
     Args:
       ax: where to draw.
