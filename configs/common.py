@@ -10,14 +10,8 @@ def get_config(arg=""):
 """
 
 import dataclasses
-import difflib
 
-
-def nearest(name, known):
-    """The end of an error's sentence: "did you mean ...?" where a known name is near, and the known names."""
-    known = list(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return (f"did you mean {near[0]!r}? " if near else "") + f"known: {', '.join(known)}"
+from flowjax.errors import suggestion
 
 
 def _larger(new, old):
@@ -40,12 +34,12 @@ def shrink(config, arg="", **variants):
     if not arg:
         return config
     if arg not in variants:
-        raise ValueError(f"this config has no variant {arg!r}; {nearest(arg, variants)}.")
+        raise ValueError(f"this config has no variant {arg!r}; {suggestion(arg, variants)}")
     fields = [f.name for f in dataclasses.fields(config)]
     for name, new in variants[arg].items():
         if name not in fields:
             raise ValueError(
-                f"variant {arg!r} names {name!r}, which is no field; {nearest(name, fields)}."
+                f"variant {arg!r} names {name!r}, which is no field; {suggestion(name, fields)}"
             )
         if _larger(new, getattr(config, name)):
             raise ValueError(

@@ -24,7 +24,7 @@ import warnings
 from absl import flags
 from ml_collections import config_flags
 
-from configs.common import nearest
+from flowjax.errors import suggestion
 from flowjax.records import Records
 
 
@@ -102,7 +102,7 @@ def _check_overrides(config, argv):
             if field not in known:
                 where = ".".join(["config", *path[:depth]])
                 raise ValueError(
-                    f"{word}: {where} has no field {field!r}; {nearest(field, known)}."
+                    f"{word}: {where} has no field {field!r}; {suggestion(field, known)}"
                 )
             here = getattr(here, field) if dataclasses.is_dataclass(here) else here[field]
 

@@ -349,7 +349,7 @@ def test_wrong_label_is_named_with_the_nearest(text, said):
         ),
         (
             ["--config.mesh=seq=2", "--config.attention=stale", "--config.policy=tol=1"],
-            "did you mean 'tolerance'",
+            "part='tol' is not known; the choices are",
         ),
         (
             ["--config.mesh=seq=2", "--config.attention=stale", "--config.policy=window=0.5"],
