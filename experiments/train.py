@@ -38,7 +38,7 @@ import safetensors
 
 import flowjax
 from experiments.cli.images import grid, save_png
-from experiments.cli.run import main
+from experiments.cli.run import check_names, main
 from experiments.lab.reflow import make_pairs, noise_for, sampler
 from flowjax import checkpoint, data, grids, models, plans, train
 from flowjax.environment import environment
@@ -57,6 +57,13 @@ MOST_COLUMNS = 16  # classes shown in samples.png
 def key_of(config: Any, stream: str) -> jax.Array:
     """The key of one purpose, a name in STREAMS."""
     return jax.random.fold_in(jax.random.key(config.seed), STREAMS[stream])
+
+
+def check(config: Any) -> None:
+    """Refuse names that are not known, before anything is written."""
+    check_names("schedule", config.schedule, SCHEDULES)
+    check_names("coupling", config.coupling, data.COUPLINGS)
+    check_names("times", config.times, train.TIMES)
 
 
 def make_card(config: Any, held: data.Data) -> models.Card:
@@ -435,4 +442,4 @@ def report(workdir: str | os.PathLike) -> list[str]:
 
 
 if __name__ == "__main__":
-    main(run, report)
+    main(run, report, check=check)

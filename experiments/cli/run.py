@@ -28,8 +28,8 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from configs.common import nearest
 from experiments.cli import flags
+from flowjax.errors import suggestion
 from flowjax.records import Records
 
 BAR = "{n_fmt}/{total_fmt} done, {elapsed} spent, {remaining} left{postfix}"
@@ -110,10 +110,12 @@ def check_names(option: str, values: str | Iterable[str], known: Iterable[str]) 
     Raises:
       ValueError: with the first name that is not known, the nearest known one, and all of them.
     """
-    known = list(known)
+    known = list(dict.fromkeys(known))
     for value in [values] if isinstance(values, str) else values:
         if value not in known:
-            raise ValueError(f"--config.{option}: {value!r} is not known; {nearest(value, known)}.")
+            raise ValueError(
+                f"--config.{option}: {value!r} is not known; {suggestion(value, known)}"
+            )
 
 
 def cells_of(config: Any, questions: Sequence[ModuleType]) -> list[tuple[ModuleType, list[dict]]]:

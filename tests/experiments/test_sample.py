@@ -356,7 +356,7 @@ PIPELINE = "--config.attention=pipefusion"
         (["--config.mesh=seq=16"], "take 16 devices and 8 are here"),
         (["--config.mesh=seq=2", "--config.guidance_channels=1"], "leave guidance_channels"),
         ([*STALE, "--config.warmup=4"], "warmup=4 of 3 steps"),
-        ([*STALE, "--config.policy=tol=1"], "did you mean 'tolerance'"),
+        ([*STALE, "--config.policy=tol=1"], "part='tol' is not known; the choices are"),
         ([*STALE, "--config.policy=window=0.5"], "'window=0.5' does not fit"),
         ([*STALE, "--config.policy=every=0"], "period=0"),
         ([*STALE, "--config.patches=4"], "patches=4 with attention='stale'"),
