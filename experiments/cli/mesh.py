@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from flowjax import Plan
 from flowjax.errors import check_choice
 from flowjax.parallel.mesh import token_shards
+from flowjax.parallel.options import Options
 from flowjax.parallel.stale import policies
 
 FACTORS = ("data", "cfg", "seq", "pipe")
@@ -98,9 +99,13 @@ def _thresholds(name: str, numbers: list, plan: Plan, devices: int) -> np.ndarra
 
 
 def options(config: Any, plan: Plan, mesh: Mesh) -> dict[str, Any]:
-    """The options of `flowjax.parallel.sample` in a configuration of experiments.sample."""
-    names = ("guidance", "attention", "warmup", "refresh", "correction", "residual")
-    return {name: getattr(config, name) for name in names} | {
+    """The options of `flowjax.parallel.sample` in a configuration of experiments.sample.
+
+    Every field of `Options` that the configuration has is passed on. Those that are text, or a
+    number that stands for none, are read first.
+    """
+    given = {name: getattr(config, name) for name in Options._fields if hasattr(config, name)}
+    return given | {
         "policy": policy(config.policy, plan, token_shards(mesh)),
         "forecast": int(config.forecast) if config.forecast.isdigit() else config.forecast,
         "comm_dtype": config.comm_dtype or None,
