@@ -10,17 +10,9 @@ def get_config(arg=""):
 """
 
 import dataclasses
-import difflib
-from collections.abc import Iterable
 from typing import Any
 
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of an error's sentence: "did you mean ...?" where one is near, and all known names."""
-    known = list(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    question = f"did you mean {near[0]!r}? " if near else ""
-    return f"{question}known: {', '.join(known)}"
+from flowjax.errors import suggestion
 
 
 def _is_smaller(new: Any, old: Any) -> bool:
@@ -47,13 +39,13 @@ def shrink(config: Any, arg: str = "", **variants: dict[str, Any]) -> Any:
     if not arg:
         return config
     if arg not in variants:
-        raise ValueError(f"this config has no variant {arg!r}; {nearest(arg, variants)}.")
+        raise ValueError(f"this config has no variant {arg!r}; {suggestion(arg, variants)}")
 
     fields = [field.name for field in dataclasses.fields(config)]
     for name, new in variants[arg].items():
         if name not in fields:
             raise ValueError(
-                f"variant {arg!r} names {name!r}, which is no field; {nearest(name, fields)}."
+                f"variant {arg!r} names {name!r}, which is no field; {suggestion(name, fields)}"
             )
         old = getattr(config, name)
         if not _is_smaller(new, old):

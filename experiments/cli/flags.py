@@ -18,7 +18,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from configs.common import nearest
+from flowjax.errors import suggestion
 from flowjax.records import is_recorded
 
 HELP = {
@@ -183,7 +183,7 @@ def _check_fields(config: Any, argv: Sequence[str]) -> None:
             if field not in known:
                 where = ".".join(["config", *path[:depth]])
                 raise ValueError(
-                    f"{word}: {where} has no field {field!r}; {nearest(field, known)}."
+                    f"{word}: {where} has no field {field!r}; {suggestion(field, known)}"
                 )
             here = _get(here, field)
 

@@ -1,6 +1,6 @@
-"""The command line of every experiment: a configuration, a work directory, rows, a page.
+r"""The command line of every experiment: a configuration, a work directory, rows, a page.
 
-    python -m experiments.order --config=configs/order.py:quick --workdir=runs/order \\
+    python -m experiments.order --config=configs/order.py:quick --workdir=runs/order \
         --config.samples=256
 
 An experiment is a module with `run(config, workdir) -> rows`, which adds its rows to
@@ -10,8 +10,8 @@ the work directory. Its last lines are
     if __name__ == "__main__":
         main(run, report)
 
-An experiment may be made of questions, see `ask` and `main`. Then `--config.questions=clock,learned`
-measures these alone.
+An experiment may be made of questions, see `ask` and `main`. Then
+`--config.questions=clock,learned` measures these alone.
 
 A wrong command, a wrong value and a work directory of another configuration end with one sentence
 and exit status 2 before anything is written. An interrupted run continues from its rows. A finished
@@ -28,8 +28,8 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from configs.common import nearest
 from experiments.cli import flags
+from flowjax.errors import suggestion
 from flowjax.records import Records
 
 BAR = "{n_fmt}/{total_fmt} done, {elapsed} spent, {remaining} left{postfix}"
@@ -110,10 +110,12 @@ def check_names(option: str, values: str | Iterable[str], known: Iterable[str]) 
     Raises:
       ValueError: with the first name that is not known, the nearest known one, and all of them.
     """
-    known = list(known)
+    known = list(dict.fromkeys(known))
     for value in [values] if isinstance(values, str) else values:
         if value not in known:
-            raise ValueError(f"--config.{option}: {value!r} is not known; {nearest(value, known)}.")
+            raise ValueError(
+                f"--config.{option}: {value!r} is not known; {suggestion(value, known)}"
+            )
 
 
 def cells_of(config: Any, questions: Sequence[ModuleType]) -> list[tuple[ModuleType, list[dict]]]:

@@ -173,7 +173,7 @@ def test_wrong_command_writes_nothing(toy, capsys, words, said):
 
 def test_misspelt_variant_names_the_known_ones(toy, capsys):
     text = fails(toy.call, capsys, variant=":qiuck")
-    assert "no variant 'qiuck'; did you mean 'quick'? known: quick" in text
+    assert "no variant 'qiuck'; did you mean 'quick'? The choices are 'quick'." in text
     assert not toy.workdir.exists()
 
 
@@ -221,8 +221,8 @@ def refuse_unknown_solvers(config):
 def test_a_wrong_value_is_refused_before_anything_is_written_or_overwritten(toy, capsys):
     words = ["--config.solver=eulre"]
     said = fails(toy.call, capsys, *words, check=refuse_unknown_solvers)
-    assert said.endswith("--config.solver: 'eulre' is not known; did you mean 'euler'? "
-                         "known: euler, heun.")  # fmt: skip
+    sentence = "--config.solver: 'eulre' is not known; did you mean 'euler'?"
+    assert said.endswith(f"{sentence} The choices are 'euler', 'heun'.")
     assert not toy.workdir.exists()
     toy.call(check=refuse_unknown_solvers)
     fails(toy.call, capsys, *words, "--overwrite", check=refuse_unknown_solvers)
