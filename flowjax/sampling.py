@@ -177,29 +177,47 @@ def _noise_source(key, plan, x):
                 "flowjax.sample: this plan draws noise in its steps (SDE or eta > 0) but key is None; pass key=jax.random.key(0)."
             )
         return lambda weight, i: jnp.where(weight == 0, 0.0, jnp.nan).astype(x.dtype)
-    if not hasattr(key, "dtype") or (jnp.issubdtype(key.dtype, jnp.integer) and np.ndim(key) == 0):
-        raise ValueError(
-            f"flowjax.sample: key={key!r} is not a key; pass key=jax.random.key({key!r}), or the noise itself."
-        )
-    if jnp.issubdtype(key.dtype, jnp.floating):
-        if key.shape != (plan.rows, *x.shape):
-            raise ValueError(
-                f"flowjax.sample: the noise given as key has shape {key.shape}; wanted (rows, B, *D) = {(plan.rows, *x.shape)}."
-            )
-        given = jnp.asarray(key, x.dtype)
+    keys = sample_keys("flowjax.sample", key, plan.rows, x.shape)
+    if jnp.issubdtype(keys.dtype, jnp.floating):
+        given = jnp.asarray(keys, x.dtype)
         return lambda weight, i: weight * given[i]
-    key = key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
-    if key.shape not in ((), x.shape[:1]):
-        raise ValueError(
-            f"flowjax.sample: {key.shape} keys for a batch of {x.shape[0]}; give one key, or one a sample."
-        )
-    keys = key if key.ndim else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(x.shape[0]))
     return lambda weight, i: (
         weight
         * jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(k, i), x.shape[1:], x.dtype))(
             keys
         )
     )
+
+
+def sample_keys(name, key, rows, shape):
+    """The keys of the samples, (B,), or the noise itself, (rows, B, *D), from the argument `key`.
+
+    Args:
+      name: the public function in whose name a refusal speaks.
+      key: one key (sample i then has fold_in(key, i)), (B,) keys, or the noise itself.
+      rows: of the plan.
+      shape: (B, *D), of the state.
+    """
+    is_number = not hasattr(key, "dtype")
+    if is_number or (jnp.issubdtype(key.dtype, jnp.integer) and np.ndim(key) == 0):
+        raise ValueError(
+            f"{name}: key={key!r} is not a key; pass key=jax.random.key({key!r}), or the noise "
+            "itself."
+        )
+    if jnp.issubdtype(key.dtype, jnp.floating):
+        if key.shape != (rows, *shape):
+            raise ValueError(
+                f"{name}: the noise given as key has shape {key.shape}; wanted (rows, B, *D) = "
+                f"{(rows, *shape)}."
+            )
+        return jnp.asarray(key)
+    key = key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
+    batch = shape[0]
+    if key.shape not in ((), (batch,)):
+        raise ValueError(
+            f"{name}: {key.shape} keys for a batch of {batch}; give one key, or one a sample."
+        )
+    return key if key.ndim else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
 
 
 def _accepted(start, states, plan):

@@ -1,17 +1,17 @@
-"""The options of sampling on many devices: each one once, with its default, its meaning and its refusals.
+"""The options of sampling on many devices: each one once, with its default, meaning and refusals.
 
-`parallel.sample`, `parallel.program` and `parallel.emulate` take these options as keywords and build `Options` from them.
+`parallel.sample`, `parallel.program` and `parallel.emulate` take them as keywords and build
+`Options` from these. To add an option, add a field and a check here, a field to
+`configs.sample.Config`, and the code that reads it.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from flowjax.errors import check_choice
-from flowjax.parallel.mesh import CFG, DATA, PIPE, RING, SEQ, token_shards
 from flowjax.parallel.stale import policies
 from flowjax.parallel.stale.forecast import FORECASTS
 from flowjax.parallel.stale.precision import bits_of
@@ -79,21 +79,30 @@ class Options(NamedTuple):
         return self.gather or ("late" if self.refresh == 1 else "early")
 
 
+# Which options each kind of attention has
+
+
 class Use(NamedTuple):
-    """Which options a kind of attention refuses, and the sentence that explains it.
+    """What a kind of attention does with the options.
 
     Attributes:
-      refused: names of the options that must have their defaults.
-      reason: the end of the refusal, after "with attention='...'".
+      is_exact: whether all rows are synchronous, so that warmup, refresh, gather and gains_per have
+        no effect.
+      refused: the options that must have their defaults.
+      reason: why, and the way out; the end of the refusal.
     """
 
+    is_exact: bool
     refused: tuple[str, ...]
     reason: str
 
 
+# warmup and the other options without effect are not refused: runs of stale and of exact attention
+# may then have one set of options.
 _EXACT = Use(
-    ("policy", "forecast", "correction", "comm_dtype", "residual", "patches"),
-    ", which is exact in every row; leave it, or take attention='stale'",
+    is_exact=True,
+    refused=("policy", "forecast", "correction", "comm_dtype", "residual", "patches"),
+    reason="which is exact in every row; leave it, or take attention='stale'",
 )
 USES = {
     "gather": _EXACT,
@@ -101,26 +110,36 @@ USES = {
     "ring": _EXACT,
     "ulysses_ring": _EXACT,
     "stale": Use(
-        ("patches",),
-        ", which splits an image over devices and not over time; leave it, or take attention='pipefusion'",
+        is_exact=False,
+        refused=("patches",),
+        reason="which splits an image over devices and not over time; leave it, or take "
+        "attention='pipefusion'",
     ),
     "pipefusion": Use(
-        ("refresh", "gather", "comm_dtype", "residual"),
-        ", where no stage sends keys and values to another; leave it",
+        is_exact=False,
+        refused=("refresh", "gather", "comm_dtype", "residual"),
+        reason="where no stage sends keys and values to another; leave it",
     ),
 }
 ATTENTIONS = tuple(USES)
-EXACT = tuple(name for name, use in USES.items() if use is _EXACT)
+
+
+# Refusals
 
 
 def from_keywords(name: str, keywords: Mapping[str, Any]) -> Options:
     """`Options` from the keywords of the public function `name`; an unknown one is refused."""
     for keyword in keywords:
-        check_choice(name, "the keyword", keyword, Options._fields)
+        check_choice(name, "the option", keyword, Options._fields)
     return Options(**keywords)
 
 
-def check(name: str, options: Options, plan: Plan, attentions: Sequence[str] = ATTENTIONS) -> None:
+def check(
+    name: str,
+    options: Options,
+    plan: Plan,
+    attentions: Sequence[str] = ATTENTIONS,
+) -> None:
     """Refuse options that do not fit each other or the plan. Nothing here depends on a mesh.
 
     Args:
@@ -137,31 +156,21 @@ def check(name: str, options: Options, plan: Plan, attentions: Sequence[str] = A
     use = USES[options.attention]
     for option in use.refused:
         value = getattr(options, option)
-        # correction=0 and forecast=False ask for nothing, as their defaults do.
         if not _is_default(option, value):
             raise ValueError(
-                f"{name}: {option}={value!r} with attention={options.attention!r}{use.reason}."
+                f"{name}: {option}={value!r} with attention={options.attention!r}, {use.reason}."
             )
-    if options.attention not in EXACT:
-        check_stale(name, options, plan)
+    # Where every row is synchronous, the other options have no effect and are not looked at.
+    if not use.is_exact:
+        _check_values(name, options)
+        _check_synchronous_steps(name, options, plan.steps)
+        _check_exchange(name, options)
 
 
 def check_guidance(name: str, guidance: float) -> None:
     """Refuse a scale of guidance that is not a finite number."""
     if not isinstance(guidance, (int, float)) or not math.isfinite(guidance):
         raise ValueError(f"{name}: guidance={guidance!r}; wanted a number, 1 for none.")
-
-
-def check_stale(name: str, options: Options, plan: Plan) -> None:
-    """Refuse options of stale attention that do not fit each other or the plan."""
-    if options.gather is not None:
-        check_choice(name, "gather", options.gather, ("late", "early"))
-    check_choice(name, "forecast", options.forecast, FORECASTS)
-    check_correction(name, options.correction)
-    bits_of(name, options.comm_dtype)
-    check_choice(name, "gains_per", options.gains_per, ("device", "token"))
-    _check_synchronous_steps(name, options, plan.steps)
-    _check_exchange(name, options)
 
 
 def check_correction(name: str, correction: float | None) -> None:
@@ -171,171 +180,74 @@ def check_correction(name: str, correction: float | None) -> None:
     is_number = isinstance(correction, (int, float)) and not isinstance(correction, bool)
     if not is_number or not 0 <= correction <= 1:
         raise ValueError(
-            f"{name}: correction={correction!r}; wanted a fraction from 0 to 1 of what a device's own values missed, "
-            "or None."
+            f"{name}: correction={correction!r}; wanted a fraction from 0 to 1 of what the copies "
+            "of a device's own values missed, or None."
         )
+
+
+def _check_values(name, options):
+    """Refuse a value that its option does not have."""
+    if options.gather is not None:
+        check_choice(name, "gather", options.gather, ("late", "early"))
+    if isinstance(options.forecast, bool):  # True == 1
+        raise ValueError(f"{name}: forecast={options.forecast!r}; wanted one of {FORECASTS}.")
+    check_choice(name, "forecast", options.forecast, FORECASTS)
+    check_correction(name, options.correction)
+    bits_of(name, options.comm_dtype)
+    check_choice(name, "gains_per", options.gains_per, ("device", "token"))
 
 
 def _check_synchronous_steps(name, options, steps):
-    """Refuse a warm-up or a policy that does not fit the steps, or both together."""
-    warmup, policy = options.warmup, options.policy
+    """Refuse a warm-up or a policy that does not fit the steps, and both together."""
+    warmup = options.warmup
     if not _is_integer(warmup) or not 1 <= warmup <= steps:
         raise ValueError(
-            f"{name}: warmup={warmup!r} of {steps} steps; wanted an integer from 1, since the first step has no copies to "
-            f"attend to, to {steps}, where every step is synchronous."
+            f"{name}: warmup={warmup!r} of {steps} steps; wanted an integer from 1, since the "
+            f"first step has no copies to attend to, to {steps}, where every step is synchronous."
         )
-    if policy is None:
+    if options.policy is None:
         return
-    policies.check(name, policy, steps)
+    policies.check(name, options.policy, steps)
     if warmup != 1:
         raise ValueError(
-            f"{name}: warmup={warmup} and a policy, which decides by itself what is synchronous; leave warmup, or take "
-            f"np.minimum(policy, policies.warm_up({steps}, {warmup}))."
+            f"{name}: warmup={warmup} and a policy, which decides by itself what is synchronous; "
+            f"leave warmup, or take np.minimum(policy, policies.warm_up({steps}, {warmup}))."
         )
 
 
 def _check_exchange(name, options):
-    """Refuse a refresh that is no number of steps, and what needs an exchange in every step or copies that are kept."""
+    """Refuse a refresh that does not fit the other options."""
     refresh = options.refresh
     if refresh is not None and (not _is_integer(refresh) or refresh < 1):
         raise ValueError(
-            f"{name}: refresh={refresh!r}; wanted an integer from 1, or None: no exchange after the warm-up."
+            f"{name}: refresh={refresh!r}; wanted an integer from 1, or None: no exchange after "
+            "the last synchronous step."
         )
+    # A policy, a forecast and a residual need the keys and values of the step before.
     if refresh != 1 and (options.policy is not None or options.forecast != 0 or options.residual):
         raise ValueError(
-            f"{name}: refresh={refresh} with a policy, forecast or residual; these want an exchange in every step: take "
-            "refresh=1."
+            f"{name}: refresh={refresh} with a policy, forecast or residual; these want an "
+            "exchange in every step: take refresh=1."
         )
+    # Where a copy serves several steps, or is reconstructed, it must be kept.
     if options.gather == "late" and (refresh != 1 or options.residual):
-        what = "residual=True" if options.residual else f"refresh={refresh}"
+        needs = "residual=True" if options.residual else f"refresh={refresh}"
         raise ValueError(
-            f"{name}: gather='late' keeps no keys and values of other devices; {what} needs them: take gather='early'."
+            f"{name}: gather='late' keeps no keys and values of other devices, and {needs} needs "
+            "them; take gather='early'."
         )
 
 
 def _is_default(option, value):
     """Whether the option has its default, or a value that asks for the same."""
-    if value is None or isinstance(value, np.ndarray):
-        return value is Options._field_defaults[option]
+    default = Options._field_defaults[option]
+    # A policy is an array, and comparing it with None would be elementwise.
+    if value is None or default is None and option != "correction":
+        return value is default
     if option == "correction":
-        return not value
-    return bool(value == Options._field_defaults[option])
+        return value == 0
+    return value == default
 
 
 def _is_integer(value):
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-
-def check_run(model, noise, label, plan, mesh, options):
-    """Raise a ValueError about the first argument of `parallel.sample` that does not fit; return the labels, (B,)."""
-    card, attention = model.card, options.attention
-    check("parallel.sample", options, plan)
-    if noise.ndim != 4 or not jnp.issubdtype(noise.dtype, jnp.floating):
-        raise ValueError(
-            f"parallel.sample: noise has shape {noise.shape} and dtype {noise.dtype}; wanted floating (B, H, W, C)."
-        )
-    label = np.asarray(card.null_label if label is None else label)
-    if label.shape not in ((), noise.shape[:1]) or not np.issubdtype(label.dtype, np.integer):
-        raise ValueError(
-            f"parallel.sample: label is {label.dtype}{label.shape}; wanted {len(noise)} integers."
-        )
-    if np.any((label < 0) | (label > card.null_label)):
-        raise ValueError(
-            f"parallel.sample: labels {label.ravel()[:8].tolist()}; wanted integers from 0 to {card.null_label - 1}, or "
-            f"{card.null_label}, the null label."
-        )
-    tokens = card.patchify(np.zeros(noise.shape, bool)).shape[1]
-    check_mesh(mesh, card.config, len(noise), tokens, attention)
-    if attention == "pipefusion":
-        check_pipe(mesh, card.config, tokens, options)
-    return np.broadcast_to(label, noise.shape[:1])
-
-
-def check_layers(name, mesh, config):
-    """Raise a ValueError that begins with `name` if the layers do not divide over the axis pipe."""
-    stages = mesh.shape[PIPE]
-    if config.depth % stages:
-        fits = [k for k in range(1, config.depth + 1) if config.depth % k == 0]
-        raise ValueError(
-            f"{name} splits layers, and {config.depth} layers do not divide into pipe={stages} stages; take pipe="
-            f"{' or '.join(map(str, fits))}."
-        )
-
-
-def check_pipe(mesh, config, tokens, options):
-    """Refuse a mesh, a network or options with which a pipeline of layers cannot run."""
-    name = "parallel.sample"
-    if token_shards(mesh) > 1:
-        raise ValueError(
-            f"{name}: attention='pipefusion' cuts an image's tokens in time, not over devices; "
-            "take seq=1, and the rest for pipe."
-        )
-    check_layers(f"{name}: attention='pipefusion'", mesh, config)
-    check_patches(name, options, tokens, mesh.shape[PIPE])
-
-
-def check_patches(name: str, options: Options, tokens: int, stages: int) -> None:
-    """Refuse patches that do not divide the tokens, and a policy that a pipeline cannot follow.
-
-    Args:
-      name: the public function in whose name the refusal speaks.
-      options: `Options` with attention="pipefusion".
-      tokens: L.
-      stages: n, the number of stages.
-    """
-    name, patches = f"{name}: attention='pipefusion'", options.patches
-    if not _is_integer(patches) or patches < 1 or tokens % patches:
-        fits = [k for k in range(1, tokens + 1) if tokens % k == 0]
-        raise ValueError(
-            f"{name} with patches={patches!r} of {tokens} tokens; wanted one of {fits}. From "
-            f"pipe={stages} on no stage waits, and from {2 * stages} on not for messages either."
-        )
-    policy = np.asarray(policies.NEVER if options.policy is None else options.policy)
-    if np.any((policy >= 0) & (policy < policies.NEVER)):
-        raise ValueError(
-            f"{name} with a policy by tolerance: when the pipe drains is settled before the run. "
-            "Take a policy of fixed steps, or attention='stale'."
-        )
-
-
-def check_mesh(mesh, config, batch, tokens, attention):
-    """Raise a ValueError in words if `mesh` does not fit the network, the batch, the tokens or the kind of attention.
-
-    Args:
-      mesh: of `make_mesh`.
-      config: the network's `DiTConfig`.
-      batch, tokens: B and L.
-      attention: as in `parallel.sample`.
-    """
-    missing = {DATA, CFG, SEQ, PIPE} - set(mesh.shape)
-    if missing:
-        raise ValueError(
-            f"parallel.sample: the mesh lacks the axes {sorted(missing)}; make it with parallel.make_mesh."
-        )
-    n = token_shards(mesh)
-    if n > tokens:
-        raise ValueError(
-            f"parallel.sample: {n} devices share {tokens} tokens; take seq at most {tokens}, and the rest for data."
-        )
-    if batch % mesh.shape[DATA]:
-        raise ValueError(
-            f"parallel.sample: a batch of {batch} does not divide into data={mesh.shape[DATA]} parts; take a batch of "
-            f"{batch + -batch % mesh.shape[DATA]}, or data={math.gcd(batch, mesh.shape[DATA])}."
-        )
-    if mesh.shape[PIPE] > 1 and attention != "pipefusion":
-        raise ValueError(
-            f"parallel.sample: pipe={mesh.shape[PIPE]}, but attention={attention!r} does not split the layers; take pipe=1, "
-            "or attention='pipefusion'."
-        )
-    if attention == "ulysses_ring" and RING not in mesh.shape:
-        raise ValueError(
-            f"parallel.sample: attention='ulysses_ring' wants a mesh whose seq is a pair, as make_mesh(seq=(2, 2)); "
-            f"this one has seq={mesh.shape[SEQ]}."
-        )
-    share = {"ulysses": n, "ulysses_ring": mesh.shape[SEQ]}.get(attention, 1)
-    if config.heads % share:
-        fits = [k for k in range(1, share) if config.heads % k == 0]
-        raise ValueError(
-            f"parallel.sample: attention={attention!r} splits heads, and {config.heads} heads do not divide into {share} "
-            f"parts; take {' or '.join(map(str, fits))} devices there, or attention='ring', which splits no heads."
-        )

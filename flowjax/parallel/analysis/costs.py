@@ -102,6 +102,7 @@ def layer(
       keys: L, the tokens to which each of them attends.
       number: b, bytes of a number.
     """
+    # The scores and the weighted values, then all other products of the layer.
     attention = samples * queries * keys * work.pair
     operations = samples * (queries * work.token + work.sample) + attention
     weights = (work.token + work.sample) / 2 * number  # bytes
@@ -122,6 +123,7 @@ def transfer(device: Device, kind: str, n: int, own: float, apart: int = 1) -> f
     """
     if n == 1:
         return 0.0
+    # Devices that lie `apart` fill an island with fewer of the group.
     near = min(n, max(1, device.island // apart))  # devices of one island
     far = n - near
     if kind == "ulysses":

@@ -122,6 +122,7 @@ def collectives(text: str) -> list[Collective]:
 
 def computations(text: str) -> tuple[dict[str, list[str]], str]:
     """({name of a computation: its instructions}, the name of the entry)."""
+    # A computation begins with a line that ends in "{"; its instructions have " = ".
     bodies, entry, name = {}, None, None
     for line in text.splitlines():
         head = re.match(r"(ENTRY )?%?([\w.\-]+) .*\{$", line)
@@ -161,6 +162,7 @@ def called_by(line: str) -> list[tuple[str | int, str]]:
     Returns:
       (role, computation) for each; the role is "body", "call" or the index of a branch.
     """
+    # An instruction is a loop, a call or a conditional; a conditional has two notations.
     body = re.search(r"\bbody=%?([\w.\-]+)", line)
     call = re.search(r" call\(.*to_apply=%?([\w.\-]+)", line)
     branches = re.search(r"branch_computations=\{(.*?)\}", line)
@@ -191,6 +193,7 @@ def trips(line: str, bodies: Bodies) -> int:
     condition = re.search(r"\bcondition=%?([\w.\-]+)", line)
     if not condition:
         return 1
+    # The bound is the constant that one comparison of the condition has on its right.
     lines = bodies[condition[1]]
     comparisons = [re.search(r" compare\(.*%([\w.\-]+)\), direction=LT", each) for each in lines]
     bounds = [match[1] for match in comparisons if match]
@@ -233,6 +236,7 @@ def group_size(line: str) -> int:
 
 def _waits(line: str, body: Sequence[str], bodies: Bodies) -> bool:
     """Whether an instruction needs a matrix product of `body`, through its operands there."""
+    # Follow the operands backwards from the instruction.
     defined = {re.match(r"\s*(?:ROOT )?%?([\w.\-]+) =", other)[1]: other for other in body}
     todo, seen = [line], set()
     while todo:

@@ -131,6 +131,7 @@ def of_run(
     Raises:
       ValueError: sizes or options that do not fit.
     """
+    # Without cfg=2 a device computes both branches of guidance.
     tokens = shape[1] * shape[2] // config.patch**2
     branches = 1 if guidance == 1 else 2
     if cfg not in (1, branches):
@@ -232,6 +233,7 @@ def seconds(
         )
     if attention != "stale":
         return _row(run, exchanges).times(len(synced))
+    # Displaced patches: synchronous rows gather, the others hide their gather under compute.
     count = int(np.sum(synced))
     synchronous = _row(run, [_Exchange("gather", shards, 1)]).times(count)
     stale = _row(run, exchanges, message=message).times(len(synced) - count)
@@ -310,6 +312,7 @@ def _row(
 ) -> Seconds:
     """(4): one row, or with fewer `queries` and `layers` one tick of a pipeline."""
     work, device = run.work, run.device
+    # T tokens attend to L: all of a row, or those of one patch.
     queries = math.ceil((queries or run.tokens) / run.seq)
     layers = layers or work.layers
     compute, attending = layer(work, device, run.samples, queries, run.tokens, run.number)
@@ -365,6 +368,7 @@ def _hop(run: _Run, pipe: int, tokens: int, message: float) -> float:
     if pipe == 1:
         return 0.0
     device = run.device
+    # The stages of one image are one group; if it is larger than an island, some hop leaves it.
     leaves_island = pipe * run.seq * run.cfg > device.island
     rate = device.network if leaves_island else device.link
     size = run.samples * math.ceil(tokens / run.seq) * run.work.width * message

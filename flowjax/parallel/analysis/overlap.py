@@ -123,6 +123,7 @@ def overlaps(text: str, choice: Callable[..., int] = min) -> list[Overlap]:
             "order of its lines is not that of their execution; give compiled.as_text() of what "
             "`run.lower(...).compile()` returned."
         )
+    # Operations are counted once for each computation, and looked up after that.
     bodies, entry = hlo.computations(text)
     products = Products(bodies, choice)
     # Each computation once, although `walk` yields each of its instructions.
@@ -139,6 +140,7 @@ def _in_body(
     lines = bodies[name]
     flops = [products.of_line(name, line) for line in lines]
     phases = [_phase(line, bodies) for line in lines]
+    # Each start, with the products between it and its end.
     found = []
     for i, phase in enumerate(phases):
         if phase is None or phase.part == "done":
@@ -174,6 +176,7 @@ def _end_of(i: int, phases: Sequence[_Phase | None]) -> int:
 
 def _phase(line: str, bodies: hlo.Bodies) -> _Phase | None:
     """The `_Phase` of an instruction, or None."""
+    # An instruction is a collective itself, or a fusion around a piece of one.
     match = hlo.COLLECTIVE.search(line)
     if match:
         return _plain_phase(match, line)
@@ -199,10 +202,12 @@ def _fused_phase(lines: Sequence[str]) -> _Phase | None:
 
     None where they hold no collective, or a piece of one that has started and not ended.
     """
+    # A fusion that starts or ends the transfer calls a marker; one that moves a piece calls none.
     markers = [match for match in map(FUSED.search, lines) if match]
     if not markers:
         return None
     match, line = next((m, other) for other in lines if (m := hlo.COLLECTIVE.search(other)))
+    # The start and the end have the channel of their collective in common.
     channel = re.search(r"channel_id=(\d+)", line)[1]
     return _Phase(
         part=markers[0][1].lower(),
@@ -247,6 +252,7 @@ def topology(platform: str, name: str, **options: Any) -> Sequence[Any]:
     reason = missing(platform)
     if reason:
         raise ValueError(f"overlap.topology: {reason}.")
+    # The TPU compiler asks the machine; without a TPU it takes these answers.
     if platform == "tpu" and jax.default_backend() != "tpu":
         for variable, value in ABSENT.items():
             os.environ.setdefault(variable, value)
@@ -293,6 +299,7 @@ def compiled(
     def shaped(leaf: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, dtype)
 
+    # With shapes in place of arrays nothing is laid out on devices.
     params = jax.tree.map(shaped, dit.network(config).shapes())
     noise = jax.ShapeDtypeStruct((batch, *config.size, config.channels), jnp.float32)
     network = model(Card("shapes", config), params)

@@ -15,8 +15,9 @@ from flowjax.adaptive import Tolerance
 from flowjax.adaptive.pairs import pair as find_pair
 from flowjax.fields import DataSet
 from flowjax.models.card import Model
+from flowjax.parallel.emulation.exchange import contiguous
 from flowjax.parallel.emulation.field import velocity_of_devices
-from flowjax.parallel.emulation.network import contiguous, mixed_attention, tokens_of
+from flowjax.parallel.emulation.network import mixed_attention, tokens_of
 from flowjax.parallel.stale.history import (
     HistoryRule,
     begin,
@@ -59,7 +60,7 @@ def emulate_adaptive(
       label: (B,) integers, or None for the null label.
       schedule, tolerance, order, span, max_evaluations, method, variant, lockstep, save_grid: as in
         `flowjax.sample_adaptive`.
-      devices: n. `parallel.emulation.network.contiguous` says which tokens lie on which device.
+      devices: n. `parallel.emulation.exchange.contiguous` says which tokens lie on which device.
       staleness: the relative staleness |KV - copy|/|KV| of a step above which the next step is
         synchronous; infinite allows any.
       attention, forecast, history, estimate: as in `parallel.stale.history.history_rule`.
@@ -125,6 +126,7 @@ def emulate_adaptive_with(
             f"{NAME}: shards have shape {np.shape(shards)} for {tokens} tokens; wanted one device "
             "for each token."
         )
+    # A query sees this evaluation of its own device, and of all devices where it is synchronous.
     shards = jnp.asarray(shards)
     same_device = shards[:, None] == shards[None]  # (L, L)
 
@@ -141,6 +143,7 @@ def emulate_adaptive_with(
         )
         return velocity, jax.tree.map(_swap_batch_and_layers, values)
 
+    # A history has the batch first, so that a step is taken back for one sample alone.
     dtype = jnp.promote_types(jnp.asarray(noise).dtype, jnp.float32)
     shape = len(noise), config.depth, tokens, config.heads, config.width // config.heads
     keys = jnp.zeros(shape, config.dtype or dtype)
@@ -174,6 +177,7 @@ def emulate_adaptive_field(
 
     noise = jnp.asarray(noise)
     dtype = jnp.promote_types(noise.dtype, jnp.float32)
+    # A device has one number for each datum: its part of the inner product.
     products = jnp.zeros((len(noise), devices, len(field.offsets)), dtype)  # (B, n, K)
     history = begin(rule, products, dtype)
     return sample_with_history(evaluate, noise, field.schedule, tolerance, rule, history, **solver)

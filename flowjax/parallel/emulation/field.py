@@ -16,7 +16,8 @@ import jax.numpy as jnp
 
 from flowjax.fields import DataSet
 from flowjax.fields.base import HIGHEST, check_state, gains, path_at, variance
-from flowjax.parallel.emulation.network import Exchange, run_row, sample_with_exchange
+from flowjax.parallel.emulation.exchange import Exchange
+from flowjax.parallel.emulation.row import run_row, sample_with_exchange
 from flowjax.plans.table import Plan
 from flowjax.sampling import Solution
 from flowjax.types import Array, Scalar
@@ -43,7 +44,7 @@ def emulate_field(
         products of one part have their fitted gains in common.
 
     Returns:
-      `Solution` with `parallel.emulation.network.EmulationStats`, whose carry is None.
+      `Solution` with `parallel.emulation.row.EmulationStats`, whose carry is None.
 
     Raises:
       ValueError: an exchange with a correction, or of other sizes than the field and the plan.

@@ -113,6 +113,7 @@ def sample_adaptive(
         estimate=estimate,
         staleness=staleness,
     )
+    # In lockstep the largest error of the whole batch decides, also over the data axis.
     axes = token_axes(mesh)
     solver = {
         "order": order,
@@ -141,6 +142,7 @@ def sample_adaptive(
         (Tolerance(*tolerance), same),
     )
     placed = (jax.device_put(value, NamedSharding(mesh, spec)) for value, spec in arguments)
+    # One program on all devices; each takes its part of the batch and of the tokens.
     run = jax.shard_map(
         functools.partial(_device, setup),
         mesh=mesh,
@@ -211,11 +213,13 @@ def _device(
         def synchronous():
             return network(_synchronous_attention(axes, setup.tokens, copy, synced), (copy,))
 
+        # The predicate is equal on all devices of a sample, since its meter was summed over them.
         return jax.lax.cond(jnp.any(synced), synchronous, stale)
 
     def sum_over_devices(sums):
         return jax.lax.psum(sums, axes)
 
+    # Every device has a history of its own tokens, so its leaves vary over the mesh.
     dtype = jnp.promote_types(patches.dtype, jnp.float32)
     shape = batch, config.depth, 2, local, config.heads, config.width // config.heads
     history = begin(rule, jnp.zeros(shape, config.dtype or dtype), dtype)

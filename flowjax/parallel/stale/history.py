@@ -241,6 +241,7 @@ def sample_with_history(
     model = with_history(rule, evaluate, sum_over_devices)
     found = sample_adaptive(model, noise, schedule, tolerance, carry=history, **options)
     end = found.carry
+    # The carry at the end counts committed evaluations, since rejected steps were taken back.
     stats = StaleAdaptiveStats(*found.stats, end.count, end.synced, end.worst)
     return found._replace(stats=stats, carry=None)
 
@@ -352,6 +353,7 @@ def _push(all_values, place, replaces, newest):
 
     Where `replaces` (B,), it takes the place of the newest; elsewhere the oldest goes.
     """
+    # Both outcomes are formed, since the choice differs from sample to sample.
     newest = newest.astype(all_values.dtype)
     old = all_values[place]  # (B, M, ...)
     replaced = old.at[:, 0].set(newest)

@@ -1,4 +1,4 @@
-"""The schedule of rows: which rows of a plan are synchronous, which ones exchange, and what each one forecasts.
+"""The schedule of rows: which ones are synchronous, which ones exchange, and their forecasts.
 
 The programs on a mesh and the emulation on one device read the same schedule. Where a plan has
 several rows a step, row k of a step (its substep k) uses keys and values of substep k of earlier
@@ -20,6 +20,7 @@ from flowjax.parallel.stale import policies
 from flowjax.parallel.stale.forecast import Forecast, correction_of, forecast
 from flowjax.plans.table import Plan
 
+# The numbers are the indices of the branches of a `lax.switch`, where all three kinds occur.
 SYNC, EXCHANGE, HOLD = 0, 1, 2
 
 
@@ -55,15 +56,16 @@ def row_schedule(plan: Plan, options: Options) -> RowSchedule:
     """The schedule of a plan's rows.
 
     All rows of a step follow the threshold of their step, with one exception: the first row of each
-    substep is synchronous, since no copy exists there. With refresh = r, the steps that exchange are
-    those whose number, counted from the last synchronous step, is a multiple of r, so copies are 1
-    to r steps old.
+    substep is synchronous, since no copy exists there. With refresh = r, the steps that exchange
+    are those whose number, counted from the last synchronous step, is a multiple of r, so copies
+    are 1 to r steps old.
 
     Args:
       plan: a `Plan` with known numbers.
       options: `Options` that `options.check` accepts. Its warmup, policy, refresh, forecast and
         correction are used.
     """
+    # Number the rows within their steps.
     ends_step = np.asarray(plan.ends_step)
     step = np.cumsum(ends_step) - ends_step  # the number of each row's step, from 0
     first_of_step = np.searchsorted(step, step)  # the first row of each row's step
@@ -71,9 +73,12 @@ def row_schedule(plan: Plan, options: Options) -> RowSchedule:
     substep = np.where(plan.counted, np.arange(plan.rows) - first_of_step, 0)
     first_of_substep = np.unique(substep, return_index=True)[1]
 
+    # Rows have the thresholds of their steps.
     thresholds = _thresholds(plan.steps, options)
     policy = thresholds[np.minimum(step, plan.steps - 1)]  # padding follows the last step
-    policy[first_of_substep] = policies.ALWAYS
+    policy[first_of_substep] = policies.ALWAYS  # no copy exists yet
+
+    # With a policy, refresh is 1, and the last synchronous step does not matter.
     last_synchronous = np.flatnonzero(thresholds < 0).max()
     return RowSchedule(
         policy=policy,
@@ -114,6 +119,6 @@ def _next_of_substep(substep):
     """(N,) int32, the next row of the same substep; the row itself where there is none."""
     following = np.arange(len(substep), dtype=np.int32)
     for number in np.unique(substep):
-        rows = np.flatnonzero(substep == number)
+        rows = np.flatnonzero(substep == number)  # in order
         following[rows[:-1]] = rows[1:]
     return following

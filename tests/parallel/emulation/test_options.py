@@ -7,15 +7,10 @@ import pytest
 from flowjax import parallel, plans
 from flowjax.parallel.emulation.network import exchange
 from flowjax.parallel.stale import policies
-from tests.parallel.emulation.test_network import (
-    LABEL,
-    NOISE,
-    PLAN,
-    ROWS,
-    TOKENS,
-    exact,
-    network,
-)
+from tests.parallel.cases import LABEL, PLAN, ROWS, TOKENS
+from tests.parallel.cases import SQUARE_NOISE as NOISE
+from tests.parallel.cases import square_network as network
+from tests.parallel.emulation.test_network import exact
 
 STALE = {"attention": "stale"}
 PIPE = {"attention": "pipefusion", "patches": 4}
@@ -47,6 +42,7 @@ def test_when_a_device_gathers_changes_no_number(gather):
     assert_equal_exchanges(exchange(PLAN, TOKENS, 4, warmup=2, gather=gather), wanted)
 
 
+# 64 stages are more than the tokens, which they do not split.
 @pytest.mark.parametrize("stages", [1, 2, 4, 64])
 def test_the_number_of_stages_changes_no_number(stages):
     found = exchange(PLAN, TOKENS, stages, warmup=2, **PIPE)
@@ -64,10 +60,12 @@ def test_a_pipeline_of_patches_is_the_same_call_on_a_mesh_and_emulated():
 @pytest.mark.parametrize(
     "options",
     [
+        # names
         {"attention": "stal"},
         {"warm_up": 2},
         {"share": "token"},
         {"guidance": None},
+        # stale options of exact attention
         {"attention": "ring", "policy": policies.warm_up(ROWS, 2)},
         {"attention": "gather", "forecast": 1},
         {"attention": "ulysses", "correction": 0.5},
@@ -75,6 +73,7 @@ def test_a_pipeline_of_patches_is_the_same_call_on_a_mesh_and_emulated():
         {"attention": "ulysses", "comm_dtype": 8},
         {"attention": "gather", "residual": True},
         {"attention": "gather", "patches": 4},
+        # values, and options that exclude each other
         STALE | {"warmup": 2, "policy": policies.warm_up(ROWS, 2)},
         STALE | {"warmup": 0},
         STALE | {"warmup": ROWS + 1},
@@ -90,6 +89,7 @@ def test_a_pipeline_of_patches_is_the_same_call_on_a_mesh_and_emulated():
         STALE | {"comm_dtype": 5},
         STALE | {"gains_per": "layer"},
         STALE | {"patches": 4},
+        # a pipeline
         PIPE | {"patches": 5},
         PIPE | {"patches": 0},
         PIPE | {"gather": "late"},
