@@ -53,8 +53,8 @@ def paired(
 ) -> dict[str, float | str]:
     """Compare solver a with solver b on shared noise, by RMS error and by median error.
 
-    A verdict is "better" or "worse" when the whole 95 % interval of the ratio lies beyond a factor 1 + `tie`. Every
-    other case is a "tie": the data do not tell the two solvers apart.
+    A verdict is "better" or "worse" when the whole 95 % interval of the ratio lies beyond a factor
+    1 + `tie`. Every other case is a "tie": the data do not tell the two solvers apart.
 
     Args:
       errors_a, errors_b: (B,), row i from the same noise.
@@ -62,7 +62,8 @@ def paired(
       tie: the relative difference that counts as none.
 
     Returns:
-      {rms_ratio, rms_low, rms_high, rms_verdict} and the same with "median"; a ratio is a's error over b's.
+      {rms_ratio, rms_low, rms_high, rms_verdict} and the same with "median". A ratio is the error
+      of a over that of b.
     """
     result = {}
     for name, statistic in (("rms", distances.rms), ("median", np.median)):
@@ -88,12 +89,12 @@ def auc(
 ) -> tuple[float, float, float]:
     """Area under the ROC curve with its 95 % interval.
 
-    The area is the chance that a row with a true outcome has a higher score than a row with a false one.
+    The area is the chance that a row with a true outcome scores above a row with a false one.
 
     Args:
       scores, truths: (n,) numbers and booleans; equal scores count half.
-      groups: (n,) labels; the bootstrap draws whole groups, because the cells of one field share its noise. None: each
-        row is a group.
+      groups: (n,) labels; the bootstrap draws whole groups, because the cells of one field have the
+        same noise. None: each row is a group.
       strata: (n,) labels; only pairs within a stratum are compared. None: all pairs.
       resamples: of the bootstrap.
 

@@ -1,4 +1,4 @@
-"""Converged solutions: what errors are measured against, and the starts that all solvers of a cell share."""
+"""Converged solutions, against which errors are measured, and the starts of a cell."""
 
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ def fine_grid(
     low: float = -7.0,
     high: float = 9.0,
 ) -> np.ndarray:
-    """The times of a reference: uniform in log-SNR from `low` to `high`, between exactly `start` and `end`."""
+    """Times of a reference: uniform in log-SNR from `low` to `high`, between `start` and `end`."""
     inner = schedule.time_of_log_snr(np.linspace(low, high, steps - 1))
     inside = (inner < start - 1e-9) & (inner > end + 1e-9)
     return np.concatenate([[start], inner[inside], [end]])
@@ -73,7 +73,7 @@ class Cell(NamedTuple):
         return np.stack([row_norms(x - self.exact) for x in endpoints]) / scale_of(self.exact)
 
     def misrouted(self, endpoints: np.ndarray) -> np.ndarray:
-        """Fraction (P,) of samples whose nearest mode or datum is not that of the exact endpoint."""
+        """Fraction (P,) of samples whose nearest mode or datum is not the exact endpoint's."""
         true = np.asarray(self.field.nearest(jnp.asarray(self.exact)))
         return np.array(
             [np.mean(np.asarray(self.field.nearest(jnp.asarray(x))) != true) for x in endpoints]
@@ -81,7 +81,7 @@ class Cell(NamedTuple):
 
 
 def make_cell(field: Any, seeds: int, samples: int, *, steps: int = 200) -> Cell:
-    """The `Cell` of a field: `samples` starts for each of `seeds` seeds, seed by seed, and their endpoints."""
+    """The `Cell` of a field: `samples` starts for each of `seeds` seeds, and their endpoints."""
     shape = sample_shape(field)
     drawn = [
         flowjax.draw_noise(jax.random.key(seed), np.arange(samples), shape) for seed in range(seeds)
