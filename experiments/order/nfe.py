@@ -46,16 +46,17 @@ def cells(config: Config) -> list[dict]:
 
 def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
     """Yield (key, values): the errors of every solver, and their paired comparisons."""
-    for name in dict.fromkeys(key["field"] for key in todo):
-        field = subjects.make_field(name)
+    for field_name in dict.fromkeys(key["field"] for key in todo):
+        field = subjects.make_field(field_name)
         cell = make_cell(field, config.seeds, config.samples, steps=config.reference_steps)
-        keys = [key for key in todo if key["field"] == name]
+        keys = [key for key in todo if key["field"] == field_name]
 
         # All plans of the field together, so that they share compiled programs.
+        names = solvers_of(config)
         jobs = []
         for key in keys:
             make_grid = solvers.shifted(key["shift"])
-            for solver in config.solvers:
+            for solver in names:
                 plan = solvers.plan_of(solver, field.schedule, make_grid, key["nfe"])
                 if plan is not None:
                     jobs.append((key, solver, plan))
@@ -77,10 +78,17 @@ def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
             ]
             compared = [
                 {"a": a, "b": b, **statistics.paired(by_solver[a], by_solver[b], cell.seed, TIE)}
-                for a, b in pairs_of(config.solvers)
+                for a, b in pairs_of(names)
                 if a in by_solver and b in by_solver
             ]
             yield key, {"solvers": found, "pairs": compared, "doubling": cell.doubling}
+
+
+def solvers_of(config: Config) -> tuple[str, ...]:
+    """The solvers that are measured: a plan of your own brings `RIVAL` with it."""
+    names = config.solvers
+    alone = any(map(own.is_own, names)) and RIVAL not in names
+    return (*names, RIVAL) if alone else names
 
 
 def pairs_of(names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
