@@ -15,9 +15,9 @@ A field of your own is `--config.fields=mymodule:field` in the same way, with
 `field(schedule) -> field`.
 
 Expect: the published third-order multistep update measures order 2. Order 3 loses to order 2, and
-order 2 to Euler, below a number of steps that grows with shift over the width of the narrowest mode.
-The last first-order jump carries most of the error on shifted grids. From about 50 steps on the
-ranking is the one of the text books.
+order 2 to Euler, below a number of steps that grows with shift over the width of the narrowest
+mode. The last first-order jump carries most of the error on shifted grids. From about 50 steps on
+the ranking is the one of the text books.
 """
 
 import dataclasses

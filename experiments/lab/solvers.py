@@ -138,6 +138,7 @@ def _required_arguments(name: str, function: Callable) -> int:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # a builtin without a signature
         return 1
+    # Keyword-only arguments and those with a default are the function's own options.
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     required = [p for p in parameters if p.kind in positional and p.default is p.empty]
     if len(required) not in (1, 2):
@@ -149,6 +150,7 @@ def _required_arguments(name: str, function: Callable) -> int:
 
 def _checked(name: str, plan: Any, grid: np.ndarray) -> Plan:
     """The plan that a function of the user returned, or a ValueError that says why it is none."""
+    # It must solve the problem that all other solvers get.
     steps = len(grid) - 1
     if not isinstance(plan, Plan):
         raise ValueError(
@@ -211,6 +213,7 @@ def check(
 def _try_out(name: str, grids_of: Iterable[MakeGrid], nfe: Sequence[int]) -> None:
     """Build a plan of one's own for every grid and number of evaluations of a run."""
     for make_grid in grids_of:
+        # A plan that fails on some grid fails here, and not after an hour.
         made = [plan_of(name, Linear(), make_grid, count) for count in nfe]
         if nfe and not any(made):
             raise ValueError(
@@ -235,6 +238,7 @@ def log_snr_with_ends(
     def make(steps: int) -> np.ndarray:
         if steps <= 2:
             return grids.uniform(steps)
+        # Two steps are the jumps, the others lie between `start` and `end`.
         inner = grids.log_snr(schedule or Linear(), max(steps - 2, 1), start=start, end=end)
         return np.concatenate([[1.0], inner, [0.0]])
 
@@ -257,6 +261,7 @@ def plan_of(name: str, schedule: Schedule, make_grid: MakeGrid, nfe: int) -> Pla
       The plan, or None where its order needs more evaluations.
     """
     solver = find(name)
+    # More rows come with more steps, so the first that fits is the most.
     steps = next((n for n in range(nfe, 0, -1) if solver.rows(n) <= nfe), 0)
     return solver.build(schedule, make_grid(steps)) if steps >= solver.order else None
 
@@ -294,6 +299,7 @@ def run_plans(field: Any, noise: np.ndarray, many: Sequence[Plan]) -> np.ndarray
     Returns:
       (P, B, *D), in the order of the plans.
     """
+    # Group the plans by padded length: {length: their places in `many`}.
     by_length = {}
     for i, plan in enumerate(many):
         length = next((n for n in _LENGTHS if n >= plan.rows), plan.rows)

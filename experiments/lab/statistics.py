@@ -38,6 +38,7 @@ def summary(errors: np.ndarray, seed: np.ndarray) -> dict:
     Returns:
       {rms, rms_low, rms_high, median, tail}.
     """
+    # The seeds of the bootstrap are fixed, so the same errors give the same interval.
     low, high = distances.bootstrap(errors, distances.rms, seed=0, groups=seed, resamples=RESAMPLES)
     return {
         "rms": float(distances.rms(errors)),
@@ -66,6 +67,7 @@ def paired(
       of a over that of b.
     """
     result = {}
+    # RMS shows the tail, the median the typical sample; they can disagree.
     for name, statistic in (("rms", distances.rms), ("median", np.median)):
         found = distances.paired_ratio(
             errors_a, errors_b, statistic, seed=0, groups=seed, band=tie, resamples=RESAMPLES

@@ -15,6 +15,7 @@ from flowjax.schedules import Schedule
 
 # ---- fields
 
+# Each with the options that the questions use.
 FIELDS = {
     "ring": fields.ring,
     "two points": functools.partial(fields.two_points, distance=4.0, std=0.1),
@@ -66,6 +67,7 @@ def _own_field(name: str, schedule: Schedule, options: dict) -> Any:
             f"{name!r} is a {type(function).__name__}; wanted a function (schedule) -> field."
         )
     field = function(schedule, **options)
+    # The questions read these attributes.
     missing = [attribute for attribute in NEEDED if not hasattr(field, attribute)]
     if not (hasattr(field, "means") or hasattr(field, "samples")):
         missing.append("means or samples")
@@ -121,6 +123,7 @@ class NetworkField:
 
     def velocity(self, x: jax.Array, t: jax.Array) -> jax.Array:
         """Guided velocity (B, H, W, C)."""
+        # The card is rebuilt here, since only hashable parts of it can be static.
         card = models.Card("learned", *self.kind)
 
         def network(x: jax.Array, t: jax.Array, label: jax.Array) -> jax.Array:
@@ -138,6 +141,7 @@ class NetworkField:
 
 def make_network(name: str, scale: float, count: int) -> NetworkField:
     """The guided field of network `name` for `count` samples, whose labels go round the classes."""
+    # Labels go round, so that each class is as frequent as another, to one.
     model = load(name)
     card = model.card
     label = np.arange(count, dtype=np.int32) % card.config.classes

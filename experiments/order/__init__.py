@@ -83,6 +83,7 @@ def chapter(workdir: str | pathlib.Path) -> report.Chapter:
         if own:
             read = rows if module in READ_ALL_ROWS else own
             sections.append(module.section(read, origin["command"]))
+    # The lead is computed from the same rows as the sections.
     title = "How much is a solver's order worth?"
     return report.Chapter(title, lead.lead(rows), sections, origin)
 
@@ -93,6 +94,7 @@ def make_report(workdir: str | pathlib.Path) -> list[str]:
     drawn = chapter(workdir)
     page = report.page(drawn.title, drawn.lead, drawn.sections, **drawn.origin)
     made = [report.write(f"{workdir}/report.html", page)]
+    # The figure of the README needs both of its panels.
     if lead.rows_of(rows, nfe) and lead.rows_of(rows, ledger):
         path = f"{workdir}/order.png"
         lead.figure(rows).savefig(path, dpi=120)

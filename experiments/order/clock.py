@@ -25,6 +25,7 @@ from flowjax import distances, grids, plans
 
 # ---- numbers
 
+# The places AT are far enough from both ends that all second differences fit on the path.
 QUESTION = "clock"
 FINE = 320  # steps of the path
 STEPS = (20, 40, 80, 160)  # h = 1/steps
@@ -65,9 +66,11 @@ def second_differences(field: Any, noise: np.ndarray) -> list[dict]:
         times = jnp.asarray(1 - (AT + time) / FINE, noise.dtype)
         return np.asarray(_velocities(field, path[AT + state], times), np.float64)
 
+    # |v(+h) - 2 v + v(-h)| / |v|, with the state, the time or both moved by h.
     middle = velocity(0, 0)
     table = []
     for steps in STEPS:
+        # A step h is k steps of the path.
         k = FINE // steps
         line = {"h": 1 / steps}
         for name, (state, time) in MOVED.items():
@@ -100,6 +103,7 @@ def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
 
 def shrinkage(row: dict, step: float = STEP) -> dict[str, float]:
     """{moved: how many times smaller the second difference is at half of `step`}; 4 is smooth."""
+    # Halving h divides the second difference of a smooth function by 4.
     by_step = {line["h"]: line for line in row["differences"]}
     return {name: by_step[step][name] / by_step[step / 2][name] for name in MOVED}
 
@@ -110,6 +114,7 @@ COLOURS = {"path": report.INK, "time alone": report.RED, "state alone": report.B
 
 
 def _draw(rows: list[dict]) -> report.Picture:
+    # One panel a field, in rows of three.
     columns = min(len(rows), 3)
     lines = -(-len(rows) // columns)
     fig, axes = report.canvas(lines, columns, width=6.4, height=2.6 * lines + 0.4)
@@ -122,9 +127,11 @@ def _draw(rows: list[dict]) -> report.Picture:
             points = [(line["h"], line[name]) for line in row["differences"]]
             ax.plot(*zip(*points, strict=True), "o-", color=colour, markersize=3.5, label=name)
         ax.set(xscale="log", yscale="log", xlabel="step h")
+        # Ticks at the steps that were measured.
         ax.set_xticks([1 / n for n in STEPS], [f"1/{n}" for n in STEPS])
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set_title(_name(row))
+    # The panels are compared by eye, so they have one scale.
     drawing.same_height(axes)
     for ax in axes[::columns]:
         ax.set_ylabel("second difference over velocity")
@@ -147,6 +154,7 @@ def _name(row: dict) -> str:
 
 def answer(rows: list[dict]) -> str:
     """In how many networks the time is what is rough, as a sentence."""
+    # Rough means: halving the step helps less than half of what it does where v is smooth.
     networks = [shrinkage(row) for row in rows if row["kind"] == "network"]
     rough = sum(fall["time alone"] < 2 < fall["state alone"] for fall in networks)
     return (
@@ -165,6 +173,7 @@ def _clause(row: dict) -> str:
 
 def section(rows: list[dict], command: str) -> report.Section:
     """The section of the page."""
+    # A clause for each field, exact ones first.
     clauses = "; ".join(map(_clause, rows))
     return report.Section(
         question="Why does order stop paying on networks?",

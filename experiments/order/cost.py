@@ -52,7 +52,9 @@ def _seconds(run: Callable, *arguments: Any, calls: int = 1) -> float:
 
 def _work(field: Any, noise: jax.Array, nfe: int) -> dict[str, tuple]:
     """{name: (jitted function, its arguments)} of the bare scan and of every solver."""
+    # One compiled program serves all solvers: their plans have one length.
     bare, sampled = jax.jit(_bare), jax.jit(_sampled)
+    # The bare scan has as many evaluations, and no solver.
     work = {BARE: (bare, field, noise, jnp.linspace(1.0, 0.0, nfe, dtype=noise.dtype))}
     for name in SOLVERS:
         plan = solvers.plan_of(name, field.schedule, solvers.shifted(1.0), nfe)
@@ -73,6 +75,7 @@ def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
 
         # The first call compiles.
         first = {name: _seconds(*call) for name, call in work.items()}
+        # One timing covers several calls where a call is too short for the clock.
         calls = math.ceil(LEAST / min(_seconds(*work[BARE]) for _ in range(3)))
         taken = {name: [] for name in work}
         for _ in range(3 * config.repeats):
@@ -83,6 +86,7 @@ def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
         found = []
         for name, seconds in taken.items():
             ratios = np.array(seconds) / np.array(taken[BARE])
+            # The middle half of the rounds is the spread that is drawn.
             low, ratio, high = np.quantile(ratios, [0.25, 0.5, 0.75]).tolist()
             line = {"solver": name, "seconds": statistics.median(seconds), "first": first[name]}
             found.append(line | {"low": low, "ratio": ratio, "high": high})
@@ -109,6 +113,7 @@ def _device() -> str:
 
 def _draw(rows: list[dict]) -> report.Picture:
     fig, axes = report.canvas(1, len(rows), width=3.2 * len(rows) + 0.6, height=3.0)
+    # One panel a field.
     for ax, row in zip(np.atleast_1d(axes), rows, strict=True):
         report.bar_ledger(
             ax,
@@ -139,6 +144,7 @@ def _says(row: dict) -> str:
     bare = next(line for line in row["solvers"] if line["solver"] == BARE)
     ratio = statistics.median(line["ratio"] for line in own)
     most = max(own, key=lambda line: line["ratio"])
+    # Whether any solver is slower than the bare scan in the middle half of the rounds.
     seen = any(line["low"] > 1 for line in own)
     return (
         f"On {row['field']} ({report.sig(1e3 * bare['seconds'] / row['nfe'])} ms an evaluation) a "
@@ -159,8 +165,10 @@ def section(rows: list[dict], command: str) -> report.Section:
         for row in rows
         for line in row["solvers"]
     ]
+    # The first field is the dear one.
     row = rows[0]
     own = [line for line in row["solvers"] if line["solver"] != BARE]
+    # A first call that compiled again would take as long as the first of all.
     later = max(line["first"] for line in own[1:])
     compiled = "none compiled again" if later < 0.5 * own[0]["first"] else "some compiled again"
     return report.Section(

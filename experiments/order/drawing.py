@@ -16,6 +16,7 @@ def plain_ticks(axis: Axis, values: Sequence[float]) -> None:
     mantissas = (1, 2, 5) if high - low < 2 else (1, 3) if high - low < 3 else (1,)
     decades = range(int(np.floor(low)), int(np.ceil(high)) + 1)
     ticks = [mantissa * 10.0**decade for decade in decades for mantissa in mantissas]
+    # A little beyond the values, so that the outermost ones have a tick beside them.
     ticks = [tick for tick in ticks if low - 0.05 <= np.log10(tick) <= high + 0.05]
     axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
     axis.set_minor_locator(NullLocator())

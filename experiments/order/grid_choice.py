@@ -43,8 +43,10 @@ def _beta(steps: int) -> np.ndarray:
 
 
 GRIDS = {  # name: steps -> grid from 1 to 0
+    # Without a parameter.
     "uniform": solvers.shifted(1.0),
     **{f"shift {shift:g}": solvers.shifted(shift) for shift in JUMP_SHIFTS[1:]},
+    # With a jump at both ends.
     "log-SNR": _between(grids.log_snr),
     "quadratic": grids.quadratic,
     "Karras": _between(grids.karras, rho=7.0),
@@ -85,6 +87,7 @@ def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
 
 def _matrix(cell: Cell, nfe: int) -> list[dict]:
     """Errors of every solver on every grid."""
+    # All plans of a cell together, so that they share compiled programs.
     made = {
         (grid, solver): solvers.plan_of(solver, cell.field.schedule, GRIDS[grid], nfe)
         for grid in GRIDS
@@ -121,11 +124,13 @@ def _jumps(cell: Cell, nfe: int, steps: int) -> list[dict]:
     def rms(x: np.ndarray) -> float:
         return float(distances.rms(cell.errors([x])[0]))
 
+    # One case a shift and solver; the times include the last jump.
     cases = [
         (shift, solver, grids.uniform(nfe, shift=shift))
         for shift in JUMP_SHIFTS
         for solver in JUMP_SOLVERS
     ]
+    # The same runs without their last step.
     inner = [
         solvers.SOLVERS[solver].build(field.schedule, times[:-1]) for _, solver, times in cases
     ]
@@ -134,10 +139,12 @@ def _jumps(cell: Cell, nfe: int, steps: int) -> list[dict]:
         t: solve(cell.noise, exact_plan(field.schedule, 1.0, t, steps))
         for t in {times[-2] for *_, times in cases}
     }
+    # The states from which the last jump starts, solver by solver.
     before_jump = solvers.run_plans(field, cell.noise, inner)
     found = []
     for (shift, solver, times), x in zip(cases, before_jump, strict=True):
         true = exact[times[-2]]
+        # The last step as a first-order jump, and solved finely instead.
         jump = plans.euler(times[-2:])
         last_exact = exact_plan(field.schedule, times[-2], 0.0, 24)
         found.append(
@@ -172,6 +179,7 @@ def spreads(matrix: list[dict]) -> dict[str, np.ndarray]:
     found = {"grid": [], "solver": []}
     for cell in dict.fromkeys((m["field"], m["nfe"]) for m in matrix):
         of_cell = [m for m in matrix if (m["field"], m["nfe"]) == cell]
+        # The spread over one of the two, with the other held fixed.
         for over, fixed in (("grid", "solver"), ("solver", "grid")):
             for value in dict.fromkeys(m[fixed] for m in of_cell):
                 errors = [m["rms"] for m in of_cell if m[fixed] == value]
@@ -186,9 +194,11 @@ def losses(matrix: list[dict]) -> tuple[dict[str, int], dict[str, list[float]]]:
     """
     best_in, loss = {}, {}
     for cell in dict.fromkeys((m["field"], m["nfe"], m["solver"]) for m in matrix):
+        # The errors of one field, number of evaluations and solver, by grid.
         errors = {
             m["grid"]: m["rms"] for m in matrix if (m["field"], m["nfe"], m["solver"]) == cell
         }
+        # The loss is relative to the best grid of the same cell.
         best = min(errors, key=errors.get)
         best_in[best] = best_in.get(best, 0) + 1
         for grid, error in errors.items():
@@ -211,6 +221,7 @@ def by_grid(matrix: list[dict]) -> list[dict]:
         ]
         return geometric_mean(m["rms"] / b for m, b in zip(chosen, best, strict=True))
 
+    # The loss of each grid over all cells, then by evaluations and by solver.
     counts = sorted({m["nfe"] for m in matrix})
     table = []
     for grid, ratios in every.items():
@@ -238,9 +249,11 @@ PARTS = {  # of the error at the last jump, and how they are drawn
 
 
 def _heatmap(matrix: list[dict], field: str, nfe: int) -> report.Picture:
+    # One field and number of evaluations.
     own = [m for m in matrix if (m["field"], m["nfe"]) == (field, nfe)]
     best = min(own, key=lambda m: m["rms"])
     fig, ax = report.canvas(width=5.2, height=3.6)
+    # Short names: the columns of a phone are narrow.
     short = [
         m | {"solver": m["solver"].removeprefix("DPM++ ").replace("published", "pub.")} for m in own
     ]
@@ -266,6 +279,7 @@ def _jump_figure(jumps: list[dict]) -> report.Picture:
             shifts, errors = [j["shift"] for j in own], [j[part] for j in own]
             ax.plot(shifts, errors, color=colour, marker=marker, label=part)
         ax.set(xscale="log", yscale="log", xlabel="shift", ylabel="relative RMS error", title=field)
+        # The shifts themselves, not powers of ten.
         ax.set_xticks(JUMP_SHIFTS, [f"{shift:g}" for shift in JUMP_SHIFTS])
         ax.minorticks_off()
     drawing.legend_below(fig, axes[0], 2)
@@ -287,14 +301,17 @@ def section(rows: list[dict], command: str) -> report.Section:
     best_in, loss = losses(matrix)
     total = sum(best_in.values())
     ranked = sorted(best_in.items(), key=lambda item: -item[1])
+    # The grid to take when nothing is known of the field.
     robust = min(loss, key=lambda grid: geometric_mean(loss[grid]))
 
+    # Heatmaps at the most evaluations only, of the first fields.
     most = max(m["nfe"] for m in matrix)
     drawn_fields = list(dict.fromkeys(m["field"] for m in matrix))[:3]
     figures = [_heatmap(matrix, field, most) for field in drawn_fields]
     if jumps:
         figures.append(_jump_figure(jumps))
 
+    # Spread over grids and over solvers: the median and the worst over the best.
     median_grid, worst_grid, median_solver, worst_solver = (
         report.sig(geometric_mean(spread[over][:, column]))
         for over in ("grid", "solver")
@@ -339,7 +356,9 @@ def _shift_sentence(jumps: list[dict]) -> str:
         ratios = [j["whole"] / j["exact last step"] for j in jumps if j["shift"] == shift]
         return geometric_mean(ratios)
 
+    # What each part of the error grows by, from the least shift to the largest.
     grown = {part: mean(part, high) / mean(part, low) for part in PARTS}
+    # An instability would show in the state before the jump.
     if grown["before the jump"] > grown["jump alone"]:
         grows = "the error before the jump, as in an instability"
     else:
@@ -359,6 +378,7 @@ def _shift_sentence(jumps: list[dict]) -> str:
 def _extrapolated(matrix: list[dict]) -> str:
     """What Adams-Bashforth, which has no first-order jump, does on the most shifted grid."""
     grid = f"shift {JUMP_SHIFTS[-1]:g}"
+    # Errors on this grid alone.
     error = {(m["field"], m["nfe"], m["solver"]): m["rms"] for m in matrix if m["grid"] == grid}
     ratio = {
         solver: geometric_mean(

@@ -40,6 +40,7 @@ def _ledger(rows: list[dict]) -> list[dict]:
 
 def lead(rows: list[dict]) -> list[str]:
     """Paragraphs; a question without rows is left out."""
+    # In the order in which they stand on the page.
     paragraphs = (
         (nfe, _when),
         (ledger, _why),
@@ -59,9 +60,11 @@ def lead(rows: list[dict]) -> list[str]:
 
 def _when(own: list[dict], rows: list[dict]) -> str:
     """At how many evaluations order pays."""
+    # Cells in which the published third order wins, at few evaluations and at more.
     few = nfe.tally(own, "DPM++ 3M published", "DPM++ 2M", most=nfe.FEW)
     late = nfe.tally(own, "DPM++ 3M published", "DPM++ 2M", least=nfe.FEW + 1)
     euler = nfe.tally(own, "DPM++ 2M", "Euler", most=nfe.FEW)
+    # The headline depends on where order pays more often.
     rate_few, rate_late = (found["better"] / max(sum(found.values()), 1) for found in (few, late))
     if rate_late > rate_few:
         name = "Order pays late"
@@ -80,6 +83,7 @@ def _when(own: list[dict], rows: list[dict]) -> str:
 
 def _why(own: list[dict], rows: list[dict]) -> str:
     """Which causes keep order 3 from paying."""
+    # The causes by the part of the loss that they carry.
     bars = sorted(_ledger(own), key=lambda bar: -bar["fraction"])
     first, second = bars[:2]
     weight = next(bar for bar in bars if bar["cause"] == "weight")
@@ -110,6 +114,7 @@ def _code(own: list[dict], rows: list[dict]) -> str:
 
 def _detail(own: list[dict], rows: list[dict]) -> str:
     """What the last jump does to samples."""
+    # Widths of modes relative to the truth.
     width = {
         (row["grid"], line["solver"]): report.sig(line["spread"])
         for row in own
@@ -127,6 +132,7 @@ def _detail(own: list[dict], rows: list[dict]) -> str:
 def _guided(own: list[dict], rows: list[dict]) -> str:
     """What guidance does to paths and to order."""
     table = guided.by_scale(own)
+    # The ends of the guidance scales.
     least, most = table[0], table[-1]
 
     def worse(scale: float) -> str:
@@ -146,8 +152,10 @@ def _networks(own: list[dict], rows: list[dict]) -> str:
     """The answer on networks, and why."""
     names = ", ".join(dict.fromkeys(row["model"] for row in own))
     text = f"**On trained networks** ({names}): {learned.steep(rows)}"
+    # Why, in the time that the network receives.
     if rows_of(rows, clock):
         text += f" {clock.answer(rows_of(rows, clock))}"
+    # And whether a smooth time mends it.
     if rows_of(rows, smooth):
         text += f" {smooth.answer(rows)}"
     return text
@@ -155,6 +163,7 @@ def _networks(own: list[dict], rows: list[dict]) -> str:
 
 def _tolerance(own: list[dict], rows: list[dict]) -> str:
     """What atol and rtol do."""
+    # One line a field and method.
     public = tolerance.at_public(own)
     worse = sum(line["adaptive is"] == "worse" for line in public)
     return (
@@ -166,6 +175,7 @@ def _tolerance(own: list[dict], rows: list[dict]) -> str:
 
 def _advice(own: list[dict], rows: list[dict]) -> str:
     """What to change first, the grid or the solver."""
+    # Worst over best: over grids with the solver fixed, and the other way round.
     spread = grid_choice.spreads(grid_choice.flat(own, "matrix"))
     over_grids, over_solvers = (geometric_mean(spread[k][:, 1]) for k in ("grid", "solver"))
     text = (
@@ -173,6 +183,7 @@ def _advice(own: list[dict], rows: list[dict]) -> str:
         f"{report.sig(over_grids)} times, from the best to the worst solver "
         f"{report.sig(over_solvers)} times."
     )
+    # The solvers with the most cells.
     most_often = nfe.winners(rows_of(rows, nfe))[:3]
     if most_often:
         top = ", ".join(f"{name} ({n})" for name, n in most_often)
@@ -205,6 +216,7 @@ def figure(rows: list[dict]) -> Figure:
     left.set_title(f"A ring of eight modes, shift {shift:g}, exact field")
 
     report.bar_ledger(
+        # All causes, the largest first.
         right,
         sorted(_ledger(rows_of(rows, ledger)), key=lambda bar: -bar["gain"]),
         label="cause",

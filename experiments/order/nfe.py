@@ -12,6 +12,7 @@ from experiments.lab.truth import make_cell
 # ---- numbers
 
 QUESTION = "nfe"
+# (solver, the solver that it is compared with)
 PAIRS = (
     ("DPM++ 2M", "Euler"),
     ("DPM++ 3M published", "Euler"),
@@ -65,8 +66,10 @@ def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
         misrouted = cell.misrouted(endpoints)
 
         for key in keys:
+            # The jobs of this cell.
             of_key = [i for i, (other, *_) in enumerate(jobs) if other is key]
             by_solver = {jobs[i][1]: errors[i] for i in of_key}
+            # What the rows hold: every solver by itself, and pairs on the same noise.
             found = [
                 {
                     "solver": jobs[i][1],
@@ -98,6 +101,7 @@ def pairs_of(names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
 
 def flat(rows: list[dict], what: str) -> list[dict]:
     """The inner lists ("solvers" or "pairs") as rows of their own."""
+    # The key of the cell stands in each inner row.
     outer = ("field", "shift", "nfe")
     return [{**{k: row[k] for k in outer}, **inner} for row in rows for inner in row[what]]
 
@@ -137,6 +141,7 @@ def tally(rows: list[dict], a: str, b: str, least: int = 0, most: int = 10**9) -
 
 def winners(rows: list[dict]) -> list[tuple[str, int]]:
     """[(solver, cells in which it has the lowest RMS error)], most first."""
+    # One winner a cell.
     best = [min(row["solvers"], key=lambda line: line["rms"])["solver"] for row in rows]
     counts = [(name, best.count(name)) for name in set(best)]
     return sorted(counts, key=lambda item: (-item[1], item[0]))
@@ -150,6 +155,7 @@ def count_opposite(compared: list[dict]) -> int:
 
 # ---- figures
 
+# Seven curves at most; plans of one's own are added.
 DRAWN = ("Euler", "DPM++ 2M", "DPM++ 3M published", "AB2", "AB3", "Heun", "DPM++ 3S")
 
 
@@ -177,14 +183,17 @@ def _draw(lines: list[dict], field: str, shifts: list[float]) -> report.Picture:
 
 def section(rows: list[dict], command: str) -> report.Section:
     """The section of the page."""
+    # The figure shows the first fields, at shifts 1 and 3 where they were measured.
     lines = flat(rows, "solvers")
     shifts = sorted({row["shift"] for row in rows})
     shown_shifts = [shift for shift in (1.0, 3.0) if shift in shifts] or shifts[:2]
     shown_fields = list(dict.fromkeys(row["field"] for row in rows))[:3]
 
+    # Wins and losses at few evaluations, and at more.
     few3 = tally(rows, "DPM++ 3M published", "DPM++ 2M", most=FEW)
     few2 = tally(rows, "DPM++ 2M", "Euler", most=FEW)
     late3 = tally(rows, "DPM++ 3M published", "DPM++ 2M", least=FEW + 1)
+    # Who most often has the lowest error of a cell.
     top = ", ".join(f"{name} {n}" for name, n in winners(rows)[:5])
     pairs = flat(rows, "pairs")
     disagreeing = (

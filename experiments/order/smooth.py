@@ -19,6 +19,7 @@ from experiments.order import clock, drawing, learned, nfe
 # ---- numbers
 
 QUESTION = "smooth"
+# The solvers whose orders are read.
 SHOWN = ("Euler", "DPM++ 2M", "DPM++ 3M exact", "AB2", "AB3")
 EXACT = "the exact field"
 
@@ -28,6 +29,7 @@ def _of_twins(config: Config) -> Config:
     return dataclasses.replace(
         config,
         networks=(config.networks[0], *config.smooth),
+        # Without guidance the network alone is read.
         network_scales=(1.0,),
         network_nfe=(*config.network_nfe, 2 * max(config.network_nfe)),
         network_steps=2 * config.network_steps,
@@ -49,7 +51,9 @@ def cells(config: Config) -> list[dict]:
     if not config.smooth:
         return []
     twins = _of_twins(config)
+    # Second differences tell how rough each network is in its time.
     keys = [{"question": QUESTION, "part": "clock", "model": name} for name in twins.networks]
+    # The errors are those of the question `learned`, under this question's name.
     return keys + [{**cell, "question": QUESTION} for cell in learned.cells(twins)]
 
 
@@ -62,6 +66,7 @@ def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
 
 def error_cells(rows: list[dict]) -> dict[str, list[dict]]:
     """{network or exact field: its error cells}, the networks by the order of the rows."""
+    # Networks first.
     errors = [row for row in rows if row["question"] == QUESTION and row["part"] == "error"]
     names = dict.fromkeys(row["model"] for row in errors)
     found = {name: [row for row in errors if row["model"] == name] for name in names}
@@ -89,16 +94,19 @@ def orders(rows: list[dict]) -> list[dict]:
     Late is between the two largest numbers of evaluations.
     """
     groups = error_cells(rows)
+    # The two largest numbers of evaluations.
     low, high = sorted({row["nfe"] for cells in groups.values() for row in cells})[-2:]
     shifts = {row["shift"] for cells in groups.values() for row in cells}
     table = []
     for solver in SHOWN:
         line = {"solver": solver, "NFE": f"{low} to {high}"}
         for name, cells in groups.items():
+            # log(error at low / error at high), shift by shift.
             falls = [
                 np.log(_rms(cells, shift, low, solver) / _rms(cells, shift, high, solver))
                 for shift in shifts
             ]
+            # error ~ NFE^-order
             line[name] = float(np.mean(falls) / np.log(high / low))
         table.append(line)
     return table
@@ -106,6 +114,7 @@ def orders(rows: list[dict]) -> list[dict]:
 
 def gains(rows: list[dict]) -> list[dict]:
     """[{shift, NFE, solver, error on each network, and over Euler's}]."""
+    # The exact field has other errors: only the two networks are compared.
     groups = {name: cells for name, cells in error_cells(rows).items() if name != EXACT}
     first = next(iter(groups.values()))
     table = []
@@ -135,6 +144,7 @@ def _draw(rows: list[dict]) -> report.Picture:
     groups = error_cells(rows)
     fig, axes = report.canvas(1, len(groups), width=2.6 * len(groups) + 0.6, height=3.8)
     axes = np.atleast_1d(axes)
+    # One panel a network, and the exact field before them.
     for ax, (title, cells) in zip(axes, groups.items(), strict=True):
         drawn = [
             {"nfe": row["nfe"], **line}
@@ -158,11 +168,13 @@ def answer(rows: list[dict]) -> str:
     """The answer as a sentence: orders, and how rough the two networks are in their time."""
     table, rough = orders(rows), differences(rows)
     first, second = list(rough)[:2]
+    # The order of each solver on the first network, and on its twin.
     found = ", ".join(
         f"{line['solver']} {report.sig(line[first])} → **{report.sig(line[second])}**"
         for line in table
         if line["solver"] != "AB2"
     )
+    # How far halving the step smooths each network in its time.
     falls = " and ".join(
         f"{report.sig(clock.shrinkage(rough[name])['time alone'])} ({name})"
         for name in (first, second)
@@ -177,6 +189,7 @@ def answer(rows: list[dict]) -> str:
 
 def section(rows: list[dict], command: str) -> report.Section:
     """The section of the page, from this question's rows and those of `nfe`."""
+    # Rows of `nfe` are read too; these are the question's own.
     own = [row for row in rows if row["question"] == QUESTION]
     paths = {row["model"]: row for row in own if row["part"] == "path"}
     first, second = list(paths)[:2]
@@ -185,6 +198,7 @@ def section(rows: list[dict], command: str) -> report.Section:
 
     table = gains(own)
     last = max(line["NFE"] for line in table)
+    # Without a shift, at the most evaluations.
     plain = {line["solver"]: line for line in table if (line["shift"], line["NFE"]) == (1.0, last)}
     worth = "; ".join(
         f"{name} {report.sig(plain[name][f'over Euler, {first}'])} → "

@@ -45,6 +45,7 @@ def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
         field = fields.ring(Linear(), std=std)
         cell = make_cell(field, config.seeds, config.samples, steps=config.reference_steps)
         for end in ENDS:
+            # Readings of the end differ in their plans and have the same exact endpoints.
             keys = [key for key in todo if (key["std"], key["end"]) == (std, end)]
             if not keys:
                 continue
@@ -70,6 +71,7 @@ def two_lengths(made: Sequence[Plan], longest: int) -> list[Plan]:
 
     Two lengths make two programs: these fields are cheap, and compiling is not.
     """
+    # Plans of at most a third of the rows would waste two thirds of them.
     short = longest // 3
     return [plans.pad(plan, longest if 3 * plan.rows > longest else short) for plan in made]
 
@@ -86,6 +88,7 @@ def plan_of(solver: str, key: dict) -> Plan:
     past = ENDS[key["end"]]
     if past is None:
         return found.build(schedule, grid)
+    # The mode is resolved at log-SNR -log(std).
     event = -np.log(key["std"])
     cut = max(int(np.sum(schedule.log_snr(grid) <= event + past)) - 1, 1)
     start = grid[: cut + 1]
@@ -107,6 +110,7 @@ def _fine_end(start: float) -> Plan:
 
 def law(std: float, shift: float, order: int) -> float:
     """The predicted N*_k of the package's docstring."""
+    # r + 2 + 1/r = 1 / (u (1 - u)) with u = 1 / (1 + r).
     ratio = shift / std
     return 2 * order / np.pi * (ratio + 2 + 1 / ratio)
 
@@ -134,9 +138,11 @@ def crossover(
     above = np.flatnonzero(~(excess <= 0))  # NaN counts as above
     if not len(above):
         return float(nfe[0]), "below"
+    # The last N at which the ratio is above the band.
     i = above[-1]
     if i == len(nfe) - 1:
         return float(nfe[-1]), "above"
+    # Where log ratio crosses log(1 + band), between two N.
     fraction = excess[i] / (excess[i] - excess[i + 1]) if np.isfinite(excess[i]) else 1.0
     return float(nfe[i] * (nfe[i + 1] / nfe[i]) ** fraction), ""
 
@@ -156,6 +162,7 @@ def observed(rows: list[dict]) -> list[dict]:
     """
     table = []
     least, most = reach_of(rows)
+    # One curve of ratios over N for each reading, width and shift.
     groups = {}
     for row in rows:
         groups.setdefault((row["end"], row["std"], row["shift"]), []).append(row)
@@ -214,6 +221,7 @@ def censored_line(
       (height at the mean of x, slope, low, high), the last two the interval of the slope.
     """
     x, y, side = np.asarray(x, float), np.asarray(y, float), np.asarray(side)
+    # Centred, height and slope are nearly independent.
     x = x - x.mean()
 
     def profile(slope: float) -> optimize.OptimizeResult:
@@ -223,6 +231,7 @@ def censored_line(
             lambda p: _loss(x, y, side, p[0], slope, p[1]), start, method="BFGS"
         )
 
+    # The slope by a search over profiles, which is robust against poor starts.
     found = optimize.minimize_scalar(
         lambda slope: profile(slope).fun, bounds=(-10, 10), method="bounded"
     )
@@ -282,6 +291,7 @@ def ranks(table: list[dict], third: str = "DPM++ 3M exact") -> tuple[int, int, i
 
     A crossover that is only a bound counts as that bound.
     """
+    # Holds only where every value that the bounds allow agrees.
     holds = fails = unknown = 0
     keyed = {(r["end"], r["statistic"], r["pair"], r["std"], r["shift"]): r for r in table}
     for (end, statistic, pair, std, shift), row in keyed.items():

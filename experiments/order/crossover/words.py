@@ -4,6 +4,7 @@ from experiments import report
 from experiments.order.crossover.figures import DRAWN, draw_collapse, draw_law
 from experiments.order.crossover.numbers import BAND, ENDS, PAIRS, fits, observed, ranks, reach_of
 
+# The pairs of the answer: order 2 below Euler, exact order 3 below order 2.
 SECOND, THIRD = (f"{a} below {b}" for a, b, _ in PAIRS[:2])
 
 
@@ -25,8 +26,10 @@ def _slope(fit: dict) -> str | None:
         return None
     interval = f"[{report.sig(fit['low'])}, {report.sig(fit['high'])}]"
     text = f"log-log slope **{report.sig(fit['slope'])}** {interval}"
+    # The law's slope is 1.
     if not fit["low"] <= 1 <= fit["high"]:
         return f"{text}, which contradicts the law's 1"
+    # An interval that holds 0 and 2 as well tells nothing.
     if fit["high"] - fit["low"] > 2:
         return f"{text}, too wide to judge the law's 1"
     return f"{text}, which agrees with the law's 1, at {report.sig(fit['factor'])} times the law"
@@ -45,6 +48,7 @@ def _says(fit: dict, most: int) -> str:
 
 def section(rows: list[dict], command: str) -> report.Section:
     """The section of the page."""
+    # Every crossover, and the fits of them.
     table = observed(rows)
     reach = reach_of(rows)
     most = reach[1]
@@ -55,6 +59,7 @@ def section(rows: list[dict], command: str) -> report.Section:
 
     # Counts by the median error, for the run as it is and for the end solved.
     early = {end: found[end, "median", SECOND]["below"] for end in DRAWN}
+    # Below order 2 for good: the crossover lies within the range tried, or before it.
     third = {
         end: found[end, "median", THIRD]["seen"] + found[end, "median", THIRD]["below"]
         for end in DRAWN
@@ -63,6 +68,7 @@ def section(rows: list[dict], command: str) -> report.Section:
         sum(found["own", "median", pair][side] for side in ("seen", "below", "above"))
         for pair in (SECOND, THIRD)
     )
+    # What solving the end accurately gains, order 2 had lost there.
     lost_at_end = early["solved"] > early["own"]
     slope_own, slope_solved = (_slope(found[end, "median", THIRD]) for end in DRAWN)
     moved = "; ".join(

@@ -6,7 +6,9 @@ from experiments import report
 from experiments.order import drawing
 from experiments.order.curvature.numbers import MAIN, compared, decided, kind_of
 
+# Two scores of the path, one of path and grid, and two that a run gives for free.
 DRAWN = ("straightness", "acceleration x step", "stiffness x step", "rho_2", "rho_3")
+# Colour is the family of the field, the marker is how it was bent.
 FAMILIES = {
     "ring": (report.BLUE, "o"),
     "ring, coupled": (report.SKY, "s"),
@@ -34,12 +36,14 @@ def draw_roc(rows: list[dict]) -> report.Picture:
     fig, axes = report.canvas(len(kinds), 1, width=4.6, height=4.4 * len(kinds))
     for ax, kind in zip(np.atleast_1d(axes), kinds, strict=True):
         own = [row for row in compared(rows, MAIN, "rms") if kind_of(row) == kind]
+        # Ties have no side, so they are not drawn.
         points = [
             {"score": name, "value": row["scores"][name], "lost": row["verdict"] == "worse"}
             for name in DRAWN
             for row in decided(own, name)
         ]
         report.roc(ax, points, score="value", truth="lost", by="score")
+        # Five long names do not fit into the panel.
         ax.legend(
             *ax.get_legend_handles_labels(),
             loc="upper center",
@@ -64,6 +68,7 @@ def draw_scatter(rows: list[dict]) -> report.Picture:
     axes = np.atleast_1d(axes)
     for ax, kind in zip(axes, kinds, strict=True):
         own = [row for row in compared(rows, MAIN, "rms") if kind_of(row) == kind]
+        # Short runs have no rho_3.
         own = [row for row in own if np.isfinite(row["scores"]["rho_3"])]
         for family, (colour, marker) in FAMILIES.items():
             members = [row for row in own if family_of(row) == family]

@@ -66,11 +66,14 @@ def check(config: Config) -> None:
 def cells(config: Config) -> list[dict]:
     """One cell a dial setting, grid and number of evaluations."""
     dials = [("ring", std, "linear", rho) for std in config.stds for rho in config.couplings]
+    # Couplings are defined on the linear path only.
     dials += [("ring", std, "cosine", 0.0) for std in config.stds]
     for name in config.fields:
+        # The other fields have no width to turn, and only mixtures can be coupled.
         if name != "ring":
             couplings = config.couplings if name.startswith(subjects.MIXTURE) else (0.0,)
             dials += [(name, None, "linear", rho) for rho in couplings]
+    # Two kinds of grid: uniform in t and shifted, and uniform in log-SNR.
     grids_of = [f"shift {shift:g}" for shift in config.shifts] + ["log-SNR"]
     return [
         {
@@ -117,6 +120,7 @@ def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
         field = _field_of(dial)
         seeds = min(config.seeds, SEEDS)
         cell = make_cell(field, seeds, config.samples, steps=config.reference_steps)
+        # Scores of the path depend on the dial alone.
         of_path = path_scores(field, cell.noise)
 
         # All plans of the dial together, so that they share two compiled programs.
@@ -129,6 +133,7 @@ def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
 
         for key in keys:
             at = {solver: i for i, (other, solver) in enumerate(jobs) if other is key}
+            # Errors and comparisons of all orders, then the scores of the watched run.
             summaries = [
                 {"solver": solver, **statistics.summary(errors[i], cell.seed)}
                 for solver, i in at.items()
@@ -188,6 +193,7 @@ def run_watched(
       (endpoints (P, B, *D), P data predictions (rows, B, *D), None where a plan is not watched).
     """
     ends, seen = [None] * len(made), [None] * len(made)
+    # Two lengths, so two programs.
     third = max(most // 3, 1)
     for above, length in ((0, third), (third, most)):
         members = [i for i, plan in enumerate(made) if above < plan.rows <= length]
@@ -230,6 +236,7 @@ def _exact_path(field: Any, noise: jax.Array, plan: Plan, stiff_at: jax.Array) -
     path = solution.path[: len(times)]
     velocity = jax.lax.map(lambda at: field.velocity(*at), (path, times))
 
+    # Power iteration starts from a random vector; 16 starts are enough for a median.
     key = jax.random.key(0)
     places = path[stiff_at][:, :16], times[stiff_at]
     stiffness = jax.lax.map(
@@ -244,6 +251,7 @@ def path_scores(field: Any, noise: np.ndarray, *, steps: int = 120, starts: int 
     stiff_at = np.linspace(1, steps - 1, 24).astype(int)
     found = _exact_path(field, noise[:starts], plan, stiff_at)
     times, path, velocity, stiffness = (np.asarray(array) for array in found)
+    # Length, straightness, acceleration, curvature, torsion: (starts,) each.
     shape = geometry.path_geometry(times, path, velocity)
     medians = {name: float(np.median(values)) for name, values in shape._asdict().items()}
     log_snr = field.schedule.log_snr(times[stiff_at])
@@ -308,6 +316,7 @@ def compared(rows: list[dict], pair: tuple[str, str], statistic: str) -> list[di
     """The rows with `verdict` and `ratio` of a pair of solvers, by "rms" or "median"."""
     found = []
     for row in rows:
+        # Every row has every pair.
         own = next(p for p in row["pairs"] if (p["a"], p["b"]) == tuple(pair))
         values = {"verdict": own[f"{statistic}_verdict"], "ratio": own[f"{statistic}_ratio"]}
         found.append(row | values)
@@ -321,6 +330,7 @@ def decided(rows: list[dict], score: str) -> list[dict]:
 
 def _outcomes(rows: list[dict], score: str) -> tuple[list, list, list]:
     """(scores, whether the higher order lost, dials) of the decided rows: arguments of `auc`."""
+    # A tie is no outcome.
     rows = decided(rows, score)
     return (
         [row["scores"][score] for row in rows],
@@ -342,6 +352,7 @@ def ranking(rows: list[dict]) -> list[dict]:
         for pair in PAIRS:
             by_rms, by_median = (compared(of_kind, pair, name) for name in ("rms", "median"))
             for score, source in SCORES.items():
+                # By RMS error over all cells, within equal NFE, and by the median error.
                 outcomes = _outcomes(by_rms, score)
                 value, low, high = statistics.auc(*outcomes)
                 nfe = [row["nfe"] for row in decided(by_rms, score)]

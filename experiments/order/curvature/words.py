@@ -12,6 +12,7 @@ def section(rows: list[dict], command: str) -> report.Section:
     table = ranking(rows)
     kinds = list(dict.fromkeys(line["grid"] for line in table))
 
+    # The two kinds of grid behave differently, so each gets its own sentence.
     def by_kind(pair: tuple[str, str]) -> str:
         return " ".join(
             f"Where they are {KIND_IN_WORDS[kind]}, {_says(table, kind, pair)}" for kind in kinds
@@ -57,6 +58,7 @@ def _says(table: list[dict], kind: str, pair: tuple[str, str], most: int = 4) ->
       most: of the misleading scores are named.
     """
     own = lines_of(table, kind, pair)
+    # The counts are the same in all lines of a kind and pair.
     first = own[0]
     counts = (
         f"{pair[0]} loses to {pair[1]} in {first['lost']} of {first['cells'] + first['ties']} "
@@ -67,11 +69,13 @@ def _says(table: list[dict], kind: str, pair: tuple[str, str], most: int = 4) ->
     if not ranked:
         return f"{counts}; all that is decided is decided one way, so there is nothing to predict."
 
+    # The best of many scores is an optimistic choice; the caveat says so.
     best = ranked[0]
     area = f"AUC **{report.sig(best['auc'])}** {_interval(best)}"
     text = f"{counts}. Best score: **{best['score']}**, {area}"
     if np.isfinite(best["within NFE"]):
         text += f", {report.sig(best['within NFE'])} among cells of equal NFE"
+    # Scores whose whole interval lies below 0.5, the most misleading first.
     wrong = [f"{r['score']} {report.sig(r['auc'])}" for r in reversed(ranked) if r["high"] < 0.5]
     if not wrong:
         return f"{text}."
@@ -87,6 +91,7 @@ def _verdict(table: list[dict], kind: str, score: str) -> str:
     where = f"where grids are {KIND_IN_WORDS[kind]}"
     if not np.isfinite(line["auc"]):
         return f"**cannot be judged** {where}"
+    # 0.5 is a coin.
     if line["low"] > 0.5:
         says = "tells it"
     elif line["high"] < 0.5:
@@ -98,6 +103,7 @@ def _verdict(table: list[dict], kind: str, score: str) -> str:
 
 def _versus_median(table: list[dict]) -> str:
     """How rho_3 does when the median error decides, as a sentence."""
+    # One clause a kind of grid.
     kinds = dict.fromkeys(line["grid"] for line in table)
     own = [line for kind in kinds for line in lines_of(table, kind, MAIN)]
     parts = [

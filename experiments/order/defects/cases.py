@@ -53,6 +53,7 @@ def second_singlestep(schedule: Schedule, times: Sequence[float]) -> Plan:
     """
     rows = Builder("defects.second_singlestep")
     for t0, t1 in zip(times[:-1], times[1:], strict=True):
+        # All times of the step from the true path; only the middle comes from `schedule`.
         start, end = Linear().log_snr(np.array([t0, t1]))
         middle = float(schedule.time_of_log_snr((start + end) / 2))
         first = len(rows)
@@ -71,6 +72,7 @@ def _wrong_inverse(schedule: Schedule, nfe: int, wrong: bool) -> Plan:
 
 def _wrong_inverse_from_half(schedule: Schedule, nfe: int, wrong: bool) -> Plan:
     times = grids.log_snr(schedule, (nfe - 1) // 2, start=HALF, end=0.01)
+    # A last jump, as the other cases have it.
     head = second_singlestep(WrongInverse() if wrong else schedule, times)
     return plans.concat(head, plans.euler([0.01, 0.0]))
 
@@ -93,6 +95,7 @@ def _not_lowered(order: int, end: float) -> Callable[..., Plan]:
     """Order 2 or 3 up to the last time, which is moved to `end`."""
 
     def build(schedule: Schedule, steps: int, final: str) -> Plan:
+        # Where log-SNR is infinite, the plan is refused; close to it, the update is huge.
         grid = grids.uniform(steps, shift=3.0)
         grid[-1] = end
         return _with_jump(
@@ -115,6 +118,7 @@ def uneven_blocks(times: Sequence[float]) -> list[tuple[float, ...]]:
 
     A block that touches t = 0 or t = 1 is one step.
     """
+    # Two inner times at thirds of the step in t; the update needs them at thirds in log-SNR.
     blocks = [
         (t0, *np.linspace(t0, t1, 4)[1:3], t1) for t0, t1 in zip(times[:-1], times[1:], strict=True)
     ]
@@ -159,6 +163,7 @@ def twice_shifted(steps: int, shift: float, last: float = 0.001, times: int = 2)
 
     It is uniform from 1 to a least sigma that is shifted already, shifted again, and then 0.
     """
+    # t' = s t / (1 + (s - 1) t), once for each time that the code shifts it.
     for _ in range(times - 1):
         last = float(grids.shifted(last, shift))
     return np.append(grids.uniform(steps - 1, shift=shift, end=last), 0.0)
@@ -176,6 +181,7 @@ def _twice_or_to_zero(schedule: Schedule, steps: int, twice: bool) -> Plan:
 
 
 def _cases() -> list[Case]:
+    # Whose code has the defect.
     sana, diffusers = "NVlabs/Sana", "diffusers"
     cases = [
         Case("wrong inverse", sana, "DPM++ 2S", 20, _wrong_inverse, True, False),
@@ -196,6 +202,7 @@ def _cases() -> list[Case]:
     for nfe in (19, 100):
         name = "stages uniform in t"
         cases.append(Case(name, "dpm-solver", "DPM++ 3S", nfe, _inner_times, True, False))
+    # On two grids, since the effect of the half weight depends on the steps.
     grids_of = {"uniform": solvers.shifted(1.0), "log-SNR": solvers.log_snr_with_ends()}
     for grid, make_grid in grids_of.items():
         for steps in (20, 100):

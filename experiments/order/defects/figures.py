@@ -4,6 +4,7 @@ import numpy as np
 
 from experiments import report
 
+# One phrase a defect; the names are those of the rows.
 MEANINGS = (
     "**wrong inverse**: the time of a log-SNR is taken as sigma/alpha; **not lowered**: orders 2 "
     "and 3 up to the last time; **stages uniform in t**: "
@@ -25,7 +26,9 @@ def draw_ratios(lines: list[dict], fields: int) -> report.Picture:
       lines: of `by_case`, those that have a ratio.
       fields: how many fields there are, for the caption.
     """
+    # The worst defect first.
     ranked = sorted(lines, key=lambda line: -line["ratio"])
+    # Equal effects up and down have equal lengths on a logarithmic axis.
     bars = [
         {
             "what": f"{line['defect']}: {line['solver'].removeprefix('DPM++ ')}, {line['nfe']}",

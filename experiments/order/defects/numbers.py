@@ -39,6 +39,7 @@ def cells(config: Config) -> list[dict]:
         for field in config.cause_fields
         for case in CASES
     ]
+    # The arithmetic needs no run: one field is enough.
     keys += [
         {
             "question": QUESTION,
@@ -64,10 +65,12 @@ def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
         field = subjects.make_field(name)
         cell = make_cell(field, config.seeds, config.samples, steps=steps)
         keys = [key for key in todo if key["field"] == name]
+        # Refusals are results too: they stand in the rows with their sentence.
         built, refused = _build(field.schedule, keys)
         errors = _errors(cell, built, steps // 2)
         for i, key in enumerate(keys):
             if key["defect"] == ROUNDING:
+                # The place of the solver holds "dtype, t = ..." here.
                 dtype, _, t = key["solver"].partition(", t = ")
                 yield key, _through_noise(cell, float(t), DTYPES[dtype])
             elif i in refused:
@@ -87,6 +90,7 @@ def _build(
     """
     built, refused = {}, {}
     for i, key in enumerate(keys):
+        # The case of this key; its rounding cells have none.
         for case in CASES:
             if (key["defect"], key["solver"], key.get("nfe")) != (
                 case.defect,
@@ -116,6 +120,7 @@ def _errors(cell: Cell, built: dict[Any, Plan], steps: int) -> dict[Any, np.ndar
 
 
 def _compared(before: np.ndarray, after: np.ndarray, seed: np.ndarray) -> dict:
+    # Same noise before and after, so the ratio is paired.
     found = statistics.paired(before, after, seed)
     by_rms = {k.removeprefix("rms_"): v for k, v in found.items() if k.startswith("rms_")}
     return {
@@ -132,10 +137,13 @@ def _through_noise(cell: Cell, t: float, dtype: Any) -> dict[str, float]:
 
     Each operation is rounded to `dtype`.
     """
+    # At any t the exact field is defined on these points.
     x, v = jnp.asarray(cell.noise), cell.field.velocity(jnp.asarray(cell.noise), t)
+    # In float64; what follows is rounded.
     exact = np.asarray(x - t * v)
     x, v = x.astype(dtype), v.astype(dtype)
     sigma, alpha = (jnp.asarray(c, jnp.float32).astype(dtype) for c in (t, 1 - t))
+    # The noise prediction on the linear path.
     noise = alpha * v + x
     formed = {"before": (x - sigma * noise) / alpha, "after": x - sigma * v}
     scale = statistics.scale_of(cell.exact)
@@ -152,6 +160,7 @@ def _through_noise(cell: Cell, t: float, dtype: Any) -> dict[str, float]:
 def by_case(rows: list[dict]) -> list[dict]:
     """One line a defect, solver and number of evaluations: its effect over the fields."""
     table = []
+    # A line a case, in the order of the rows.
     cases = dict.fromkeys((r["defect"], r["whose"], r["solver"], r.get("nfe")) for r in rows)
     for case in cases:
         own = [r for r in rows if (r["defect"], r["whose"], r["solver"], r.get("nfe")) == case]
@@ -161,6 +170,7 @@ def by_case(rows: list[dict]) -> list[dict]:
         if "refused" in own[0]:
             table.append(line | {"effect": "refused", "after": after})
             continue
+        # Above 1 the defect costs accuracy, below 1 it happens to help.
         ratios = [r["before"] / r["after"] for r in own]
         verdicts = [r.get("verdict", "arithmetic") for r in own]
         line |= {

@@ -9,6 +9,7 @@ def _named(lines: list[dict]) -> str:
     """The lines as words, those of one defect together: solver, evaluations and ratio."""
     by_defect = {}
     for line in sorted(lines, key=lambda line: -line["ratio"]):
+        # A mean over fields that disagree would hide that they do.
         mixed = ""
         if line["effect"] == "depends on the field":
             mixed = f" (worse on {line['worse']}, better on {line['better']})"
@@ -27,6 +28,7 @@ def _rounding(table: list[dict]) -> str:
     ]
     if not lines:
         return ""
+    # The time at which bfloat16 loses most.
     half = max(lines, key=lambda line: line["before"])
     return (
         f" Data formed through the noise is wrong by up to {report.sig(half['before'])} of the "
@@ -40,11 +42,14 @@ def section(rows: list[dict], command: str) -> report.Section:
     table = by_case(rows)
     refused = [line for line in table if line["effect"] == "refused"]
     run = [line for line in table if line["effect"] not in ("refused", "arithmetic")]
+    # Every comparison falls under one effect.
     worse, tie, better, depends = (
         [line for line in run if line["effect"] == effect]
         for effect in ("worse", "tie", "better", "depends on the field")
     )
+    # Each refusal once.
     sentences = dict.fromkeys(row["refused"] for row in rows if "refused" in row)
+    # The most costly of those that run at all.
     worst = max(run, key=lambda line: line["ratio"])
     fields = len(dict.fromkeys(row["field"] for row in rows))
     most_fields = max(line["fields"] for line in run)

@@ -10,6 +10,7 @@ from experiments.order.guided.numbers import PAIRS, errors_of
 COLOURS = (report.BLUE, report.GREEN, report.AMBER, report.RED, report.PINK, report.SKY)
 
 
+# One point for each number of evaluations.
 def _ratios(cells: list[dict], a: str, b: str) -> list[tuple[int, float]]:
     """[(nfe, geometric mean of the ratio of the errors of a and b)]."""
     points = []
@@ -24,6 +25,7 @@ def draw_ratios(rows: list[dict]) -> report.Picture:
     own = [row for row in rows if row["part"] == "error"]
     shown = list(dict.fromkeys(row["grid"] for row in own))
     scales = sorted({row["scale"] for row in own})
+    # Order 2 over Euler on the left, order 3 over order 2 on the right.
     pairs = (PAIRS[2], PAIRS[0])
     fig, axes = report.canvas(len(shown), len(pairs), width=6.2, height=2.5 * len(shown) + 0.5)
     axes = np.atleast_2d(axes)
@@ -41,6 +43,7 @@ def draw_ratios(rows: list[dict]) -> report.Picture:
                     markersize=3.5,
                     label=f"scale {scale:g}",
                 )
+            # Below this line the higher order wins.
             ax.axhline(1, color=report.INK, linewidth=0.8)
             ax.set(xscale="log", yscale="log", xlabel="NFE", ylabel="ratio of RMS errors")
             drawing.plain_ticks(ax.xaxis, [nfe for nfe, _ in drawn])
@@ -60,6 +63,7 @@ def draw_errors(rows: list[dict]) -> report.Picture:
     own = [row for row in rows if row["part"] == "error"]
     name, grid = own[0]["field"], own[0]["grid"]
     scales = sorted({row["scale"] for row in own})
+    # The least and the greatest scale side by side.
     ends = [scales[0], scales[-1]]
     fig, axes = report.canvas(1, 2, width=6.6, height=3.8)
     for ax, scale in zip(axes, ends, strict=True):

@@ -87,12 +87,14 @@ def make(name: str, scale: float) -> Guided:
 
 def grids_of(config: Config) -> dict[str, solvers.MakeGrid]:
     """{name: steps -> grid}."""
+    # Large shifts are left out: the jump decides there, guided or not.
     shifted = {f"shift {s:g}": solvers.shifted(s) for s in config.shifts if s in SHIFTS}
     return shifted | {"log-SNR": solvers.log_snr_with_ends()}
 
 
 def cells(config: Config) -> list[dict]:
     """One cell a field, scale, grid and evaluations, and one a field and scale for its paths."""
+    # A subject is a field at one scale.
     subject = [
         {"field": field, "scale": scale}
         for field in FIELDS
@@ -112,6 +114,7 @@ def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
     """Yield (key, values): errors, comparisons and rho_2 of each cell; shape of the exact paths."""
     for name, scale in dict.fromkeys((key["field"], key["scale"]) for key in todo):
         field = make(name, scale)
+        # Each scale has its own converged solution, so starts are dear.
         starts = min(config.samples, STARTS)
         cell = make_cell(field, config.seeds, starts, steps=config.reference_steps)
         own = [key for key in todo if (key["field"], key["scale"]) == (name, scale)]
@@ -125,6 +128,7 @@ def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
 
 def _path_values(cell: Cell) -> dict:
     """The bend of the guided paths, the size of their endpoints, and how many end in the class."""
+    # In which mode of the mixture each exact endpoint lies.
     mode = np.asarray(cell.field.nearest(jnp.asarray(cell.exact)))
     of_class = np.arange(len(cell.field.means))[CLASS]
     return {
@@ -139,6 +143,7 @@ def _errors(config: Config, cell: Cell, keys: list[dict]) -> Iterator[tuple[dict
     """Yield (key, values) of the error cells of one field and scale."""
     schedule = cell.field.schedule
     make_grids = grids_of(config)
+    # All plans of the subject together, so that they share two compiled programs.
     jobs = []  # (number of the key, solver, plan)
     for i, key in enumerate(keys):
         for solver in SOLVERS:
@@ -149,6 +154,7 @@ def _errors(config: Config, cell: Cell, keys: list[dict]) -> Iterator[tuple[dict
     longest = max(config.nfe)
     padded = two_lengths([plan for *_, plan in jobs], longest)
     errors = cell.errors(solvers.run_plans(cell.field, cell.noise, padded))
+    # rho_2 of the runs of order 2.
     watched = [plan for _, solver, plan in jobs if solver == "DPM++ 2M"]
     rho = _rho(cell.field, cell.noise[:WATCHED], watched, longest)
 
@@ -233,6 +239,7 @@ def crossovers(rows: list[dict]) -> list[dict]:
             groups.setdefault((row["field"], row["grid"], row["scale"]), []).append(row)
     for (field, grid, scale), own in groups.items():
         for a, b in PAIRS:
+            # A pair needs both of its solvers in a cell.
             errors = [(row["nfe"], errors_of(row)) for row in own]
             ratios = [(n, e[a] / e[b]) for n, e in errors if a in e and b in e]
             if len(ratios) < 2:
@@ -250,6 +257,7 @@ def _place(row: dict) -> tuple[int, float]:
 
 def middle(found: list[dict]) -> tuple[float, str]:
     """(N*, side) of the median crossover, bounds in their place; the lower middle of two."""
+    # Bounds have their place among numbers, so a median exists.
     own = sorted(found, key=_place)[(len(found) - 1) // 2]
     return own["N*"], own["side"]
 
@@ -268,6 +276,7 @@ def moved(found: list[dict], scale: float, pair: str) -> tuple[int, int, int]:
     for (field, grid, at), row in keyed.items():
         if at != scale or (field, grid, least) not in keyed:
             continue
+        # The same field and grid at the least scale, and at this one.
         before, after = _place(keyed[field, grid, least]), _place(row)
         later += after > before
         earlier += after < before
@@ -319,6 +328,7 @@ def by_scale(rows: list[dict]) -> list[dict]:
         errors = [row for row in own if row["part"] == "error"]
         line = {"scale": scale}
         for a, b in PAIRS:
+            # How often the higher order wins, and from where on it does.
             verdicts = rms_verdicts(errors, (a, b))
             better, ties, worse = (verdicts.count(v) for v in ("better", "tie", "worse"))
             line[f"{a} against {b}"] = f"{better} better, {ties} ties, {worse} worse"
@@ -335,6 +345,7 @@ def by_scale(rows: list[dict]) -> list[dict]:
 def long_steps(rows: list[dict]) -> list[dict]:
     """[{field, scale, nfe, Euler, 2M, ...}] on the log-SNR grid at about LONG_STEP evaluations."""
     own = [row for row in rows if row["part"] == "error" and row["grid"] == "log-SNR"]
+    # The number that was measured and is nearest.
     nfe = min((row["nfe"] for row in own), key=lambda n: abs(n - LONG_STEP))
     return [
         {

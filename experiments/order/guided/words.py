@@ -16,11 +16,13 @@ from experiments.order.guided.numbers import (
     wide,
 )
 
+# 2M and Euler, 3M exact and 2M, AB3 and AB2.
 SHOWN = (PAIRS[2], PAIRS[0], PAIRS[3])
 
 
 def _factor(found: list[dict], name: str, least: float, most: float) -> str:
     """By how much the crossovers move that lie in range at both scales, as a clause or nothing."""
+    # A factor between two bounds means nothing.
     in_range = {
         (f["field"], f["grid"], f["scale"]): f["N*"]
         for f in found
@@ -41,6 +43,7 @@ def _says(rows: list[dict], pair: tuple[str, str]) -> str:
     found, name = crossovers(rows), f"{pair[0]} below {pair[1]}"
     scales = sorted({f["scale"] for f in found})
     least, most = scales[0], scales[-1]
+    # The median crossover at each scale.
     numbers = [
         marked(middle([f for f in found if (f["scale"], f["pair"]) == (scale, name)]))
         for scale in scales
@@ -64,6 +67,7 @@ def _by_grid(rows: list[dict], pair: tuple[str, str]) -> str:
     most = max(f["scale"] for f in found)
     parts = []
     for grid in dict.fromkeys(f["grid"] for f in found):
+        # Grids may disagree, so each is counted by itself.
         counts = moved([f for f in found if f["grid"] == grid], most, name)
         parts.append(f"{grid} {direction(counts)} ({counts[0]} later, {counts[1]} earlier)")
     return f"{name}: {', '.join(parts)}"
@@ -85,8 +89,10 @@ def _long_steps(few: list[dict], scales: tuple[float, float]) -> str:
 def section(rows: list[dict], command: str) -> report.Section:
     """The section of the page."""
     table, few, found = by_scale(rows), long_steps(rows), crossovers(rows)
+    # The two ends of the scales.
     least, most = table[0], table[-1]
     scales = ", ".join(f"{line['scale']:g}" for line in table)
+    # In which direction the crossovers move, pair by pair.
     moves = ", ".join(
         f"{a} against {b} **{direction(moved(found, most['scale'], f'{a} below {b}'))}**"
         for a, b in SHOWN
@@ -94,11 +100,13 @@ def section(rows: list[dict], command: str) -> report.Section:
     pairs = "; ".join(_says(rows, pair) for pair in SHOWN)
     by_grid = "; ".join(_by_grid(rows, pair) for pair in SHOWN)
     steps = _long_steps(few, (least["scale"], most["scale"]))
+    # Where long steps in log-SNR hurt order 3 the most.
     worst = max(few, key=lambda f: f["DPM++ 3M exact"] / f["DPM++ 2M"])
     bends = "; ".join(
         f"{name} {', '.join(report.sig(line[name]) for line in table)}"
         for name in ("acceleration", "curvature", "rho_2")
     )
+    # Errors are relative to the size of the endpoints, which depends on the scale.
     sizes = ", ".join(report.sig(line["size"] / least["size"]) for line in table)
     paths = [row for row in rows if row["part"] == "path"]
     in_class = min(row["in class"] for row in paths)

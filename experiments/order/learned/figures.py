@@ -13,6 +13,7 @@ def draw_errors(rows: list[dict], exact: list[dict]) -> report.Picture:
     shift = max(row["shift"] for row in rows)
     seen = {row["nfe"] for row in rows}
     panels = {}
+    # The exact field of the same data has the name of the network.
     twin = [r for r in exact if (r["field"], r["shift"]) == (first, shift) and r["nfe"] in seen]
     if twin:
         panels[f"{first}, exact field"] = twin
@@ -22,6 +23,7 @@ def draw_errors(rows: list[dict], exact: list[dict]) -> report.Picture:
 
     fig, axes = report.canvas(1, len(panels), width=3.3 * len(panels) + 0.6, height=3.8)
     axes = np.atleast_1d(axes)
+    # UniPC2 is left out, so that the curves can be told apart.
     shown = {line["solver"] for row in rows for line in row["solvers"]} - {"UniPC2"}
     for ax, (title, own) in zip(axes, panels.items(), strict=True):
         drawn = [
@@ -48,6 +50,7 @@ def draw_ratios(rows: list[dict]) -> report.Picture:
     def subject(name: str, scale: float) -> list[dict]:
         return [row for row in rows if (row["model"], row["scale"]) == (name, scale)]
 
+    # The upper panels compare networks, the lower ones guidance scales.
     groups = [{name: subject(name, 1.0) for name in names}]
     if len(scales) > 1:
         groups.append({f"{first}, scale {s:g}": subject(first, s) for s in scales})
@@ -58,8 +61,10 @@ def draw_ratios(rows: list[dict]) -> report.Picture:
                 ratios = [
                     (n, tally([r for r in own if r["nfe"] == n], pair)["ratio"]) for n in seen
                 ]
+                # The smallest numbers of evaluations lack the higher order.
                 points = [(n, ratio) for n, ratio in ratios if np.isfinite(ratio)]
                 ax.plot(*zip(*points, strict=True), "o-", markersize=3.5, label=label)
+            # Below this line the higher order wins.
             ax.axhline(1, color=report.INK, linewidth=0.8)
             ax.set(xscale="log", xlabel="NFE", ylabel="ratio of RMS errors", ylim=(0, None))
             drawing.numbered_ticks(ax.xaxis, seen)

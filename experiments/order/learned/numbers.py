@@ -49,7 +49,8 @@ def check(config: Config) -> None:
 
 
 def cells(config: Config) -> list[dict]:
-    """One cell a network and scale for its paths, and one for each of its shifts and evaluations."""
+    """One cell a network and scale for its paths, and one each for its shifts and evaluations."""
+    # A subject is a network at one guidance scale.
     subject = [
         {"model": model, "scale": scale}
         for model in config.networks
@@ -72,6 +73,7 @@ def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
     for name, scale in dict.fromkeys((key["model"], key["scale"]) for key in todo):
         drawn = flowjax.draw_noise(jax.random.key(0), starts, subjects.image_shape(name))
         noise = np.asarray(drawn, np.float32)
+        # All scales of a network have the same starts.
         field = subjects.make_network(name, scale, len(starts))
         exact, doubling, bent = reference(field, noise, config.network_steps)
         cell = Cell(field, noise, exact, starts, doubling)  # every start is its own seed
@@ -79,6 +81,7 @@ def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
             if key["part"] == "error":
                 yield key, _errors(cell, key)
                 continue
+            # Float64 is slow: a few starts show the size of rounding.
             some = dataclasses.replace(field, label=field.label[:FLOOR_STARTS])
             floor = _floor(some, noise[:FLOOR_STARTS]) if scale == 1 else None
             yield (
@@ -133,6 +136,7 @@ def reference(field: Any, noise: np.ndarray, steps: int) -> tuple[np.ndarray, fl
     Returns:
       (endpoints (B, *D), how far doubling the steps moved them, the shape of the paths).
     """
+    # Two runs, the second with twice the steps.
     coarse, fine = (plans.adams_bashforth(grids.uniform(n), 2) for n in (steps // 2, steps))
     half = np.asarray(run(field, noise, coarse)[0][-1], np.float64)
     path, velocity = _run_float64(field, noise, fine)
@@ -152,6 +156,7 @@ def smoothness(velocity: np.ndarray, step: float = 1 / 40) -> float:
       velocity: (M, B, *D) at times 1, 1 - 1/M, ..., 1/M.
       step: in units of t.
     """
+    # So many evaluations apart.
     spacing = max(round(step * len(velocity)), 1)
 
     def size(k: int) -> float:
@@ -166,6 +171,7 @@ def _as_float64(leaf: Any) -> np.ndarray:
 
 def _floor(field: subjects.NetworkField, noise: np.ndarray) -> float:
     """What float32 does to endpoints: the relative RMS difference of one run to float64."""
+    # The same run in both precisions.
     plan = solvers.plan_of(WATCHED, field.schedule, solvers.shifted(1.0), FLOOR_ROWS)
     exact_field = jax.tree.map(_as_float64, field)
     single = np.asarray(run(field, noise, plan)[0][-1], np.float64)
@@ -217,11 +223,13 @@ def _matched(rows: list[dict]) -> dict[tuple[str, float], list[dict]]:
     Exact fields without guidance are those of the question `nfe`, with guidance those of `guided`.
     """
     own = [r for r in rows if r["question"] == QUESTION and r["part"] == "error"]
+    # Only what the networks have is compared.
     seen = {(r["shift"], r["nfe"]) for r in own}
     scales = sorted({r["scale"] for r in own})
     groups = {("networks", s): [r for r in own if r["scale"] == s] for s in scales}
 
     plain = [r for r in rows if r["question"] == nfe.QUESTION and (r["shift"], r["nfe"]) in seen]
+    # The rows of `guided` name grids, not shifts.
     shift_of = {f"shift {shift:g}": shift for shift in SHIFTS}
     with_guidance = [
         r
@@ -242,6 +250,7 @@ def tally(rows: list[dict], pair: tuple[str, str]) -> dict[str, float]:
     The first three are counts, the last is the geometric mean of the ratios, NaN without cells.
     """
     own = [p for row in rows for p in row["pairs"] if (p["a"], p["b"]) == tuple(pair)]
+    # Verdicts by RMS error.
     counts = {v: sum(p["rms_verdict"] == v for p in own) for v in nfe.VERDICTS}
     ratio = statistics.geometric_mean(p["rms_ratio"] for p in own) if own else np.nan
     return {**counts, "ratio": ratio}
@@ -250,6 +259,7 @@ def tally(rows: list[dict], pair: tuple[str, str]) -> dict[str, float]:
 def beside(rows: list[dict]) -> list[dict]:
     """[{pair, scale, evaluations, exact fields, ratio, networks, ratio}]: both answers."""
     groups = _matched(rows)
+    # The two ranges of evaluations, and whether they are the few.
     few = {f"<= {nfe.FEW}": True, f"> {nfe.FEW}": False}
     table = []
     for pair in PAIRS:
@@ -279,6 +289,7 @@ def agreement(table: list[dict], margin: float = 1.02) -> tuple[int, int, int]:
             return 1
         return -1 if ratio < 1 / margin else 0  # also of NaN
 
+    # 1 where both ratios point the same way, -1 where they differ.
     products = [sign(line["ratio, exact fields"]) * sign(line["ratio, networks"]) for line in table]
     return products.count(1), products.count(-1), products.count(0)
 
@@ -289,6 +300,7 @@ def slopes(rows: list[dict]) -> list[dict]:
     Late is between the two largest numbers of evaluations; with one number there are no lines.
     """
     groups = _matched(rows)
+    # error ~ NFE^-order between the two largest numbers of evaluations.
     last = sorted({row["nfe"] for row in groups["networks", 1.0]})[-2:]
     if len(last) < 2:
         return []
@@ -318,6 +330,7 @@ def dial(rows: list[dict]) -> list[dict]:
     """One line a network and scale: how bent its paths are, and what the orders are worth there."""
     table = []
     for row in [row for row in rows if row["part"] == "path"]:
+        # The error cells of the same network and scale.
         subject = (row["model"], row["scale"])
         cells = [r for r in rows if r["part"] == "error" and (r["model"], r["scale"]) == subject]
         line = {name: row[name] for name in ("model", "scale", *BENT, "smoothness")}
@@ -339,6 +352,7 @@ def rho_tells(rows: list[dict], score: str = "rho_3", pair: tuple[str, str] = PA
             continue
         verdicts = [p["rms_verdict"] for p in row["pairs"] if (p["a"], p["b"]) == tuple(pair)]
         if verdicts and verdicts[0] != "tie":
+            # The bootstrap draws networks, whose cells share their noise.
             subject = f"{row['model']} {row['scale']}"
             decided.append((row[score], verdicts[0] == "worse", subject))
     lost = sum(is_lost for _, is_lost, _ in decided)

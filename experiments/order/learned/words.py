@@ -30,6 +30,7 @@ def _clause(line: dict) -> str:
 
 def steep(rows: list[dict]) -> str:
     """How steep errors fall late, as a sentence; empty where there is one number of evaluations."""
+    # One solver of each order, and AB3, which ends without a jump.
     shown = ("Euler", "DPM++ 2M", "DPM++ 3M exact", "AB3")
     found = [line for line in slopes(rows) if line["solver"] in shown]
     if not found:
@@ -45,6 +46,7 @@ def steep(rows: list[dict]) -> str:
 def answer(rows: list[dict]) -> str:
     """How steep errors fall, counts without guidance, and how often both answers agree."""
     table = beside(rows)
+    # 2M against Euler, and 3M exact against 2M.
     clauses = "; ".join(
         _clause(line)
         for a, b in (PAIRS[2], PAIRS[0])
@@ -75,18 +77,22 @@ def section(rows: list[dict], command: str) -> report.Section:
     own = [row for row in rows if row["question"] == QUESTION]
     errors = [row for row in own if row["part"] == "error"]
     exact = [row for row in rows if row["question"] == nfe.QUESTION]
+    # One line a network and scale.
     subjects = dial(own)
     bends = "; ".join(_bend(line) for line in subjects if line["scale"] == 1)
 
+    # How well the free score of a run ranks the cells of networks.
     value, low, high, lost, won = rho_tells(own)
     if np.isfinite(value):
         tells = f"AUC **{report.sig(value)}** [{report.sig(low)}, {report.sig(high)}]"
     else:
         tells = "nothing to tell"
+    # Who most often has the lowest error of a cell.
     best = [min(row["solvers"], key=lambda line: line["rms"])["solver"] for row in errors]
     ranked = sorted(set(best), key=best.count, reverse=True)[:4]
     winners = ", ".join(f"{name} {best.count(name)}" for name in ranked)
 
+    # Rounding and the reference must lie well below the smallest error.
     smallest = min(line["rms"] for row in errors for line in row["solvers"])
     floor = max(line["float32"] for line in subjects if line["float32"] is not None)
     moved = max(line["doubling"] for line in subjects)

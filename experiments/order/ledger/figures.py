@@ -6,6 +6,7 @@ from experiments.order.ledger.numbers import FACTORS
 
 def _extremes(bars: list[dict]) -> str:
     """How far single cells are from the mean, as a sentence."""
+    # The two largest causes only.
     reach = ", ".join(
         f"{report.sig(bar['least'])} to {report.sig(bar['most'])} ({bar['cause']})"
         for bar in bars[:2]

@@ -53,6 +53,7 @@ def shapley(values: np.ndarray) -> np.ndarray:
             f"ledger.shapley: {len(values)} worths; wanted one for each subset, a power of two."
         )
     sets = np.arange(len(values))
+    # How many players each subset has.
     size = np.array([int(s).bit_count() for s in sets])
     found = []
     for player in range(count):
@@ -61,6 +62,7 @@ def shapley(values: np.ndarray) -> np.ndarray:
             math.factorial(n) * math.factorial(count - n - 1) / math.factorial(count)
             for n in size[without]
         ]
+        # What the player adds to each subset without it.
         gain = values[without | 1 << player] - values[without]
         found.append(np.tensordot(weight, gain, axes=1))
     return np.array(found)
@@ -81,6 +83,7 @@ def check(config: Config) -> None:
 
 def ledger_nfe(config: Config) -> list[int]:
     """The config's evaluations nearest to 10, 20 and 50 (on a log scale)."""
+    # Nearest on a log scale, each number once.
     enough = [n for n in config.nfe if n >= LEAST_NFE]
     return sorted({min(enough, key=lambda n: abs(math.log(n / at))) for at in AT})
 
@@ -101,6 +104,7 @@ def cells(config: Config) -> list[dict]:
 
 def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
     """Yield (key, values): log mean squared errors by seed of every combination."""
+    # Padding all inner plans to one length lets all step counts share a program.
     rows = max(ledger_nfe(config))
     steps = config.reference_steps
     for name in dict.fromkeys(key["field"] for key in todo):
@@ -109,6 +113,7 @@ def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
         of_seed = [cell.seed == seed for seed in range(config.seeds)]
 
         def by_seed(x: np.ndarray, cell=cell, of_seed=of_seed) -> list[float]:
+            # Three digits of a logarithm: the rows hold 128 of these lists a cell.
             square = cell.errors([x])[0] ** 2
             return [round(float(np.log(np.mean(square[seed]))), 3) for seed in of_seed]
 
@@ -142,6 +147,7 @@ def exact_plan(schedule: Schedule, start: float, end: float, steps: int, high: f
     What lies beyond the log-SNR -7 and `high` is one step.
     """
     low, high = (np.clip(schedule.log_snr(np.array(t)), -7.0, high) for t in (start, end))
+    # Steps at the ends may merge, so the plan is padded to a fixed length.
     grid = fine_grid(schedule, steps + 1, start=start, end=end, low=low, high=high)
     return plans.pad(plans.rk4(grid), 4 * steps)
 
@@ -174,6 +180,7 @@ def inner_plan(schedule: Schedule, shift: float, steps: int, order: int, mended:
     """
     times = grids.uniform(steps, shift=shift)
     if "grid" in mended:
+        # The same first and last times, the inner ones uniform in log-SNR.
         times[1:-1] = grids.log_snr(schedule, steps - 2, start=times[1], end=times[-2])
     times = times[1:-1] if "first jump" in mended else times[:-1]
     if order == 1:
@@ -212,6 +219,7 @@ def _both_ends(
     def run(pair: tuple[Plan, jax.Array]) -> tuple[jax.Array, jax.Array]:
         plan, label_time = pair
         before = flowjax.sample(field.velocity, start, plan).x
+        # x - t v(x, t) is the data prediction, so this is the first-order jump to t = 0.
         by_jump = before - t_last * field.velocity(before, label_time)
         return by_jump, flowjax.sample(field.velocity, before, fine).x
 
@@ -246,6 +254,7 @@ def endpoints(
         # Both states of the last jump come out of one run, so it is no choice of the inner plan.
         cases = [(3, s | bit) for s in range(ALL + 1) if not s & (last_jump | first_jump)]
         cases += [(order, ALL - last_jump if bit else NONE) for order in (1, 2)]
+        # One program for all combinations: their plans have one length.
         made = [inner_plan(schedule, shift, steps, order, subset(s)) for order, s in cases]
         labels = [t_last if "labels" in subset(s) else thousandths(t_last) for _, s in cases]
         inner = solvers.stacked(made, rows)
@@ -287,6 +296,7 @@ def ledger(rows: list[dict]) -> list[dict]:
     `gain` is the log of what mending the factor divides the error by, mean over cells. `fraction`
     is its part of the gain of all factors. `least` and `most` are the gains of single cells.
     """
+    # Means over cells within each resample: the seeds are drawn for all cells together.
     picks = _picks(rows)
     logs = np.stack([log_errors(row["log_squares"]) for row in rows], axis=1)
     each = -shapley(logs)  # (factors, cells)
@@ -317,6 +327,7 @@ def _against(row: dict, state: str, order: int, other: int) -> tuple[float, str]
         return next(lower[state] for lower in row["lower"] if lower["order"] == n)
 
     picks = _picks([row])
+    # Paired: both orders in the same resampled seeds.
     drawn = log_errors(squares(order), picks) - log_errors(squares(other), picks)
     low, high = np.quantile(drawn, [0.025, 0.975])
     if high < -math.log(1 + TIE):
@@ -330,6 +341,7 @@ def by_cell(rows: list[dict]) -> list[dict]:
     """One line a cell: errors of 3M shipped and mended, orders against each other, the ledger."""
     table = []
     for row in rows:
+        # By index of the subset: NONE first, ALL last.
         logs = log_errors(row["log_squares"])
         line = {name: row[name] for name in ("field", "shift", "nfe")}
         line |= {"3M shipped": math.exp(logs[NONE]), "3M mended": math.exp(logs[ALL])}

@@ -31,12 +31,14 @@ def _orders(table: list[dict], state: str) -> str:
 
 def _grouped(table: list[dict], name: str) -> list[tuple]:
     """[(value of a column, the lines that have it)], by rising value."""
+    # Shifts or numbers of steps, the smallest first.
     values = sorted({line[name] for line in table})
     return [(value, [line for line in table if line[name] == value]) for value in values]
 
 
 def _parts(table: list[dict], causes: list[str]) -> str:
     """What part of the gain of all causes each of `causes` has in these cells."""
+    # The gain of all causes together, mean over the cells.
     total = np.mean([sum(line[factor] for factor in FACTORS) for line in table])
     return " and ".join(
         f"{name} {np.mean([line[name] for line in table]) / total:.0%}" for name in causes
@@ -45,14 +47,17 @@ def _parts(table: list[dict], causes: list[str]) -> str:
 
 def section(rows: list[dict], command: str) -> report.Section:
     """The section of the page."""
+    # The coupled ring would weigh the ring twice.
     plain = [row for row in rows if row["field"] != COUPLED]
     table = by_cell(plain)
     ranked = sorted(ledger(plain), key=lambda bar: -bar["gain"])
+    # Causes whose whole interval lies on one side of zero, or on neither.
     harmful = [bar["cause"] for bar in ranked if bar["high"] < 0]
     unclear = [bar["cause"] for bar in ranked if bar["low"] <= 0 <= bar["high"]]
     largest = [bar["cause"] for bar in ranked[:2]]
     fractions = ", ".join(f"{bar['cause']} {bar['fraction']:.0%}" for bar in ranked)
     divides = math.exp(sum(bar["gain"] for bar in ranked))
+    # What the largest causes carry may depend on the shift and on the number of steps.
     by_shift = "; ".join(
         f"shift {shift:g}: {_parts(own, largest)}" for shift, own in _grouped(table, "shift")
     )
@@ -60,6 +65,7 @@ def section(rows: list[dict], command: str) -> report.Section:
         f"{n} steps: {_orders(own, 'shipped')}, {_orders(own, 'mended')}"
         for n, own in _grouped(table, "nfe")
     )
+    # Mending does not help everywhere.
     worse = sum(line["3M mended"] > line["3M shipped"] for line in table)
     names = ", ".join(dict.fromkeys(line["field"] for line in table))
     seeds = len(rows[0]["log_squares"][0])
@@ -86,6 +92,7 @@ def section(rows: list[dict], command: str) -> report.Section:
 def _remainder(rows: list[dict]) -> str:
     """What is left when all is mended, against the same ring with straightened paths."""
     table = by_cell(rows)
+    # The same cells on the ring with straightened paths.
     straight = {(t["shift"], t["nfe"]): t for t in table if t["field"] == COUPLED}
     pairs = [
         (line, straight[line["shift"], line["nfe"]])
@@ -94,6 +101,7 @@ def _remainder(rows: list[dict]) -> str:
     ]
     if not pairs:
         return ""
+    # By what straight paths divide the error, before and after mending.
     shipped, left = (
         geometric_mean(bent[name] / other[name] for bent, other in pairs)
         for name in ("3M shipped", "3M mended")
@@ -112,6 +120,7 @@ def _remainder(rows: list[dict]) -> str:
 def _caveat(table: list[dict]) -> str:
     worst = max(table, key=lambda line: line["3 / 2, mended"])
     shipped = [grids.uniform(line["nfe"], shift=line["shift"]) for line in table]
+    # On these grids truncated labels are exact labels.
     whole = sum(np.allclose(thousandths(times), times, atol=1e-9) for times in shipped)
     _, at_least_shift = _grouped(table, "shift")[0]
     gain = geometric_mean(line["3M mended"] / line["3M shipped"] for line in at_least_shift)

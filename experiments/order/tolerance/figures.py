@@ -21,6 +21,7 @@ def _columns(points: list[dict]) -> tuple[list[float], list[float]]:
 def _draw_fixed(ax: Axes, points: list[dict]) -> None:
     """Thin lines: one for each fixed plan, dotted on a log-SNR grid."""
     for plan in dict.fromkeys(p["plan"] for p in points):
+        # Colour is the solver, the dash is the grid.
         look = report.style(plan)
         look |= {"linestyle": "-" if plan.endswith("uniform") else ":", "markersize": 3}
         own = [p for p in points if p["plan"] == plan]
@@ -46,6 +47,7 @@ def _draw_method(ax: Axes, row: dict) -> None:
         alpha=0.75,
         label=f"adaptive, {row['method']}",
     )
+    # The star: what users get who leave the defaults.
     public = next(p for p in row["cells"] if (p["atol"], p["rtol"]) == PUBLIC)
     ax.plot(
         public["nfe"], public["rms"], "*", color=colour, markersize=12, markeredgecolor=report.INK
@@ -58,6 +60,7 @@ def draw_work(rows: list[dict]) -> report.Picture:
     fig, axes = report.canvas(len(names), 1, width=4.6, height=3.1 * len(names) + 1.2)
     axes = np.atleast_1d(axes)
     for ax, name in zip(axes, names, strict=True):
+        # Fixed plans and maps of one field.
         own = [row for row in rows if row["field"] == name]
         fixed = [p for row in own if row["part"] == "fixed" for p in row["fixed"]]
         maps = [row for row in own if row["part"] == "map"]
@@ -80,6 +83,7 @@ def draw_work(rows: list[dict]) -> report.Picture:
 
 def draw_map(rows: list[dict]) -> report.Picture:
     """Mean evaluations for each atol and rtol on the first field, one panel a method."""
+    # The maps of one field are enough for a page.
     maps = [row for row in rows if row["part"] == "map"]
     name = maps[0]["field"]
     own = [row for row in maps if row["field"] == name]
@@ -89,6 +93,7 @@ def draw_map(rows: list[dict]) -> report.Picture:
             ax, row["cells"], x="rtol", y="atol", value="nfe", log=True, label="NFE (mean)"
         )
         ax.set_title(f"{row['method']}, {name}")
+        # Seven tolerances do not fit side by side.
         ax.tick_params(axis="x", labelrotation=35)
     return report.picture(
         fig,

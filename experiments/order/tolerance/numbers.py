@@ -22,6 +22,7 @@ METHODS = {  # name: (method of `sample_adaptive`, order)
     "Runge-Kutta 5": ("runge_kutta", 5),
 }
 PUBLIC = (0.0078, 0.05)  # atol, rtol: the defaults of the public codes
+# Multistep solvers on two grids, and the singlestep formulas that adaptive runs use.
 FIXED = {  # name: (solver, steps -> grid)
     f"{solver}, {grid}": (solver, make_grid)
     for solver in ("AB3", "DPM++ 2M", "DPM++ 3M exact")
@@ -121,6 +122,7 @@ def adaptive(
 
     A group is a batch of its own.
     """
+    # The method is static; tolerances are arguments.
     name, order = METHODS[method]
 
     def run(noise: jax.Array) -> tuple:
@@ -254,6 +256,7 @@ def _counts(cell: Cell, x: np.ndarray, needed: np.ndarray, computed: np.ndarray)
 
 def front(points: list[dict]) -> list[dict]:
     """Those of [{nfe, rms}] that no cheaper point is as good as, by rising NFE."""
+    # By rising cost, keep what lowers the error.
     best = []
     for point in sorted(points, key=lambda p: (p["nfe"], p["rms"])):
         if not best or point["rms"] < best[-1]["rms"]:
@@ -287,6 +290,7 @@ def excess(rows: list[dict]) -> list[dict]:
                     ratio = point["rms"] / error_at(row["cells"], point["nfe"])
                     if np.isfinite(ratio):
                         ratios[line_of(point)].append(ratio)
+        # Points beyond the front of a map have no comparison.
         for line, found in ratios.items():
             if found:
                 mean = geometric_mean(found)
@@ -305,8 +309,10 @@ def at_public(rows: list[dict]) -> list[dict]:
         own = next(cell for cell in row["cells"] if (cell["atol"], cell["rtol"]) == PUBLIC)
         rival = next(plan for plan in row["fixed"] if plan["plan"] == row["best"])
         uncontrolled = UNCONTROLLED.get(row["method"])
+        # The same formulas on a fixed grid of equal NFE: what control itself is worth.
         without = [own["rms"] / f["rms"] for f in row["fixed"] if f["plan"] == uncontrolled]
         fixed = [*curves.get(row["field"], ()), *row["fixed"]]
+        # From how many evaluations a fixed plan is as accurate.
         enough = [plan["nfe"] for plan in fixed if plan["rms"] <= own["rms"]]
         table.append(
             {

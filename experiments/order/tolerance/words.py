@@ -19,6 +19,7 @@ def _efficient(table: list[dict]) -> str:
     """Which line of the map is efficient for each method, as a sentence."""
     parts = []
     for method in dict.fromkeys(line["method"] for line in table):
+        # The most efficient line of each method first.
         own = sorted((t for t in table if t["method"] == method), key=lambda t: t["excess"])
         lines = ", ".join(f"{t['line']} {report.sig(t['excess'], 3)}" for t in own)
         parts.append(f"{method} {lines}")
@@ -30,6 +31,7 @@ def _efficient(table: list[dict]) -> str:
 
 def _span(table: list[dict], name: str) -> str:
     """The least and the greatest value of a column, as words."""
+    # One number where both ends agree to two digits.
     values = [line[name] for line in table]
     least, greatest = report.sig(min(values)), report.sig(max(values))
     return least if least == greatest else f"{least} to {greatest}"
@@ -40,12 +42,14 @@ def _batches(rows: list[dict]) -> str:
     own = sorted((row for row in rows if row["part"] == "batch"), key=lambda row: row["batch"])
     if not own:
         return ""
+    # The smallest and the largest batch.
     first, last = own[0], own[-1]
     grows = "; ".join(
         f"batch {row['batch']}: {report.sig(row['own']['computed'])} and "
         f"{report.sig(row['lockstep']['computed'])}"
         for row in own
     )
+    # What lockstep costs in evaluations, and what it gains in error.
     dearer = last["lockstep"]["computed"] / last["own"]["computed"]
     change = last["lockstep"]["rms"] / last["own"]["rms"]
     return (
@@ -68,6 +72,7 @@ def _public_clauses(public: list[dict]) -> tuple[str, str]:
             f"{method}: {_span(own, 'NFE')} evaluations (p95 {_span(own, 'p95 NFE')}) for an "
             f"error of {_span(own, 'error')}, against {_span(own, 'its error')}"
         )
+        # Runge-Kutta 5 has no plan with its formulas.
         if method in UNCONTROLLED:
             alone.append(
                 f"{method} {_span(own, 'without control')} times that of {UNCONTROLLED[method]}"
@@ -89,6 +94,7 @@ def _batch_table(rows: list[dict]) -> list[dict]:
 def section(rows: list[dict], command: str) -> report.Section:
     """The section of the page."""
     public, lines, below = at_public(rows), excess(rows), below_fixed(rows)
+    # Verdicts on the adaptive run by RMS error, and by median error.
     counts, medians = (
         {verdict: sum(line[name] == verdict for line in public) for verdict in VERDICTS}
         for name in ("adaptive is", "by median")
@@ -97,6 +103,7 @@ def section(rows: list[dict], command: str) -> report.Section:
         clear = "No"
     else:
         clear = "Yes" if counts["better"] == len(public) else "Sometimes"
+    # Which fixed plan is the rival, chosen with the errors in hand.
     best = [line["best fixed plan"] for line in public]
     bests = ", ".join(f"{name} {best.count(name)}" for name in dict.fromkeys(best))
     errors, alone = _public_clauses(public)
@@ -104,8 +111,10 @@ def section(rows: list[dict], command: str) -> report.Section:
         f"{method} in {n} of {total}, error ratio {report.sig(ratio)}"
         for method, (n, total, ratio) in below.items()
     )
+    # How far few samples carry the RMS error.
     tails = [{"tail": line["error"] / line["median error"]} for line in public]
     maps = [row for row in rows if row["part"] == "map"]
+    # Samples that ran out of evaluations count with the state they had.
     unfinished = sum(cell["unfinished"] for row in maps for cell in row["cells"])
     doubling = max(row["doubling"] for row in rows if "doubling" in row)
     return report.Section(
