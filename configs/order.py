@@ -23,6 +23,7 @@ the ranking is the one of the text books.
 import dataclasses
 
 from configs.common import shrink
+from flowjax.records import unrecorded
 
 
 @dataclasses.dataclass
@@ -50,6 +51,7 @@ class Config:
         evaluations are dear; their shifts are 1 and 3, and the steps are those of the reference.
       reference_steps: RK4 steps of the reference.
       repeats: timed calls of the cost table.
+      questions: which questions to measure, by the names in their rows; () is all of them.
     """
 
     seeds: int = 10
@@ -111,6 +113,7 @@ class Config:
 
     reference_steps: int = 400
     repeats: int = 9
+    questions: tuple[str, ...] = unrecorded(())
 
 
 # The demo: three fields, two shifts, 80 starts.

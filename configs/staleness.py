@@ -14,6 +14,7 @@ forecast with a gain, corrected by the receiver, leaves a third of the error on 
 import dataclasses
 
 from configs.common import shrink
+from flowjax.records import unrecorded
 
 
 @dataclasses.dataclass
@@ -47,6 +48,7 @@ class Config:
       sent: subjects whose keys and values are sent with fewer bits.
       bits: of a number; 32 is sent as it is.
       shown: images of the gallery.
+      questions: which questions to measure, by the names in their rows; () is all of them.
     """
 
     subjects: tuple[str, ...] = ("field", "network")
@@ -80,6 +82,7 @@ class Config:
     sent: tuple[str, ...] = ("network", "emoji")
     bits: tuple[int, ...] = (32, 16, 8, 4, 3, 2)
     shown: int = 6
+    questions: tuple[str, ...] = unrecorded(())
 
 
 def get_config(arg=""):

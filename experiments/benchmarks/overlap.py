@@ -15,7 +15,7 @@ from flowjax import grids, models, parallel, plans, records
 from flowjax.errors import check_choice
 from flowjax.parallel import traffic
 from flowjax.parallel.analysis import overlap
-from flowjax.parallel.stale import model as stale
+from flowjax.parallel.stale import rows as stale
 
 CONTENDERS = {
     "gather": {"attention": "gather"},

@@ -13,7 +13,7 @@ from experiments.lab.timing import interleaved
 from flowjax import grids, models, parallel, plans, records
 from flowjax.parallel import traffic
 from flowjax.parallel.analysis.hlo import collectives
-from flowjax.parallel.stale import model as stale
+from flowjax.parallel.stale import rows as stale
 
 VIRTUAL = 8
 BRANCHES = {stale.SYNC: "synchronous", stale.EXCHANGE: "exchange", stale.HOLD: "hold"}

@@ -6,7 +6,7 @@ import jax
 jax.config.update("jax_enable_x64", True)
 
 from experiments.cli.run import main
-from experiments.order import make_report, run  # noqa: E402
+from experiments.order import QUESTIONS, make_report, run  # noqa: E402
 
 if __name__ == "__main__":
-    main(run, make_report)
+    main(run, make_report, questions=QUESTIONS)

@@ -7,7 +7,7 @@ jax.config.update(
 )  # the exact field is computed in float64; set before the first array exists
 
 from experiments.cli.run import main
-from experiments.staleness import make_report, run  # noqa: E402
+from experiments.staleness import QUESTIONS, make_report, run  # noqa: E402
 
 if __name__ == "__main__":
-    main(run, make_report)
+    main(run, make_report, questions=QUESTIONS)

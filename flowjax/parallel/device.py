@@ -31,7 +31,7 @@ class Setup(NamedTuple):
     way: str
     kinds: tuple
     comm_dtype: str | None
-    share: str
+    gains_per: str
 
 
 def body(setup, params, noise, label, keys, plan, rows, positions):
@@ -84,7 +84,7 @@ def _model(setup, params, label, rows, positions, tokens, noise):
             setup, lambda x, t, label: network(x, t, label, attention, None)[0], label
         ), None
     config, batch = card.config, len(noise) * (2 if doubled(mesh, setup.guidance) else 1)
-    line = ways.Line(axes, tokens, len(positions), rows, setup.comm_dtype, setup.share)
+    line = ways.Line(axes, tokens, len(positions), rows, setup.comm_dtype, setup.gains_per)
     way = ways.WAYS[setup.way](line, config.depth)
     shape = batch, len(positions), config.heads, config.width // config.heads
     carry = stale.start(

@@ -16,9 +16,10 @@ from flowjax.models import dit
 from flowjax.parallel import traffic
 from flowjax.parallel.device import Setup, body
 from flowjax.parallel.mesh import DATA, token_axes, token_shards
-from flowjax.parallel.options import check, check_layers
+from flowjax.parallel.options import check_layers, check_run, from_keywords
 from flowjax.parallel.pipeline import stage as pipe
 from flowjax.parallel.stale import model as stale
+from flowjax.parallel.stale.rows import kinds_of, row_schedule
 from flowjax.sampling import Solution
 
 
@@ -49,10 +50,7 @@ class Stats(NamedTuple):
         return np.where(self.synced, *self.received.T[::-1])
 
 
-def sample(
-    model, noise, label, plan, mesh, *, guidance=1.0, attention="gather", warmup=1, policy=None, refresh=1, gather=None,
-    forecast=0, correction=None, comm_dtype=None, residual=False, share="device", patches=None, key=None,
-):  # fmt: skip
+def sample(model, noise, label, plan, mesh, *, key=None, **options):
     """Run a plan over a mesh. The samples do not depend on the mesh, but for what stale attention changes.
 
     The first call with a model, a mesh and these options compiles; later ones reuse the program, whatever the numbers in
@@ -65,27 +63,7 @@ def sample(
       label: (B,) integers, or None for the null label.
       plan: a `Plan` with known numbers.
       mesh: from `make_mesh`.
-      guidance: the scale of classifier-free guidance. Its branches are two halves of the mesh where that has cfg=2, and
-        else two halves of the batch.
-      attention: "gather", "ulysses", "ring" or "ulysses_ring", which are exact; "stale" attends to this device's own keys
-        and values of this row, and to the others' of the step before (a plan with several rows a step: of the same stage).
-        "pipefusion" splits the layers over the axis pipe, and patches of the image follow each other through them (see
-        parallel.pipeline.stage). What follows is for "stale"; for "pipefusion" warmup, policy (of fixed steps), forecast, correction and
-        share.
-      warmup: the number of synchronous steps at the start, exactly; at least 1.
-      policy: (steps,) from `parallel.stale.policies`, in the place of warmup: which steps are synchronous, or by which tolerance.
-      refresh: r: after the warm-up exchange in every r-th step only; None: never again ("no_sync").
-      gather: "late" (carry one's own keys and values, gather a layer ahead) or "early" (carry everyone's). By default late
-        where it can: not with another refresh than 1, nor with residual.
-      forecast: what the others are told: 0, one's newest keys and values; 1, 2 or "tuned": extrapolated to the row in which
-        they are used (see parallel.stale.forecast).
-      correction: what of its own missed values a device adds to the others', a share from 0 to 1 (see `attention.corrected`).
-        None: `forecast.CORRECTION` of "tuned", else 0.
-      comm_dtype: how it travels: None (as it is), "bfloat16", "int8" or "int4" (see parallel.stale.precision).
-      residual: send what the forecast missed. Everyone then keeps everyone's keys and values of as many rows as it takes.
-      share: of "tuned", who shares gains: the tokens of a "device", or each "token" has its own.
-      patches: of "pipefusion", M, which divides the tokens. The samples depend on M, not on the number of stages; of "tuned",
-        the tokens of a patch are those of a "device".
+      **options: the fields of `parallel.options.Options`, each by its name.
       key: for plans that draw noise, as in `flowjax.sample`; each device draws a sample's noise and keeps its tokens.
 
     Returns:
@@ -95,17 +73,16 @@ def sample(
     Raises:
       ValueError: what does not fit, before anything compiles.
     """
-    options = stale.Options(
-        warmup, policy, refresh, gather, forecast, correction, comm_dtype, residual, share, patches
-    )
-    run, args, rows = _program(model, noise, label, plan, mesh, guidance, attention, options, key)
+    options = from_keywords("parallel.sample", options)
+    run, args, rows = _program(model, noise, label, plan, mesh, options, key)
     x, status, counts, said = run(*args)
+    attention, guidance, comm_dtype = options.attention, options.guidance, options.comm_dtype
     if attention == "pipefusion":
         received = traffic.piped(
-            model.card.config, np.shape(noise), mesh, guidance, x.dtype, patches, rows
+            model.card.config, np.shape(noise), mesh, guidance, x.dtype, options.patches, rows
         )
         return Solution(x, status, Stats(*counts, *said, received), None, None)
-    extra = (options.way, comm_dtype, rows.forecast.weights.shape[1]) if rows else ()
+    extra = (options.exchange_method, comm_dtype, rows.forecast.weights.shape[1]) if rows else ()
     row = traffic.a_row(
         model.card.config, np.shape(noise), mesh, attention, guidance, x.dtype, *extra
     )
@@ -117,36 +94,37 @@ def sample(
     return Solution(x, status, Stats(*counts, *said, received), None, None)
 
 
-def program(
-    model, noise, label, plan, mesh, *, guidance=1.0, attention="gather", warmup=1, policy=None, refresh=1, gather=None,
-    forecast=0, correction=None, comm_dtype=None, residual=False, share="device", patches=None, key=None,
-):  # fmt: skip
-    """The program that `sample` runs: (jitted function, its arguments laid out on the mesh, the plan's `stale.Rows`).
+def program(model, noise, label, plan, mesh, *, key=None, **options):
+    """The program that `sample` runs: (jitted function, its arguments laid out on the mesh, the plan's `RowSchedule`).
 
     `run.lower(*args).compile()` shows what was compiled. Arguments as in `sample`; where noise is a `jax.ShapeDtypeStruct`,
     and the parameters too, nothing is laid out and the arguments are shapes: all that compiling needs, and all that there
     can be where the devices of the mesh are not here (see parallel.analysis.overlap). The rows are None where attention is exact, and
     of "pipefusion" a `pipe.Table`.
     """
-    options = stale.Options(
-        warmup, policy, refresh, gather, forecast, correction, comm_dtype, residual, share, patches
-    )
-    return _program(model, noise, label, plan, mesh, guidance, attention, options, key)
+    options = from_keywords("parallel.program", options)
+    return _program(model, noise, label, plan, mesh, options, key)
 
 
-def _program(model, noise, label, plan, mesh, guidance, attention, options, key):
-    """`program` with its options as `stale.Options`."""
+def _program(model, noise, label, plan, mesh, options, key):
+    """`program` with its options as `Options`."""
     plan = jax.tree.map(np.asarray, plan)
     lay = _shaped if isinstance(noise, jax.ShapeDtypeStruct) else _placed
     noise = noise if lay is _shaped else jnp.asarray(noise)
-    label = check(model, noise, label, plan, mesh, guidance, attention, options)
+    label = check_run(model, noise, label, plan, mesh, options)
+    attention, guidance = options.attention, options.guidance
     rows, card = None, _Same(model.card)
     if attention == "pipefusion":
-        setup = pipe.Setup(card, mesh, float(guidance), options.patches, options.share)
-        rows = pipe.table(stale.rows(plan, options), setup)
+        setup = pipe.Setup(card, mesh, float(guidance), options.patches, options.gains_per)
+        rows = pipe.table(row_schedule(plan, options), setup)
     elif attention == "stale":
-        rows = stale.rows(plan, options)
-        how = options.way, stale.kinds_of(options.refresh), options.comm_dtype, options.share
+        rows = row_schedule(plan, options)
+        how = (
+            options.exchange_method,
+            kinds_of(options.refresh),
+            options.comm_dtype,
+            options.gains_per,
+        )
         setup = Setup(card, mesh, attention, float(guidance), *how)
     else:
         setup = Setup(card, mesh, attention, float(guidance), None, None, None, None)

@@ -102,7 +102,7 @@ def contiguous(tokens, devices):
 
 def exchange(
     plan, tokens, devices, *, attention="stale", warmup=1, policy=None, refresh=1, forecast=0, correction=None,
-    comm_dtype=None, residual=False, share="device", slots=None,
+    comm_dtype=None, residual=False, gains_per="device", slots=None,
 ):  # fmt: skip
     """`Exchange` of a run.
 
@@ -121,11 +121,11 @@ def exchange(
         else 0.
       comm_dtype: None, "bfloat16", "int8" or "int4" (see parallel.stale.precision); or a number of bits.
       residual: send what the forecast missed.
-      share: of "tuned": who shares a gain: the tokens of a "device", or each "token" has its own. Samples never share.
+      gains_per: of "tuned": who shares a gain: the tokens of a "device", or each "token" has its own. Samples never share.
       slots: size of the tables, at least n; exchanges of one size share a compiled program. By default n.
     """
     check_choice("parallel.emulate", "attention", attention, ATTENTIONS)
-    check_choice("parallel.emulate", "share", share, ("device", "token"))
+    check_choice("parallel.emulate", "gains_per", gains_per, ("device", "token"))
     if not 1 <= warmup <= plan.steps:
         raise ValueError(
             f"parallel.emulate: warmup={warmup} of {plan.steps} steps; wanted from 1 to {plan.steps}."
@@ -164,7 +164,7 @@ def exchange(
         sent,
         stage[:, None] == np.arange(stage.max() + 1)[None],
         forecasting.forecast(plan, stage, forecast),
-        np.eye(tokens, dtype=bool) if share == "token" else shards == everyone[:, None],
+        np.eye(tokens, dtype=bool) if gains_per == "token" else shards == everyone[:, None],
         np.float64(
             comm_dtype if isinstance(comm_dtype, int) else bits_of("parallel.emulate", comm_dtype)
         ),
@@ -189,7 +189,7 @@ def emulate(
       guidance: scale of classifier-free guidance; 1 is none. Both branches are stale in the same way.
       attention: "gather", exact; "stale"; or "pipefusion".
       key: for plans that draw noise, as in `flowjax.sample`; the result of an exact mode does not depend on n.
-      **options: warmup, policy, refresh, forecast, comm_dtype, residual and share, see `exchange`.
+      **options: warmup, policy, refresh, forecast, comm_dtype, residual and gains_per, see `exchange`.
 
     Returns:
       `flowjax.Solution` whose stats are `Stats`, and whose carry is None.

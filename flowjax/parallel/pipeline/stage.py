@@ -33,7 +33,8 @@ from flowjax.parallel.attention import corrected
 from flowjax.parallel.mesh import CFG, DATA, PIPE, doubled
 from flowjax.parallel.pipeline.ticks import Ticks, schedule
 from flowjax.parallel.stale import forecast
-from flowjax.parallel.stale.model import Rows, Said
+from flowjax.parallel.stale.model import Said
+from flowjax.parallel.stale.rows import RowSchedule
 from flowjax.plans.table import DEPTH, Plan
 from flowjax.sampling import in_dtype, update, verdict
 
@@ -43,9 +44,9 @@ SAID = Said(
 
 
 class Table(NamedTuple):
-    """What a run does: row by row, a `stale.Rows`, and tick by tick, a `ticks.Ticks`."""
+    """What a run does: row by row, a `RowSchedule`, and tick by tick, a `ticks.Ticks`."""
 
-    rows: Rows
+    rows: RowSchedule
     ticks: Ticks
 
 
@@ -56,7 +57,7 @@ class Setup(NamedTuple):
     mesh: jax.sharding.Mesh
     guidance: float
     patches: int
-    share: str
+    gains_per: str
 
     @property
     def stages(self):
@@ -88,7 +89,7 @@ class Stage(NamedTuple):
       told: (b,) labels of the samples that the network sees: twice as many where both branches of guidance are here.
       positions: (L, E).
       plan: in the dtype of the state.
-      rows: `stale.Rows`.
+      rows: `RowSchedule`.
       draws: (N, B, L, P) the noise of every row, or None.
       here: (), this stage's number.
     """
@@ -99,7 +100,7 @@ class Stage(NamedTuple):
     told: jax.Array
     positions: jax.Array
     plan: Plan
-    rows: Rows
+    rows: RowSchedule
     draws: jax.Array | None
     here: jax.Array
 
@@ -124,7 +125,7 @@ class State(NamedTuple):
 
 
 def table(rows, setup):
-    """`Table` of a run, from `stale.Rows` of a policy without tolerance."""
+    """`Table` of a run, from `RowSchedule` of a policy without tolerance."""
     return Table(rows, schedule(rows.policy < 0, setup.patches, setup.stages, setup.hop))
 
 
@@ -169,10 +170,10 @@ def start(stage, x):
     tokens, heads = x.shape[1], (config.heads, config.width // config.heads)
     x = jax.lax.pcast(x, PIPE, to="varying")
     kept = setup.zeros(
-        (len(stage.rows.begins), own, memory, 2, each, tokens, *heads), config.dtype or x.dtype
+        (len(stage.rows.first_of_substep), own, memory, 2, each, tokens, *heads), config.dtype or x.dtype
     )
     message = setup.zeros((each, tokens // setup.patches, config.width), x.dtype)
-    sums = setup.zeros((len(stage.rows.stage), 2, own, each), x.dtype)
+    sums = setup.zeros((len(stage.rows.substep), 2, own, each), x.dtype)
     return State(x, x, (jnp.zeros_like(x),) * DEPTH, kept, sums, message, message)
 
 
@@ -229,7 +230,7 @@ def work(stage, state, size, first, row, busy, message):
         )
 
     hidden, (own, squares) = jax.lax.cond(busy, layers, lambda message: (message, nothing), message)
-    place = [jnp.asarray(i, jnp.int32) for i in (stage.rows.stage[row], 0, 0, 0, 0, first, 0, 0)]
+    place = [jnp.asarray(i, jnp.int32) for i in (stage.rows.substep[row], 0, 0, 0, 0, first, 0, 0)]
     past = jax.lax.dynamic_slice(state.kept, place, (1, count, memory, *own.shape[1:]))
     newest = jnp.concatenate([own[None, :, None], past[:, :, :-1]], axis=2)
     kept = jax.lax.dynamic_update_slice(state.kept, jnp.where(busy, newest, past), place)
@@ -261,7 +262,7 @@ def said(stage, sums):
     """`stale.Said` of the run, its layers those of this stage, from the sums (N, 2, K/n, b)."""
     rows, groups = stage.rows, stage.setup.groups
     synced = rows.policy < 0
-    begins = jnp.arange(len(synced)) == rows.begins[rows.stage]
+    begins = jnp.arange(len(synced)) == rows.first_of_substep[rows.substep]
     layers = jax.lax.psum(sums.sum(3), groups)  # (N, 2, K/n)
     samples = jax.lax.psum(sums.sum(2), PIPE)  # (N, 2, b)
     total = jax.lax.psum(layers.sum(2), PIPE)  # (N, 2)
@@ -277,9 +278,9 @@ def said(stage, sums):
 
 def _attention(stage, kept, first, row):
     """Attention as models.dit describes; its carry is the keys and values (K/n, 2, b, l, heads, d), and sums (2, K/n, b)."""
-    kind, memory, tokens = stage.rows.stage[row], kept.shape[2], kept.shape[5]
+    kind, memory, tokens = stage.rows.substep[row], kept.shape[2], kept.shape[5]
     run = (
-        1 if stage.setup.share == "token" else tokens // stage.setup.patches
+        1 if stage.setup.gains_per == "token" else tokens // stage.setup.patches
     )  # tokens that share gains
 
     def pool(sums):

@@ -24,8 +24,7 @@ import jax.numpy as jnp
 from flowjax.parallel.attention import TOKENS, gathered
 from flowjax.parallel.stale.forecast import predict
 from flowjax.parallel.stale.precision import decoded, encoded
-
-SYNC, EXCHANGE, HOLD = 0, 1, 2  # kinds of row
+from flowjax.parallel.stale.rows import EXCHANGE, HOLD, SYNC, RowSchedule
 
 
 class Line(NamedTuple):
@@ -34,17 +33,17 @@ class Line(NamedTuple):
     Attributes:
       axes: the mesh axes that share an image's tokens.
       tokens, local: L without padding, and the number of them on one device, L/n rounded up.
-      rows: the `stale.Rows` of the run.
+      rows: the `RowSchedule` of the run.
       comm_dtype: how numbers travel, see parallel.stale.precision.
-      share: "device" or "token": who shares fitted gains.
+      gains_per: "device" or "token": who shares fitted gains.
     """
 
     axes: tuple
     tokens: int
     local: int
-    rows: Any
+    rows: RowSchedule
     comm_dtype: str | None
-    share: str
+    gains_per: str
 
     @property
     def memory(self):
@@ -95,7 +94,7 @@ class Line(NamedTuple):
 
     def _pool(self, sums):
         """Sums (1, B, T) of each token added up over those who share gains: no collective."""
-        if self.share == "token":
+        if self.gains_per == "token":
             return sums
         shards = jnp.where(self.valid(sums.shape[-1]), sums, 0).reshape(
             *sums.shape[:-1], -1, self.local
@@ -150,10 +149,12 @@ def late(line, depth):
     def settled(row, kept):
         if line.plain:
             return kept
-        return kept._replace(ahead=line.tell(line.forecast(kept.own[0], line.rows.after[row])))
+        return kept._replace(
+            ahead=line.tell(line.forecast(kept.own[0], line.rows.next_of_substep[row]))
+        )
 
     def exchange(own, layer, row, kept):
-        when = jnp.where(layer + 1 < depth, row, line.rows.after[row])
+        when = jnp.where(layer + 1 < depth, row, line.rows.next_of_substep[row])
         message = lambda history: line.forecast(at(history, (layer + 1) % depth), when)
         # Read before written, in this order: fused into one, the two would have the gather wait for this layer's keys and
         # values, and on a TPU hide 90 % of the layer's products behind it where all of them could (parallel.analysis.overlap).
@@ -176,7 +177,9 @@ def early(line, depth):
     def keep(own, layer, row, kept, everyone=None):
         past = jnp.concatenate([own[None], at(kept.own, layer)])
         told = (
-            line.tell(line.forecast(past, line.rows.after[row])) if everyone is None else everyone
+            line.tell(line.forecast(past, line.rows.next_of_substep[row]))
+            if everyone is None
+            else everyone
         )
         return Early(put(kept.own, past[:-1], layer), put(kept.told, told, layer))
 

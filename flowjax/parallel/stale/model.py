@@ -19,61 +19,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from flowjax.parallel.attention import attend, corrected
 from flowjax.parallel.mesh import CFG, DATA
-from flowjax.parallel.stale import policies
-from flowjax.parallel.stale.exchange import EXCHANGE, HOLD, SYNC, at, put
-from flowjax.parallel.stale.forecast import Forecast, correction_of, forecast
-
-
-class Options(NamedTuple):
-    """How attention is stale; the fields are arguments of `parallel.sample`, and `way` is one of parallel.stale.exchange."""
-
-    warmup: int = 1
-    policy: Any = None
-    refresh: int | None = 1
-    gather: str | None = None
-    forecast: int | str = 0
-    correction: float | None = None
-    comm_dtype: str | None = None
-    residual: bool = False
-    share: str = "device"
-    patches: int | None = None
-
-    @property
-    def way(self):
-        """The name of the way in parallel.stale.exchange: "late", "early" or "residual"."""
-        return (
-            "residual"
-            if self.residual
-            else self.gather or ("late" if self.refresh == 1 else "early")
-        )
-
-
-class Rows(NamedTuple):
-    """What each row of a plan does. A pytree of arrays: N rows, S the most rows of a step.
-
-    Attributes:
-      policy: (N,) the staleness metered in row decides[i] above which row i is synchronous.
-      decides: (N,) int, the last row of the step before; -1 where there is none, and so no staleness can be borne.
-      sent: (N,) bool, whether the row exchanges if it is stale.
-      stage: (N,) int, which of its step's rows it is.
-      begins: (S,) int, the first row of each stage.
-      after: (N,) int, the next row of the same stage; the row itself where there is none.
-      forecast: a `forecast.Forecast`.
-      correction: None, or () the share of `attention.corrected`.
-    """
-
-    policy: np.ndarray
-    decides: np.ndarray
-    sent: np.ndarray
-    stage: np.ndarray
-    begins: np.ndarray
-    after: np.ndarray
-    forecast: Forecast
-    correction: np.ndarray | None
+from flowjax.parallel.stale.exchange import at, put
+from flowjax.parallel.stale.rows import EXCHANGE, HOLD, SYNC
 
 
 class Said(NamedTuple):
@@ -100,55 +50,16 @@ class Carry(NamedTuple):
     said: Said
 
 
-def rows(plan, options):
-    """`Rows` of a plan with known numbers.
-
-    A plan with several rows a step (Heun, singlestep) keeps the values of each stage apart: the second row of a step sees
-    those of the second row of an earlier step, so all stale values are whole steps old. All rows of a step follow its
-    threshold, but a row whose stage no earlier step had is synchronous.
-
-    Args:
-      plan: a `Plan`.
-      options: `Options`. With refresh = r those steps exchange whose number counted from the last synchronous one is a
-        multiple of r, so that values are 1 to r steps old; None: never again.
-    """
-    policy = (
-        policies.warm_up(plan.steps, options.warmup)
-        if options.policy is None
-        else np.asarray(options.policy, float)
-    )
-    index, step = np.arange(plan.rows), np.cumsum(plan.ends_step) - plan.ends_step
-    stage = np.where(plan.counted, index - np.searchsorted(step, step), 0)
-    begins = np.array([np.argmax(stage == s) for s in range(stage.max() + 1)])
-    after = [next((j for j in index[i + 1 :] if stage[j] == stage[i]), i) for i in index]
-    later = step - np.flatnonzero(policy < 0).max()
-    return Rows(
-        np.where(np.isin(index, begins), policies.ALWAYS, policy[np.minimum(step, plan.steps - 1)]),
-        (np.searchsorted(step, step) - 1).astype(np.int32),
-        later % options.refresh == 0 if options.refresh else np.zeros(plan.rows, bool),
-        stage.astype(np.int32),
-        begins.astype(np.int32),
-        np.array(after, np.int32),
-        forecast(plan, stage, options.forecast),
-        correction_of(options.forecast, options.correction),
-    )
-
-
-def kinds_of(refresh):
-    """The kinds of row that occur with this `refresh`, in the order of their numbers."""
-    return {1: (SYNC, EXCHANGE), None: (SYNC, HOLD)}.get(refresh, (SYNC, EXCHANGE, HOLD))
-
-
 def start(rows, buffers, depth, dtype):
     """`Carry` before the first row.
 
     Args:
-      rows: `Rows`.
+      rows: a `RowSchedule`.
       buffers: those of one stage, of which only shapes and dtypes count.
       depth: K.
       dtype: of the meter.
     """
-    count, stages = len(rows.stage), len(rows.begins)
+    count, stages = len(rows.substep), len(rows.first_of_substep)
     said = Said(
         jnp.zeros(count, bool), *(jnp.zeros(s, dtype) for s in (count, (count, depth), count))
     )
@@ -168,7 +79,7 @@ def model(network, rows, way, kinds, line, sums):
 
     Args:
       network: (x, t, label, attention, carry) -> (velocity, carry).
-      rows: `Rows`.
+      rows: a `RowSchedule`.
       way: a `ways.Way`.
       kinds: those that occur, from `kinds_of`.
       line: a `ways.Line`.
@@ -189,7 +100,7 @@ def model(network, rows, way, kinds, line, sums):
         return run
 
     def switched(x, t, label, carry):
-        row, stage, before = carry.row, rows.stage[carry.row], rows.decides[carry.row]
+        row, stage, before = carry.row, rows.substep[carry.row], rows.decided_by[carry.row]
         metered = jnp.where(before < 0, jnp.inf, jnp.sqrt(carry.said.worst[before]))
         synced = metered > rows.policy[row]
         kind = jnp.where(synced, SYNC, jnp.where(rows.sent[row], EXCHANGE, HOLD))
@@ -199,7 +110,7 @@ def model(network, rows, way, kinds, line, sums):
             index, [branch(kind) for kind in kinds], row, x, t, label, buffers
         )
         kept = jax.tree.map(lambda all, one: put(all, one, stage), carry.buffers, buffers)
-        said = _metered(carry.said, row, synced, row == rows.begins[stage], line, sums)
+        said = _metered(carry.said, row, synced, row == rows.first_of_substep[stage], line, sums)
         return velocity, Carry(row + 1, kept, said)
 
     return switched

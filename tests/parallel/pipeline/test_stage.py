@@ -369,7 +369,7 @@ def test_several_rows_a_step_keep_their_stages_apart(name):
     agree(piped(2, 4, plan), emulated(4, plan))
 
 
-SLOWLY = ({"forecast": 1}, {"forecast": "tuned", "share": "token"}, {"correction": 0.8})
+SLOWLY = ({"forecast": 1}, {"forecast": "tuned", "gains_per": "token"}, {"correction": 0.8})
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from flowjax import Linear, grids, models, parallel, plans
 from flowjax.parallel import traffic
 from flowjax.parallel.analysis.hlo import collectives
 from flowjax.parallel.emulation.network import emulate_with, exchange
-from flowjax.parallel.stale.model import Options, rows
+from flowjax.parallel.options import Options
+from flowjax.parallel.stale.rows import row_schedule
 from tests.parallel.test_sampling import LABEL, NOISE, network
 
 PLAN = plans.dpm_solver_pp(Linear(), grids.uniform(5), 2)
@@ -74,7 +75,7 @@ def changed(change):
 )
 def test_kinds_of_rows(plan, warmup, refresh, kinds):
     """S synchronous, E exchanges, H holds. Values are those of the same stage, which the first step may lack."""
-    found = rows(plan, Options(warmup=warmup, refresh=refresh))
+    found = row_schedule(plan, Options(warmup=warmup, refresh=refresh))
     letters = np.where(found.policy < 0, "S", np.where(found.sent, "E", "H"))
     assert "".join(letters) == kinds
 
