@@ -1,4 +1,4 @@
-"""Objects of your own that a configuration names as `module:name`: a plan or a field that we do not ship."""
+"""Objects of your own that a configuration names as `module:name`: plans and fields."""
 
 import contextlib
 import importlib
@@ -44,7 +44,7 @@ def load(name: str, wanted: str) -> Any:
             importlib.invalidate_caches()
             found = importlib.import_module(module)
     except ModuleNotFoundError as error:
-        # A module that lacks one of its own imports is another mistake than a module that is not there.
+        # Is the module itself missing, or one of the modules that it imports?
         if error.name and (module == error.name or module.startswith(f"{error.name}.")):
             raise ValueError(
                 f"{form}; there is no module {module!r} in {os.getcwd()} or on the Python path."

@@ -38,6 +38,7 @@ def summary(errors: np.ndarray, seed: np.ndarray) -> dict:
     Returns:
       {rms, rms_low, rms_high, median, tail}.
     """
+    # The seeds of the bootstrap are fixed, so the same errors give the same interval.
     low, high = distances.bootstrap(errors, distances.rms, seed=0, groups=seed, resamples=RESAMPLES)
     return {
         "rms": float(distances.rms(errors)),
@@ -53,8 +54,8 @@ def paired(
 ) -> dict[str, float | str]:
     """Compare solver a with solver b on shared noise, by RMS error and by median error.
 
-    A verdict is "better" or "worse" when the whole 95 % interval of the ratio lies beyond a factor 1 + `tie`. Every
-    other case is a "tie": the data do not tell the two solvers apart.
+    A verdict is "better" or "worse" when the whole 95 % interval of the ratio lies beyond a factor
+    1 + `tie`. Every other case is a "tie": the data do not tell the two solvers apart.
 
     Args:
       errors_a, errors_b: (B,), row i from the same noise.
@@ -62,9 +63,11 @@ def paired(
       tie: the relative difference that counts as none.
 
     Returns:
-      {rms_ratio, rms_low, rms_high, rms_verdict} and the same with "median"; a ratio is a's error over b's.
+      {rms_ratio, rms_low, rms_high, rms_verdict} and the same with "median". A ratio is the error
+      of a over that of b.
     """
     result = {}
+    # RMS shows the tail, the median the typical sample; they can disagree.
     for name, statistic in (("rms", distances.rms), ("median", np.median)):
         found = distances.paired_ratio(
             errors_a, errors_b, statistic, seed=0, groups=seed, band=tie, resamples=RESAMPLES
@@ -88,12 +91,12 @@ def auc(
 ) -> tuple[float, float, float]:
     """Area under the ROC curve with its 95 % interval.
 
-    The area is the chance that a row with a true outcome has a higher score than a row with a false one.
+    The area is the chance that a row with a true outcome scores above a row with a false one.
 
     Args:
       scores, truths: (n,) numbers and booleans; equal scores count half.
-      groups: (n,) labels; the bootstrap draws whole groups, because the cells of one field share its noise. None: each
-        row is a group.
+      groups: (n,) labels; the bootstrap draws whole groups, because the cells of one field have the
+        same noise. None: each row is a group.
       strata: (n,) labels; only pairs within a stratum are compared. None: all pairs.
       resamples: of the bootstrap.
 

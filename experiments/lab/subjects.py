@@ -1,4 +1,4 @@
-"""Subjects by name: fields that are known exactly, and trained networks bound to labels and a guidance scale."""
+"""Subjects by name: exact fields, and trained networks bound to labels and a guidance scale."""
 
 import dataclasses
 import functools
@@ -15,6 +15,7 @@ from flowjax.schedules import Schedule
 
 # ---- fields
 
+# Each with the options that the questions use.
 FIELDS = {
     "ring": fields.ring,
     "two points": functools.partial(fields.two_points, distance=4.0, std=0.1),
@@ -36,8 +37,8 @@ def make_field(name: str, schedule: Schedule | None = None, **options: Any) -> A
     """The field of a name.
 
     Args:
-      name: one of `FIELDS`, "mixture-D" for a random mixture in D dimensions, or `module:name` for a function of your
-        own, schedule -> field.
+      name: one of `FIELDS`, "mixture-D" for a random mixture in D dimensions, or `module:name` for
+        a function of your own, schedule -> field.
       schedule: of the path; linear by default.
       **options: of the field, for example `std` of the ring.
 
@@ -66,12 +67,14 @@ def _own_field(name: str, schedule: Schedule, options: dict) -> Any:
             f"{name!r} is a {type(function).__name__}; wanted a function (schedule) -> field."
         )
     field = function(schedule, **options)
+    # The questions read these attributes.
     missing = [attribute for attribute in NEEDED if not hasattr(field, attribute)]
     if not (hasattr(field, "means") or hasattr(field, "samples")):
         missing.append("means or samples")
     if missing:
         raise ValueError(
-            f"{name!r} returned a {type(field).__name__} without {', '.join(missing)}; a field has velocity(x, t), "
+            f"{name!r} returned a {type(field).__name__} without {', '.join(missing)}; a field "
+            "has velocity(x, t), "
             "schedule, nearest(x), and means (K, *D) or samples (K, *D)."
         )
     return field
@@ -83,7 +86,7 @@ def sample_shape(field: Any) -> tuple[int, ...]:
 
 
 def check_fields(option: str, names: Iterable[str]) -> None:
-    """Refuse a name that is no field; `option` is the field of the configuration that has the names."""
+    """Refuse a name that is no field; `option` is where the configuration has the names."""
     for name in names:
         # The digits and the emoji take time to make, and their names are right.
         if name in FIELDS:
@@ -102,7 +105,9 @@ load = functools.cache(models.load)
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class NetworkField:
-    """A network bound to labels and a guidance scale; networks of one size share their programs, and so do scales.
+    """A network bound to labels and a guidance scale.
+
+    Networks of one size share their compiled programs, and so do scales.
 
     Attributes:
       params: the tree of parameters.
@@ -118,6 +123,7 @@ class NetworkField:
 
     def velocity(self, x: jax.Array, t: jax.Array) -> jax.Array:
         """Guided velocity (B, H, W, C)."""
+        # The card is rebuilt here, since only hashable parts of it can be static.
         card = models.Card("learned", *self.kind)
 
         def network(x: jax.Array, t: jax.Array, label: jax.Array) -> jax.Array:
@@ -134,7 +140,8 @@ class NetworkField:
 
 
 def make_network(name: str, scale: float, count: int) -> NetworkField:
-    """The field of network `name` at a guidance scale, for `count` samples whose labels go round the classes."""
+    """The guided field of network `name` for `count` samples, whose labels go round the classes."""
+    # Labels go round, so that each class is as frequent as another, to one.
     model = load(name)
     card = model.card
     label = np.arange(count, dtype=np.int32) % card.config.classes
@@ -149,7 +156,7 @@ def image_shape(name: str) -> tuple[int, ...]:
 
 
 def check_networks(option: str, names: Iterable[str]) -> None:
-    """Refuse a network that is not there; `option` is the field of the configuration that has the names."""
+    """Refuse a network that is not there; `option` is where the configuration has the names."""
     for name in names:
         try:
             load(name)

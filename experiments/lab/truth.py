@@ -1,4 +1,4 @@
-"""Converged solutions: what errors are measured against, and the starts that all solvers of a cell share."""
+"""Converged solutions, against which errors are measured, and the starts of a cell."""
 
 from typing import Any, NamedTuple
 
@@ -23,7 +23,8 @@ def fine_grid(
     low: float = -7.0,
     high: float = 9.0,
 ) -> np.ndarray:
-    """The times of a reference: uniform in log-SNR from `low` to `high`, between exactly `start` and `end`."""
+    """Times of a reference: uniform in log-SNR from `low` to `high`, between `start` and `end`."""
+    # Equal steps in log-SNR resolve narrow modes, wherever they are.
     inner = schedule.time_of_log_snr(np.linspace(low, high, steps - 1))
     inside = (inner < start - 1e-9) & (inner > end + 1e-9)
     return np.concatenate([[start], inner[inside], [end]])
@@ -43,11 +44,13 @@ class Reference(NamedTuple):
 
 def reference(field: Any, noise: np.ndarray, steps: int = 200, start: float = 1.0) -> Reference:
     """`Reference` of the probability-flow ODE from `noise` (B, *D) at time `start` to t = 0."""
+    # Halving the step of RK4 divides its error by 16, so the change is the coarse error.
     coarse, fine = (
         np.asarray(solve(field, noise, plans.rk4(fine_grid(field.schedule, n, start=start))))
         for n in (steps // 2, steps)
     )
     moved = np.sqrt(np.mean(row_norms(coarse - fine) ** 2))
+    # RMS over samples, relative to the size of an endpoint.
     return Reference(fine, float(moved / scale_of(fine)))
 
 
@@ -73,7 +76,8 @@ class Cell(NamedTuple):
         return np.stack([row_norms(x - self.exact) for x in endpoints]) / scale_of(self.exact)
 
     def misrouted(self, endpoints: np.ndarray) -> np.ndarray:
-        """Fraction (P,) of samples whose nearest mode or datum is not that of the exact endpoint."""
+        """Fraction (P,) of samples whose nearest mode or datum is not the exact endpoint's."""
+        # Noise and exact endpoint fix the mode that a sample should end in.
         true = np.asarray(self.field.nearest(jnp.asarray(self.exact)))
         return np.array(
             [np.mean(np.asarray(self.field.nearest(jnp.asarray(x))) != true) for x in endpoints]
@@ -81,8 +85,10 @@ class Cell(NamedTuple):
 
 
 def make_cell(field: Any, seeds: int, samples: int, *, steps: int = 200) -> Cell:
-    """The `Cell` of a field: `samples` starts for each of `seeds` seeds, seed by seed, and their endpoints."""
+    """The `Cell` of a field: `samples` starts for each of `seeds` seeds, and their endpoints."""
+    # One key a seed: a smaller run has the first starts of a larger one.
     shape = sample_shape(field)
+    # (samples, *D) for each seed.
     drawn = [
         flowjax.draw_noise(jax.random.key(seed), np.arange(samples), shape) for seed in range(seeds)
     ]
