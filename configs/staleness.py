@@ -26,74 +26,57 @@ from flowjax.records import unrecorded
 class Config:
     """Sizes of the staleness experiment.
 
-    Some questions survey: they measure a run and its distance to the synchronous one (orders,
-    error, warmup, placement, pictures; loop takes its starts from them). The others compare: each
-    of their cells has a ratio to another cell on the same starts (pipeline, window, pareto,
-    forecasts, precision, solvers, partition, resolution; gallery takes its starts from them).
-
-    Attributes:
-      subjects: of the survey: "field", the exact field of the digits, and "network".
-      network: a name for `flowjax.models.load`, or "random", a small network with random weights,
-        for development.
-      seeds: of the starts; all runs of a subject have them in common.
-      field_starts, network_starts: of the survey, for each seed. On the field a few starts change
-        their datum and dominate the RMS, so it needs many.
-      solvers: names of `experiments.lab.solvers.SOLVERS` with one evaluation a step.
-      steps, devices: the matrix of errors; one synchronous step at the start.
-      one_solver, one_steps: the solver and its steps of all questions that vary something else.
-      warmups: numbers of synchronous steps at the start, up to `one_steps`.
-      placed: numbers of synchronous steps that are placed at the start, in the middle, at the end,
-        or spread.
-      order_steps: step counts of the measured orders, on a field.
-      reference_steps: RK4 steps of the converged runs of the survey and of the digits' field.
-      pictures: images of the question pictures.
-      compared_subjects: of most comparisons: "field", "network", and "emoji", the guided emoji
-        network.
-      compared_field_starts, compared_network_starts, compared_emoji_starts, compared_pixel_starts:
-        of the comparisons, for each seed; pixel: of the exact fields of emoji.
-      emoji_guidance: scale of the emoji network's guidance.
-      fine_steps: RK4 steps of the converged runs of the comparisons, but for
-      emoji_fine_steps: those of the emoji network.
-      parts: numbers of displaced patches, and of patches in a pipeline.
-      pixels: sides of the emoji whose exact fields are compared.
-      solver_steps: step counts at which solvers are compared.
-      tolerances: of the policy by tolerance.
-      precision_subjects: subjects whose keys and values are sent with fewer bits.
-      bits: of a number in a message; 32 sends it as it is.
-      gallery_pictures: images of the gallery, at most six.
-      questions: which questions to measure, by the names in their rows; () is all of them.
+    Some questions survey: they measure a run and its distance to the synchronous one. The others
+    compare: each of their cells has a ratio to another cell on the same starts.
     """
 
-    subjects: tuple[str, ...] = ("field", "network")
-    network: str = "digits"
-    seeds: int = 5
+    # Of all questions.
+    network: str = "digits"  # for `flowjax.models.load`, or "random": a small one, for development
+    seeds: int = 5  # of the starts; all runs of a subject have them in common
+    one_solver: str = "DPM++ 2M"  # where a question varies something else
+    one_steps: int = 20  # and its steps
+    # RK4 steps of the converged runs of the survey, and of the digits' field.
+    reference_steps: int = 160
+
+    # The survey: orders, error, warmup, placement, pictures.
+    subjects: tuple[str, ...] = ("field", "network")  # "field" is the exact field of the digits
+    # Starts for each seed. On the field a few starts change their datum and dominate the RMS, so it
+    # needs many. The question loop uses those of the network too.
     field_starts: int = 32
     network_starts: int = 8
+    # Names of `experiments.lab.solvers.SOLVERS` with one evaluation a step.
     solvers: tuple[str, ...] = ("Euler", "DPM++ 2M", "DPM++ 3M exact")
+    # The matrix of errors, with one synchronous step at the start.
     steps: tuple[int, ...] = (10, 20, 40, 80)
     devices: tuple[int, ...] = (2, 4, 8, 16)
-    one_solver: str = "DPM++ 2M"
-    one_steps: int = 20
+    # Numbers of synchronous steps at the start, up to `one_steps`.
     warmups: tuple[int, ...] = (1, 2, 3, 5, 8, 12, 16, 20)
+    # Numbers of synchronous steps that stand at the start, in the middle, at the end, or spread.
     placed: tuple[int, ...] = (2, 4, 8)
-    order_steps: tuple[int, ...] = (32, 64, 128, 256)
-    reference_steps: int = 160
-    pictures: int = 10
+    order_steps: tuple[int, ...] = (32, 64, 128, 256)  # of the measured orders, on a field
+    pictures: int = 10  # images of the question pictures
+
+    # The comparisons: pipeline, window, pareto, forecasts, loop, solvers, partition.
     compared_subjects: tuple[str, ...] = ("field", "network", "emoji")
+    # Starts for each seed; pixel: of the exact fields of emoji.
     compared_field_starts: int = 16
     compared_network_starts: int = 5
     compared_emoji_starts: int = 4
     compared_pixel_starts: int = 6
-    emoji_guidance: float = 3.0
-    fine_steps: int = 64
-    emoji_fine_steps: int = 80
-    parts: tuple[int, ...] = (2, 4, 8, 16)
-    pixels: tuple[int, ...] = (8, 16, 32)
-    solver_steps: tuple[int, ...] = (10, 20, 50)
-    tolerances: tuple[float, ...] = (0.04, 0.06, 0.08, 0.1, 0.15, 0.2)
+    emoji_guidance: float = 3.0  # scale of the emoji network's guidance
+    fine_steps: int = 64  # RK4 steps of the converged runs of networks and of emoji's fields,
+    emoji_fine_steps: int = 80  # and of the emoji network
+    parts: tuple[int, ...] = (2, 4, 8, 16)  # displaced patches, and patches in a pipeline
+    solver_steps: tuple[int, ...] = (10, 20, 50)  # at which solvers are compared
+    tolerances: tuple[float, ...] = (0.04, 0.06, 0.08, 0.1, 0.15, 0.2)  # of policies by tolerance
+
+    # Comparisons with subjects of their own: resolution, precision, gallery.
+    pixels: tuple[int, ...] = (8, 16, 32)  # sides of the emoji whose exact fields are compared
     precision_subjects: tuple[str, ...] = ("network", "emoji")
-    bits: tuple[int, ...] = (32, 16, 8, 4, 3, 2)
-    gallery_pictures: int = 6
+    bits: tuple[int, ...] = (32, 16, 8, 4, 3, 2)  # of a number in a message; 32 sends it as it is
+    gallery_pictures: int = 6  # images, at most six
+
+    # Which questions to measure, by the names in their rows; () is all of them.
     questions: tuple[str, ...] = unrecorded(())
 
 

@@ -88,6 +88,7 @@ class Case:
 def error(case: Case, x: ArrayLike) -> float:
     """Relative L2 distance of `x` (batch, H, W, C) to the reference, over those it has."""
     with np.load(case.inputs) as file:
+        # The reference may have more images than this call, or fewer.
         wanted = file["x"][: case.batch]
     found = np.asarray(x, np.float64)[: len(wanted)]
     return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))

@@ -67,6 +67,7 @@ def _measure(
             found[name] = each.build(case)
         except RuntimeError as reason:  # most often: out of memory
             found[name] = {"failed": str(reason)}
+    # A contender that failed leaves a sentence, and the others go on.
     running = {name: each for name, each in workers.items() if "failed" not in found[name]}
     for name, answers in worker.taking_turns(running, config.repeats).items():
         wall = statistics.median(answer["wall"] for answer in answers)
@@ -87,6 +88,7 @@ class Clock:
         self.workers = []
         self.up = False
         self._timer = threading.Timer(seconds, self._end)
+        # It must not hold the process after its end.
         self._timer.daemon = True
         self._timer.start()
 
@@ -163,6 +165,7 @@ def _gathers(config: "Config", kept: records.Records) -> None:
 
 def run(config: "Config", workdir: str | os.PathLike) -> list[dict]:
     """Measure what `workdir` does not hold yet, for at most `config.seconds`; return all rows."""
+    # Before anything is written.
     if config.gpus and not any(device.platform == "gpu" for device in jax.devices()):
         raise ValueError(
             f"this benchmark needs an NVIDIA GPU and jax sees {jax.devices()[0].platform} alone; "
@@ -227,6 +230,7 @@ def _sentence(row: dict) -> str:
 
 def markdown(rows: list[dict], command: str) -> str:
     """The table for the README."""
+    # The row of `_gathers` stands below the table.
     several = [row for row in rows if "gpus" in row]
     single = [row for row in rows if "gpus" not in row]
     lines = [HEADER, "|---|---|---|---|---|---|---|---|", *map(_line, single)]
@@ -239,6 +243,7 @@ def markdown(rows: list[dict], command: str) -> str:
 def table(workdir: str | os.PathLike) -> list[pathlib.Path]:
     """Print the table and write it to table.md."""
     path = pathlib.Path(workdir) / "table.md"
+    # A run that time cuts short has no summary with its command.
     program = "python -m experiments.benchmarks.gpu --config=configs/bench_gpu.py"
     text = markdown(records.read(workdir), f"{program} --workdir={os.fspath(workdir)}")
     print(text)

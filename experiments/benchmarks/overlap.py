@@ -129,6 +129,7 @@ def cells(config: "Config") -> list[Cell]:
     programs = [*config.programs, *(f"GPU:{program}" for program in config.gpus)]
     found = []
     for program in programs:
+        # "v5e:2x2 late": a machine and a contender.
         machine, _, contender = program.rpartition(" ")
         check_choice("experiments.benchmarks.overlap", "contender", contender, tuple(CONTENDERS))
         found.append({"machine": machine, "contender": contender})
@@ -218,6 +219,7 @@ def measured(
         fractions[name] = min(inside, default=0.0)
 
     seconds = {name: steady / steps for name, (_, steady) in interleaved(calls, repeats).items()}
+    # Of the seconds that gathers add to a row, those that gathering ahead saves.
     hidden = (seconds["gather"] - seconds["late"]) / (seconds["gather"] - seconds["frozen"])
     return {**seconds, "hidden": hidden, "share": fractions["late"]}
 

@@ -61,6 +61,7 @@ def contenders(devices: int) -> dict[str, tuple[dict, dict]]:
     exact = {
         name: ({"seq": devices}, {"attention": name}) for name in ("gather", "ulysses", "ring")
     }
+    # Two devices in a ring, and at least two that exchange heads.
     if devices % 2 == 0 and devices > 2:
         exact["ulysses_ring"] = ({"seq": (devices // 2, 2)}, {"attention": "ulysses_ring"})
     options = {
@@ -155,6 +156,7 @@ def data_parallel(what: Setup, counts: Sequence[int]) -> dict[tuple[int, str], C
 
     calls = {}
     for n in counts:
+        # The batch is divided, so it must divide.
         if n > len(jax.devices()) or len(what.noise) % n:
             continue
         mesh = parallel.make_mesh(data=n)
@@ -170,6 +172,7 @@ def run(config: "Config", workdir: str | os.PathLike) -> list[dict]:
     """Measure what `workdir` does not hold yet and return all rows."""
     kept = records.Records(workdir, config)
     is_real = jax.default_backend() != "cpu"
+    # One network and one noise for all contenders.
     what = setup(config)
     cells = [
         (n, name, *mesh_and_options)

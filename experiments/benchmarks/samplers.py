@@ -94,6 +94,7 @@ def _python_loop(field: Any, noise: jax.Array, rows: list[Plan]) -> jax.Array:
 def overhead(config: "Config") -> list[dict]:
     """The scan over a plan, a bare scan of as many evaluations, a Python loop of jitted steps."""
     field, noise = setup(config)
+    # All three evaluate the field as often.
     plan = plans.dpm_solver_pp(Linear(), grids.uniform(config.steps), 3)
     times = jnp.asarray(plan.t, noise.dtype)
     rows = [
@@ -132,6 +133,7 @@ def _relative_to(base: str, found: dict[str, tuple[float, float]], **values: Any
 def ablation(config: "Config") -> list[dict]:
     """Compilations over many plans of one length; one vmapped program against a loop over plans."""
     field, noise = setup(config)
+    # Plans of one length that differ in shift and in order.
     many = [
         plans.dpm_solver_pp(Linear(), grids.uniform(config.steps, shift=1 + i / 4), 1 + i % 3)
         for i in range(config.plans)
@@ -175,6 +177,7 @@ def peers(config: "Config") -> list[dict]:
     ours = _flowjax_calls(config, field, noise)
     # {name: call -> (endpoints, steps of each sample)}
     theirs = _diffrax_calls(config, field, noise)
+    # Only the endpoints are timed.
     endpoints = ours | {name: (lambda call=call: call()[0]) for name, call in theirs.items()}
     found = interleaved(endpoints, max(config.repeats // 3, 2))
     result = []
@@ -220,6 +223,7 @@ def _diffrax_euler(steps: int) -> Callable[[Any, jax.Array], jax.Array]:
     @jax.jit
     def solve(field, noise):
         solution = diffrax.diffeqsolve(
+            # The batch is one state here, since its steps are the same for all.
             diffrax.ODETerm(lambda t, x, field: field.velocity(x, t)),
             diffrax.Euler(),
             1.0,
@@ -333,6 +337,7 @@ def run(config: "Config", workdir: str | os.PathLike) -> list[dict]:
     check(config)
     kept = records.Records(workdir, config)
     for part, measure in PARTS.items():
+        # A part is measured in one go, because its ratios belong together.
         if any(row["part"] == part for row in kept.rows):
             continue
         for row in measure(config):
@@ -345,6 +350,7 @@ def table(workdir: str | os.PathLike) -> list:
     """Print the rows; nothing is drawn."""
     for row in records.read(workdir):
         rest = {name: value for name, value in row.items() if name not in COLUMNS}
+        # Every part has numbers of its own.
         numbers = ", ".join(
             f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
             for name, value in rest.items()

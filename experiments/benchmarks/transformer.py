@@ -49,6 +49,7 @@ def measure(
         for name, answers in worker.taking_turns(workers, config.repeats).items():
             for clock in ("wall", "cpu"):
                 found[name][clock] = statistics.median(answer[clock] for answer in answers)
+            # After the calls: it is the peak.
             found[name] |= workers[name].ask("memory")
             found[name]["agrees"] = found[name]["error"] <= AGREE[dtype]
             found[name]["load"] = os.getloadavg()[0]
@@ -83,6 +84,7 @@ def run(config: "Config", workdir: str | os.PathLike) -> list[dict]:
     cases = [each for each in cases if not kept.done(dict(zip(("batch", "dtype"), each)))]
     with tempfile.TemporaryDirectory() as folder:
         if cases:
+            # In a process of its own, which ends before anything is timed.
             with worker.Worker(worker.REFERENCE, folder, x64=True) as reference:
                 case = Case.of(config, folder, config.size, max(config.batches), "float64")
                 # The exported weights are for PyTorch alone; both its contenders may be absent.

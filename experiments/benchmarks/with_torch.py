@@ -33,6 +33,7 @@ def _network(folder: str, size: int, width: int, depth: int, heads: int, dtype: 
         num_embeds_ada_norm=NULL_LABEL,
         norm_eps=1e-6,
     )
+    # Written once by the reference, see `export`.
     loaded = safetensors.torch.load_file(pathlib.Path(folder) / "weights.safetensors")
     missing, unexpected = network.load_state_dict(loaded, strict=False)
     # The table of positions is computed, not stored.

@@ -89,6 +89,7 @@ class Worker:
         try:
             self._process.stdin.write(json.dumps({"do": do, **message}) + "\n")
             self._process.stdin.flush()
+            # An empty line: the process has ended.
             line = self._process.stdout.readline()
         except BrokenPipeError:
             line = ""
@@ -128,6 +129,7 @@ def taking_turns(workers: Mapping[str, Worker], rounds: int) -> dict[str, list[d
     names = list(workers)
     for i in range(rounds):
         first = i % len(names)
+        # So that no contender always runs after the same other one.
         for name in names[first:] + names[:first]:
             time.sleep(GRACE)
             found[name].append(workers[name].ask("call"))

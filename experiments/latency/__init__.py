@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 QUESTIONS = (published, price, planning)
 # {question: its name in the page's first lines}
 NAMES = {published: "Published", price: "Staleness", planning: "Devices"}
+# What the page explains.
 WORDS = {
     "operations": "Of the matrix products, two for each multiplication and addition.",
     "achieved": (
@@ -53,6 +54,7 @@ def make_report(workdir: str | os.PathLike) -> list[str]:
     """Draw the rows of `workdir` into report.html."""
     rows, origin = records.read(workdir), report.origin(workdir)
     command, share = origin["command"], origin["config"]["pays"]
+    # {question: its rows}
     of = {
         module: [row for row in rows if row["question"] == module.QUESTION] for module in QUESTIONS
     }

@@ -71,8 +71,10 @@ def layouts(
       attentions: among which to choose.
     """
     found = []
+    # Guidance has two branches, which two groups of devices can take.
     for cfg in (1, 2) if devices % 2 == 0 else (1,):
         n = devices // cfg
+        # Every device has equally many tokens, whatever the attention.
         if tokens % n:
             continue
         for attention in attentions:
@@ -155,6 +157,7 @@ def quickest(
       most_patches, attentions: as in `layouts`.
       **options: of `seconds`.
     """
+    # Fewer devices may be quicker than more.
     tried = itertools.chain(*(layouts(work, tokens, n, most_patches, attentions) for n in counts))
     timed = [(layout, seconds(layout, work, tokens, synced, device, **options)) for layout in tried]
     return min(timed, key=lambda pair: pair[1].total, default=None)

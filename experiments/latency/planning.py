@@ -61,8 +61,10 @@ def measure(config: "Config", todo: Iterable[dict]) -> Iterator[tuple[dict, dict
     for key in todo:
         here = setting(config, key)
         counts = [n for n in config.devices if n <= key["devices"]]
+        # A layout of fewer devices is allowed: the others make further images.
         best, found = layouts.quickest(*here, counts, config.patches)
         exact, of_exact = layouts.quickest(*here, counts, config.patches, attentions=EXACT)
+        # One device has one layout.
         _, of_one = layouts.quickest(*here, [1], config.patches)
         alone = of_one.total
         yield (
@@ -99,6 +101,7 @@ def pays(own: list[dict], share: float) -> int:
     own = sorted(own, key=lambda row: row["devices"])
     most = 1
     for before, after in zip(own[:-1], own[1:], strict=True):
+        # From here on more devices do not pay, even if a later doubling would.
         if before["seconds"] / after["seconds"] < 1 + share:
             break
         most = after["devices"]
@@ -149,6 +152,7 @@ def _seconds_figure(rows: list[dict]) -> matplotlib.figure.Figure:
             ylabel="seconds an image",
             title=f"{tokens} tokens",
         )
+        # Devices double.
         ax.set_xscale("log", base=2)
         ax.xaxis.set_major_formatter("{x:g}")
     axes[0].legend()

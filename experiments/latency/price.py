@@ -97,6 +97,7 @@ def _step(
       **figures: of the device, in the place of its own.
     """
     every = layouts.layouts(work, tokens, devices, config.patches, attentions)
+    # Both branches of guidance are in one batch.
     options = [layout for layout in every if layout.cfg == 1]
     if not options:
         # A pipeline whose stages have unequal depth: `latency` waits for the deepest.
@@ -144,6 +145,7 @@ def _worth(own: list[dict], name: str, title: str) -> str:
 def section(rows: list[dict], command: str) -> report.Section:
     """The section of the page."""
     most = max(row["devices"] for row in rows)
+    # As texts, so that the heat map gives each size one column.
     own = [{**row, "size": str(row["tokens"])} for row in rows if row["devices"] == most]
     sentences = [_worth(own, name, title) for name, title in MAPS.items()]
     picture = report.picture(

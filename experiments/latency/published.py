@@ -62,6 +62,7 @@ def cells(config: "Config | None") -> list[dict]:
 def measure(config: "Config | None", todo: Iterable[dict]) -> Iterator[tuple[dict, dict]]:
     """Yield (key, values): ours beside the published number, and what its table was fitted with."""
     del config
+    # A cell by the names in its key.
     found = {(t.name, c.what, c.size): (t, c) for t in TABLES for c in t.cells}
     for key in todo:
         table, cell = found[key["table"], key["what"], key["size"]]
@@ -103,6 +104,7 @@ def fitted(name: str) -> dict[str, float]:
         ratios = [model(table, cell, numbers(x)) / cell.published for cell in table.cells]
         return np.sum(np.square([math.log(ratio) for ratio in ratios]))
 
+    # The fit begins at the link of the data sheet, or at 20 GB/s where that is less.
     start = START | {"link": math.log(min(table.device.link, 2e10))}
     if table.device.peak == 1:
         # A U-Net's latency is that of all collectives of a step.
@@ -125,6 +127,7 @@ def model(table: Table, cell: Cell, numbers: dict[str, float]) -> float:
       cell: the published number.
       numbers: {number: value} as `fitted` returns it.
     """
+    # A number belongs to the device or to the work.
     of_device = {name: value for name, value in numbers.items() if name in Device._fields}
     of_work = {name: value for name, value in numbers.items() if name not in of_device}
     work = table.work(**of_work, **cell.work)
@@ -225,6 +228,7 @@ def _answer(rows: list[dict], own: list[dict]) -> str:
     predicted = [row for row in own if not row["fitted"]]
     fits = sum(len(table.fits) for table in TABLES if not table.rival)
     of_table = misfits(rows)
+    # In either direction.
     worst = max(own, key=lambda row: abs(math.log(row["ratio"])))
     return (
         f"The typical misfit is **{_percent(misfits(own)['all'])}** (root mean square of log "

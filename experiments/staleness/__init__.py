@@ -56,7 +56,9 @@ QUESTIONS: tuple[ModuleType, ...] = (
     gallery,
 )
 TITLE = "How much staleness can you bear?"
+# Of `report.DEFINITIONS`, which the page explains.
 WORDS = ("NFE", "order", "staleness", "misrouted")
+# The rows of the full experiment.
 KEPT = pathlib.Path(__file__).parents[2] / "results" / "staleness"
 FROM_KEPT = (
     "Not measured in this run: drawn from the rows that the full experiment left in "
@@ -75,6 +77,7 @@ def run(config: "Config", workdir: str | os.PathLike) -> list[dict]:
 def gathered(workdir: str | os.PathLike) -> dict[str, Gathered]:
     """{question: its rows}: those of `workdir`, and the kept ones of questions that it lacks."""
     places = (KEPT, workdir) if (KEPT / "rows.jsonl").exists() else (workdir,)
+    # {question: (rows, command, kept)}
     found = {}
     for place in places:
         command, own = report.origin(place)["command"], {}

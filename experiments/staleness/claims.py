@@ -101,6 +101,7 @@ def _more_than(least: float) -> Judge:
 
 def claims(rows: list[dict]) -> list[Claim]:
     """The claims, for the numbers of devices, steps and bits that the rows have."""
+    # {question: its rows}
     of = {}
     for row in rows:
         of.setdefault(row["question"], []).append(row)
@@ -117,8 +118,10 @@ def claims(rows: list[dict]) -> list[Claim]:
 def _on_devices(rows: list[dict]) -> list[Claim]:
     parts = [row["devices"] for row in rows] or [2]
     least, most = min(parts), max(parts)
+    # What a rule of sqrt(n) expects.
     root = float(np.sqrt(most / least))
     grown = {"attention": "stale", "devices": most}
+    # Its ratio is to as many displaced patches.
     piped = {"attention": "pipefusion", "devices": most}
     return [
         Claim(
@@ -194,12 +197,14 @@ def _on_solvers(rows: list[dict]) -> list[Claim]:
             solvers.QUESTION,
             faster,
             _less_than(1),
+            # In all: the error to the converged run.
             "total_rms",
         ),
     ]
 
 
 def _on_bits() -> list[Claim]:
+    # Held keys and values, so that only the bits differ.
     sent = {"devices": subjects.DEVICES, "forecast": 0}
     plain = [
         Claim(
@@ -226,6 +231,7 @@ def _on_forecasts(rows: list[dict]) -> list[Claim]:
         "forecast": "tuned",
         "correction": forecasts.USUAL,
         "devices": subjects.DEVICES,
+        # The common number; the network has finer runs too.
         "steps": min((row["steps"] for row in rows), default=0),
     }
     return [
@@ -262,6 +268,7 @@ def judged(rows: list[dict]) -> list[dict]:
         for row in rows:
             if not _matches(row, claim):
                 continue
+            # A ratio of errors and its 95 % interval.
             ratio, low, high = (row[f"{claim.kind}_{end}"] for end in ("ratio", "low", "high"))
             table.append(
                 {
@@ -285,6 +292,7 @@ def _figure(table: list[dict]) -> matplotlib.figure.Figure:
     fig, ax = report.canvas(width=6.4, height=0.5 + 0.24 * len(table))
     names, before = [], None
     for place, found in enumerate(table):
+        # An interval beyond the axes ends at their edge.
         low, ratio, high = (np.clip(found[name], *LIMITS) for name in ("low", "ratio", "high"))
         colour = COLOURS[found["verdict"]]
         ax.plot([low, high], [place] * 2, color=colour, linewidth=2.5)
@@ -297,6 +305,7 @@ def _figure(table: list[dict]) -> matplotlib.figure.Figure:
     ax.axvline(1, color=report.INK, linewidth=0.8)
     ax.set(xscale="log", xlim=LIMITS, xlabel="ratio of errors, 95 % interval")
     ax.invert_yaxis()
+    # The legend names verdicts, not claims.
     for verdict, colour in COLOURS.items():
         ax.plot([], [], "o", color=colour, label=verdict)
     fig.legend(loc="outside lower center", ncols=4)

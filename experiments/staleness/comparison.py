@@ -43,6 +43,7 @@ def measured(
 
     for key in todo:
         values, other = run(key), base(key)
+        # The base is usually a cell of `todo` itself, and then it was run already.
         if str(other) not in errors:
             run(other)
         seed = subjects.subject(subjects.compared(config, key["subject"])).seed
@@ -50,6 +51,7 @@ def measured(
         for prefix, mine, theirs in kinds:
             found = paired(mine, theirs, seed)
             values |= {prefix + name: value for name, value in found.items()}
+        # A row cannot hold a name in its key and in its values.
         yield key, {name: value for name, value in values.items() if name not in key}
 
 

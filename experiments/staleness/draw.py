@@ -29,6 +29,7 @@ def panels(
     """(figure, [(axis, subject, its rows)]): a panel below the other for each subject."""
     own = by_subject(rows)
     fig, axes = report.canvas(len(own), 1, height=height * len(own), width=width)
+    # One panel is a single axis, and not an array of axes.
     axes = np.atleast_1d(axes)
     for ax, subject in zip(axes, own, strict=True):
         ax.set_title(subjects.NAMES[subject])
@@ -57,6 +58,7 @@ def lines(
     for name in dict.fromkeys(row[by] for row in rows):
         own = sorted((row for row in rows if row[by] == name), key=lambda row: row[x])
         at = [row[x] for row in own]
+        # The band takes the colour of its curve.
         (drawn,) = ax.plot(at, [row[y] for row in own], marker="o", label=str(name), **style)
         if band:
             low, high = ([row[f"{y}_{end}"] for row in own] for end in ("low", "high"))
@@ -66,6 +68,7 @@ def lines(
 def ticks(ax: matplotlib.axes.Axes, places: Sequence[float]) -> None:
     """Marks at the measured places of a logarithmic axis, and none between them."""
     ax.set_xticks(places, map(str, places))
+    # A logarithmic axis would label places between them too.
     ax.xaxis.set_minor_locator(NullLocator())
 
 

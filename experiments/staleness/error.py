@@ -58,6 +58,7 @@ def measure(config: "Config", todo: Iterable[dict]) -> Iterator[tuple[dict, dict
         where = subjects.surveyed(config, key["subject"])
         subject = subjects.subject(where)
         plan = subjects.plan_of(key["solver"], key["steps"])
+        # Kept from cell to cell: all numbers of devices are compared with it.
         own = subjects.synchronous(where, key["solver"], key["steps"])
         found = subject.end(plan, subject.exchange(plan, key["devices"]))
         yield (
@@ -95,6 +96,7 @@ def _figure(rows: list[dict], most: int) -> matplotlib.figure.Figure:
         runs = [
             {**row, "run": row["solver"] + (", stale" if row["devices"] > 1 else "")}
             for row in own
+            # One device is synchronous.
             if row["devices"] in (1, most)
         ]
         report.log_log(
@@ -117,6 +119,7 @@ def _answer(own: list[dict], subject: str, devices: int) -> str:
     own = [row for row in own if row["devices"] == devices]
     parts = []
     for solver in dict.fromkeys(row["solver"] for row in own):
+        # The fewest and the most steps.
         ends = [row for row in own if row["solver"] == solver]
         ends.sort(key=lambda row: row["steps"])
         ratios = [

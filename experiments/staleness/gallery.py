@@ -99,6 +99,7 @@ def measure(config: "Config", todo: Iterable[dict]) -> Iterator[tuple[dict, dict
     """
     for key in todo:
         is_field = key["subject"] == "animals"
+        # The two subjects have starts of their own.
         source = _animals(config.gallery_pictures) if is_field else _emoji(config)
         # A correction acts on attention's output, and a field has none.
         common = {"slots": subjects.DEVICES} | ({"correction": 0} if is_field else {})
@@ -121,6 +122,7 @@ def _ends(source: _Source, common: dict[str, Any], count: int) -> dict[str, np.n
     plan = subjects.plan_of(SOLVER, STEPS)
     ends = {}
     for name, (devices, options) in VARIANTS.items():
+        # One program serves all variants: the tables have one size.
         made = exchange(plan, source.tokens, devices, **common, **options)
         ends[name] = np.asarray(source.program(plan, made).x)[:count]
     return ends | {"converged": source.exact}

@@ -77,6 +77,7 @@ def fits(rows: list[dict], statistic: str = "median") -> list[dict]:
     table = []
     for subject in draw.by_subject(rows):
         own = [curve for key, curve in groups(rows, statistic).items() if key[0] == subject]
+        # Which law is best may differ from curve to curve.
         each = np.array([[misfit(*curve, law) for law in LAWS] for curve in own])  # (curves, laws)
         for i, law in enumerate(LAWS):
             table.append(
@@ -118,9 +119,11 @@ def _draw(ax: matplotlib.axes.Axes, own: dict[tuple, Curve]) -> None:
     least = min(devices[0] for devices, _ in own.values())
     most = max(devices[-1] for devices, _ in own.values())
     for (_, solver, _), (devices, errors) in own.items():
+        # Thin, because there is one for each solver and number of steps.
         style = report.style(solver) | {"linewidth": 0.8, "alpha": 0.7}
         ax.plot(devices, errors / errors[0], **style)
 
+    # The laws begin at 1 where the curves do.
     at = np.geomspace(least, most, 40)
     for name, colour in DRAWN.items():
         law = LAWS[name]

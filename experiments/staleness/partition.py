@@ -47,6 +47,7 @@ BASE = "rows"
 
 def shards(name: str) -> np.ndarray:
     """(64,) the device of each token."""
+    # Tokens are numbered row by row.
     row, column = np.divmod(np.arange(SIDE * SIDE), SIDE)
     return PARTITIONS[name](row, column)
 

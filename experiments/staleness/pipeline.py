@@ -90,6 +90,7 @@ def _draw(ax: matplotlib.axes.Axes, own: list[dict]) -> None:
     named = [{**row, "method": METHODS[row["attention"]]} for row in own]
     draw.lines(ax, named, x="devices", y="sync_rms", by="method")
     places = sorted({row["devices"] for row in own})
+    # Displaced patches on the fewest devices.
     first = min(own, key=lambda row: (row["attention"] != "stale", row["devices"]))
     at = np.geomspace(places[0], places[-1], 40)
     for name, style in DRAWN.items():
@@ -113,8 +114,10 @@ def _answer(own: list[dict], table: list[dict], subject: str) -> str:
     at = {(row["attention"], row["devices"]): row for row in own}
     least, most = (end(n for _, n in at) for end in (min, max))
     grown, piped = at["stale", most], at["pipefusion", most]
+    # The growth that the fraction of stale tokens has.
     wanted = law.LAWS["(n-1)/n"](most) / law.LAWS["(n-1)/n"](least)
     which = subject, METHODS["stale"], "rms"
+    # Of displaced patches, by the RMS.
     fit = next(fit for fit in table if (fit["subject"], fit["way"], fit["error"]) == which)
     best = min(law.LAWS, key=fit.get)
     return (

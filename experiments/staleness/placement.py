@@ -42,6 +42,7 @@ def synchronous_steps(place: str, count: int, steps: int) -> np.ndarray:
     middle = 1 + (steps - 1 - rest) // 2
     chosen = {
         "start": range(count),
+        # At even distances, beginning with the first step.
         "spread": [i * steps // count for i in range(count)],
         "middle": [0, *range(middle, middle + rest)],
         "end": [0, *range(steps - rest, steps)],
@@ -82,6 +83,7 @@ def measure(config: "Config", todo: Iterable[dict]) -> Iterator[tuple[dict, dict
         subject = subjects.subject(where)
         own = subjects.synchronous(where, solver, steps)
         group = key["subject"], key["count"]
+        # The start is itself one of the places; its ratio is exactly 1.
         if group not in base:
             base[group] = subject.errors(end(subject, BASE, key["count"]).x, own)
         found = end(subject, key["place"], key["count"])

@@ -68,6 +68,7 @@ def measure(config: "Config", todo: Iterable[dict]) -> Iterator[tuple[dict, dict
         return {
             "devices": key["devices"],
             "forecast": key["forecast"],
+            # The emulation also takes a number of bits that no mesh has.
             "comm_dtype": None if key["bits"] == FULL else key["bits"],
             "residual": FORMS[key["form"]],
         }

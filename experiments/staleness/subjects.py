@@ -128,6 +128,7 @@ class Subject(NamedTuple):
     def end(self, plan: Plan, exchange: Exchange) -> Run:
         """The `Run` of a plan."""
         found = self.program(plan, exchange)
+        # A policy by tolerance decides on the way, so the rows are counted afterwards.
         synced = np.asarray(found.stats.synced)
         squares = np.asarray(found.stats.staleness)[~synced]
         staleness = float(np.sqrt(squares.mean())) if len(squares) else 0.0
@@ -149,6 +150,7 @@ class Subject(NamedTuple):
           endpoints, own_rms: the RMS error of `own` itself, misrouted: the fraction of samples that
           are near another datum than in `own`}.
         """
+        # Staleness alone; staleness and the solver; the solver alone.
         to_sync = summary(self.errors(found, own), self.seed)
         to_exact = summary(self.errors(found, self.exact), self.seed)
         discretisation = self.errors(own, self.exact)
@@ -238,7 +240,7 @@ def check_comparison(config: "Config") -> None:
 def check_network(config: "Config", names: Iterable[str]) -> None:
     """Refuse `config.network` where it is among the subjects `names`, and is not there."""
     if "network" in names and config.network != RANDOM:
-        check_networks("--config.network", [config.network])
+        check_networks("network", [config.network])
 
 
 # -- their data and starts

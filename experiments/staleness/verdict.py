@@ -67,6 +67,7 @@ def _order(rows: list[dict]) -> str:
 
 def _size(rows: list[dict]) -> str:
     steps, devices = (max(row[name] for row in rows) for name in ("steps", "devices"))
+    # The largest case; the last subject is a network where one is measured.
     own = [row for row in rows if (row["steps"], row["devices"]) == (steps, devices)]
     subject = own[-1]["subject"]
     ratios = ", ".join(
@@ -100,6 +101,7 @@ def _warmup(rows: list[dict]) -> str:
         steps = ", ".join(report.sig(demand["steps needed"]) for demand in own)
         rule = report.sig(own[-1]["sqrt rule"])
         parts.append(f"{steps} (sqrt rule {rule}) on the {subject}")
+    # In the order of the steps above.
     counts = ", ".join(str(n) for n in sorted({row["devices"] for row in rows}))
     return (
         f"**How much warm-up**: synchronous steps of {rows[0]['steps']} to halve what the fewest "
@@ -112,6 +114,7 @@ def _placement(rows: list[dict]) -> str:
     elsewhere = [row for row in rows if row["count"] == most and row["place"] != placement.BASE]
     parts = []
     for subject, own in draw.by_subject(elsewhere).items():
+        # Which may be worse than the start: the ratio and its verdict say so.
         best = min(own, key=lambda row: row["rms_ratio"])
         parts.append(
             f"{best['place']} has {report.sig(best['rms_ratio'])} times the error "
@@ -142,6 +145,7 @@ def _window(rows: list[dict]) -> str:
     few = window.FEW
     parts = []
     for name, own in _named(rows).items():
+        # The place in the claim, and the best of as many steps.
         at = {row["place"]: row for row in own}
         chosen = [row for row in own if row["synced"] == few]
         best = min(chosen, key=lambda row: row["rms_ratio"])
@@ -155,6 +159,7 @@ def _window(rows: list[dict]) -> str:
 def _policies(rows: list[dict]) -> str:
     parts = []
     for (subject, forecast), own in pareto.groups(rows).items():
+        # A ratio below 1 is a duel that the tolerance wins.
         fought = pareto.duels(own)
         won = sum(duel["ratio"] < 1 for duel in fought)
         kind = "held" if forecast == 0 else "forecast"
@@ -167,6 +172,7 @@ def _policies(rows: list[dict]) -> str:
 
 def _forecasts(rows: list[dict]) -> str:
     steps = min(row["steps"] for row in rows)
+    # The finer and the more synchronous runs stand in the section.
     common = [row for row in forecasts.usual_tuned(rows) if forecasts.is_common(row, steps)]
     ratios = ", ".join(f"{ratio(row)} on {forecasts.name_of(row)}" for row in common)
     return (
@@ -187,6 +193,7 @@ def _precision(rows: list[dict]) -> str:
     own = [row for row in rows if row["forecast"] == 0 and row["devices"] == subjects.DEVICES]
     parts = []
     for name, mine in _named(own).items():
+        # Three of the numbers of bits; the section has a curve of all.
         ratios = ", ".join(
             f"{row['bits']} bits {row['form']} {ratio(row)}"
             for row in mine

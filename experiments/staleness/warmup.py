@@ -75,6 +75,7 @@ def needed(rows: list[dict], tolerance: float) -> float:
     own = sorted(rows, key=lambda row: row["warmup"])
     warmups = np.array([row["warmup"] for row in own], float)
     errors = np.array([row["sync_rms"] for row in own], float)
+    # The first warm-up that is long enough, and the one before it.
     below = np.flatnonzero(errors <= tolerance)
     if not len(below):
         return float("nan")
@@ -96,6 +97,7 @@ def demands(rows: list[dict]) -> list[dict]:
         counts = sorted({row["devices"] for row in own})
         by_count = {n: [row for row in own if row["devices"] == n] for n in counts}
         first = min(by_count[counts[0]], key=lambda row: row["warmup"])
+        # What the fewest devices need, to which the rule is applied.
         base = needed(by_count[counts[0]], first["sync_rms"] / 2)
         for n in counts:
             table.append(
@@ -119,6 +121,7 @@ def left(own: list[dict], devices: int, part: float) -> tuple[int, float]:
     """
     own = [row for row in own if row["devices"] == devices]
     first = min(own, key=lambda row: row["warmup"])
+    # The measured warm-ups need not contain the fraction exactly.
     found = min(own, key=lambda row: abs(row["warmup"] - part * row["steps"]))
     return found["warmup"], found["sync_rms"] / first["sync_rms"]
 
@@ -154,6 +157,7 @@ def _draw(ax: matplotlib.axes.Axes, own: list[dict]) -> None:
 def _answer(own: list[dict], table: list[dict], subject: str) -> str:
     """What a quarter and a half of the steps leave on one subject, and the steps needed."""
     demand = [row for row in table if row["subject"] == subject]
+    # The fewest and the most devices.
     few, many = demand[0], demand[-1]
     steps = own[0]["steps"]
     kept = [left(own, many["devices"], part) for part in PARTS]

@@ -40,6 +40,7 @@ def policy(place: str, plan: Plan) -> np.ndarray:
     if kind == "cool-down":
         # The first step counts, so one less stands at the end.
         return policies.cool_down(STEPS, int(number) - 1)
+    # The grid is uniform, so the time is a fraction of the steps.
     first = round(STEPS * (1 - float(number)))
     return policies.window(plan, plan.t[first], plan.t[first + FEW - 2])
 
@@ -89,6 +90,7 @@ def _figure(rows: list[dict]) -> matplotlib.figure.Figure:
 def _answer(own: list[dict], subject: str) -> str:
     """What the places leave of one subject's error."""
     left = {row["place"]: words.ratio(row) for row in own}
+    # All places of FEW steps are compared, whatever their kind.
     few = [row for row in own if row["synced"] == FEW]
     best = min(few, key=lambda row: row["rms_ratio"])["place"]
     return (

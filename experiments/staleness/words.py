@@ -25,6 +25,7 @@ COMPARISON = (
 
 def ratio(row: dict, kind: str = "rms") -> str:
     """The ratio of a row to its cell of comparison, as "**0.61** (0.55 to 0.70)"."""
+    # The stars make the number bold on the page.
     low, high = (report.sig(row[f"{kind}_{end}"]) for end in ("low", "high"))
     return f"**{report.sig(row[f'{kind}_ratio'])}** ({low} to {high})"
 
@@ -36,6 +37,7 @@ def columns(rows: list[dict], names: Sequence[str]) -> list[dict]:
 
 def converged(rows: list[dict]) -> str:
     """How accurate the converged run of each subject is, as a sentence."""
+    # Rows of one subject may have several converged runs; the worst one counts.
     moved = table(rows, "subject", "doubling").items()
     each = ", ".join(
         f"{report.sig(max(values))} ({subjects.NAMES[name]})" for name, values in moved

@@ -21,6 +21,7 @@ def of_forecasts(rows: list[dict], steps: int) -> matplotlib.figure.Figure:
     fig, ax = report.canvas(1, 1, height=0.25 * len(runs) + 1.1, width=5.6)
     for kind in dict.fromkeys(kind_of(row) for row in shown):
         own = [row for row in shown if kind_of(row) == kind]
+        # One line a run, several forecasts on it.
         places = [runs.index(row["run"]) for row in own]
         (dots,) = ax.plot([row["rms_ratio"] for row in own], places, "o", label=kind)
         ax.hlines(

@@ -107,7 +107,7 @@ def check(config: "Config") -> None:
     """Refuse subjects and networks that there are not."""
     subjects.check_comparison(config)
     if "network" in config.compared_subjects:
-        check_networks("--config.network", OTHERS.get(config.network, ()))
+        check_networks("network", OTHERS.get(config.network, ()))
 
 
 def policy(sync: str, steps: int) -> np.ndarray:

@@ -31,6 +31,7 @@ def _aims(tuned: list[dict], steps: int) -> str:
     at = [row for row in tuned if is_common(row, steps)]
     near = [row for row in at if row["rms_ratio"] <= NEAR]
     in_all = [row for row in at if row["total"] <= TOTAL]
+    # To three digits: the aim is within 5 %.
     totals = ", ".join(f"{report.sig(row['total'], 3)} on {name_of(row)}" for row in at)
     return (
         f"Of {len(at)} subjects a quarter of hold's distance is reached {_on(near)}, an error in "
@@ -55,6 +56,7 @@ def _bare(rows: list[dict]) -> list[str]:
 def _extrapolated(rows: list[dict]) -> str:
     """Where plain extrapolation is worse than holding, and what a correction makes of it."""
     plain = extrapolated(rows)
+    # By the ratio itself, not by its interval.
     worse = [row for row in plain if row["rms_ratio"] > 1]
     helped = [f"{name_of(row)} {words.ratio(row)}" for row in linear_corrected(rows)]
     return (

@@ -107,7 +107,7 @@ def check(config: "Config") -> None:
     """Refuse subjects and networks that there are not."""
     subjects.check_comparison(config)
     if "network" in config.compared_subjects and config.network != subjects.RANDOM:
-        check_networks("--config.network", _networks(config))
+        check_networks("network", _networks(config))
 
 
 def measure(config: "Config", todo: Iterable[dict]) -> Iterator[tuple[dict, dict]]:

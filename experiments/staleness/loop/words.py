@@ -70,6 +70,7 @@ def _bounds(loud: list[float], quiet: list[float]) -> str:
 def _runs(rows: list[dict]) -> str:
     """How much farther from the synchronous run the runs of each kind of loop end."""
     still = [row["worse"] for row in rows if not grows(row)]
+    # Slow growth may not matter within the rows of a run.
     slow = [row["worse"] for row in rows if grows(row) and row["rate"] <= FAST]
     fast = [row["worse"] for row in rows if grows(row) and row["rate"] > FAST]
     parts = []

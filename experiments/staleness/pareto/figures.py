@@ -44,6 +44,7 @@ def _draw(ax: matplotlib.axes.Axes, own: list[dict]) -> None:
 def _draw_kind(ax: matplotlib.axes.Axes, own: list[dict], forecast: int | str, name: str) -> None:
     """The marks of one kind of policy with one forecast."""
     rows = [row for row in own if (row["forecast"], kind(row)) == (forecast, name)]
+    # So that a curve goes from left to right.
     rows.sort(key=lambda row: (row["synced"], row["policy"]))
     is_held = forecast == 0
     line = "none"

@@ -33,6 +33,7 @@ def _answer(fought: list[dict], subject: str, forecast: int | str) -> str:
         return f"{where}, no fixed policy lies between the tolerances."
     ratios = [duel["ratio"] for duel in own]
     won = sum(ratio < 1 for ratio in ratios)
+    # The geometric mean: half and twice cancel.
     mean = float(np.exp(np.mean(np.log(ratios))))
     lost = [duel for duel in own if duel["ratio"] >= 1]
     lost.sort(key=lambda duel: -duel["ratio"])
@@ -69,6 +70,7 @@ def section(rows: list[dict], command: str) -> report.Section:
     fought = [duel for own in groups(rows).values() for duel in duels(own)]
     answers = [_answer(fought, *group) for group in groups(rows)]
     steps, devices = rows[0]["steps"], rows[0]["devices"]
+    # What the horizontal axis costs.
     least, most = (report.sig(seconds(count, steps, devices)) for count in (1, steps))
     picture = report.picture(
         figure(rows),
