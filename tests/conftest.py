@@ -53,10 +53,20 @@ def small_order_run(tmp_path_factory):
     from experiments import order
 
     config = dataclasses.replace(
-        get_config("quick"), seeds=2, samples=4, fields=("ring", "mixture-2"), nfe=(5, 10, 20), claim_steps=(16, 32),
-        stds=(0.15, 0.5), dial_nfe=(6, 10), crossover_nfe=(4, 8, 16), smooth=("digits-smooth",), network_steps=64,
-        reference_steps=40, repeats=2,
-    )  # fmt: skip
+        get_config("quick"),
+        seeds=2,
+        samples=4,
+        fields=("ring", "mixture-2"),
+        nfe=(5, 10, 20),
+        claim_steps=(16, 32),
+        stds=(0.15, 0.5),
+        dial_nfe=(6, 10),
+        crossover_nfe=(4, 8, 16),
+        smooth=("digits-smooth",),
+        network_steps=64,
+        reference_steps=40,
+        repeats=2,
+    )
     workdir = tmp_path_factory.mktemp("order")
     order.run(config, workdir)
     return workdir

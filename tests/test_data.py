@@ -201,7 +201,7 @@ def test_minibatch_transport_permutes_normal_noise_and_never_raises_the_cost():
 
 
 def test_couplings_that_do_not_fit_the_data_are_refused():
-    with pytest.raises(ValueError, match="did you mean 'ot'"):
+    with pytest.raises(ValueError, match="coupling='to' is not known; the choices are"):
         data.Batches(toy(), 4, 0, "to")
     with pytest.raises(ValueError, match="no noise of its own"):
         data.Batches(toy(), 4, 0, "reflow")

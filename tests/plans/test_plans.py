@@ -899,7 +899,7 @@ MISTAKES = {
     "bh": (lambda: plans.unipc(L, G, 2, variant="b2"), r"plans\.unipc: variant='b2'.*mean 'bh2'"),
     "deis variable": (
         lambda: plans.deis(L, G, 2, variable="time"),
-        r"plans\.deis: variable='time'.*mean 't'",
+        r"plans\.deis: variable='time' is not known; the choices are 't', 'rho'",
     ),
     "caps": (
         lambda: plans.dpm_solver_pp(L, G, 2, final=(1,) * 7),
@@ -974,7 +974,7 @@ MISTAKES = {
     ),
     "label kind": (
         lambda: plans.with_labels(plans.euler(G), G[:-1], network="eps", schedule=L),
-        r"network='eps'.*mean",
+        r"network='eps' is not known; the choices are 'velocity', 'data', 'noise'",
     ),
     "label schedule": (
         lambda: plans.with_labels(plans.euler(G), G[:-1], network="noise"),

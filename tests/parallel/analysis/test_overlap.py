@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from configs import overlap as configured
-from experiments.benchmarks import flops, gpu
+from experiments.benchmarks import gpu
 from experiments.benchmarks import overlap as command
 from flowjax import grids, models, parallel, plans, records
 from flowjax.parallel import traffic
-from flowjax.parallel.analysis import hlo, overlap
+from flowjax.parallel.analysis import hlo, latency, overlap
 
 # The program of a GPU. Its loop of three passes has a gather that two products hide (one of them in
 # a fusion), a start that is waited for at once, and a permute that begins before the gather and
@@ -259,7 +259,8 @@ def test_operations_of_a_network_are_the_formula():
     label = jax.ShapeDtypeStruct((1,), jnp.int32)
     lowered = jax.jit(apply).lower(network.shapes(), patches, number(1), label, positions)
     bodies, entry = hlo.computations(lowered.compile().as_text())
-    assert overlap.Products(bodies).of(entry) == flops.forward(config)
+    counted = latency.work(config).operations(config.tokens)
+    assert overlap.Products(bodies).of(entry) == counted
 
 
 # -- programs for machines that are not here
@@ -311,7 +312,7 @@ def test_a_program_is_laid_out_by_shapes_alone():
 def test_a_run_without_one_of_the_compilers_is_not_complete(tmp_path, monkeypatch, capsys):
     """All that can be certified here is there already; the table is drawn, the rest is named."""
     config = configured.Config(programs=("v5e:2x2 late",), gpus=("4 late",))
-    row = {"machine": "v5e:2x2", "contender": "late", "kind": command.WHOLE, "number": 0}
+    row = {"machine": "v5e:2x2", "contender": "late", "kind": command.PROGRAM, "number": 0}
     records.Records(tmp_path, config).add(row, temporary=2**20)
     monkeypatch.setattr(
         overlap, "missing", lambda platform: None if platform == "tpu" else "no compiler for cuda"
