@@ -10,7 +10,10 @@ from tests.plans.problems import START, coordinates, predictions, time_at
 
 
 def phis(h, data):
-    """phi_1, phi_2, phi_3 of DPM-Solver (arXiv:2206.00927, appendix B.3); -h for data prediction."""
+    """phi_1, phi_2, phi_3 of DPM-Solver, with -h for the data prediction.
+
+    arXiv:2206.00927, appendix B.3.
+    """
     phi1 = np.expm1(-h) if data else np.expm1(h)
     phi2 = phi1 / h + 1 if data else phi1 / h - 1
     return phi1, phi2, phi2 / h - 1 / 2

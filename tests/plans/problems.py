@@ -1,4 +1,4 @@
-"""What the tests of plans share: paths written out, a smooth velocity, and problems with exact steps."""
+"""What the tests of plans share: paths written out, a velocity, problems with exact steps."""
 
 import functools
 

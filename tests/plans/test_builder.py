@@ -169,7 +169,7 @@ MISTAKES = {
     ),
     "a substep elsewhere": (
         lambda: midpoint([1.0, 0.8], half=1.0),
-        r"midpoint: .* row 0 \(the substep from t = 1 to 0\.9\) gives the state 0\.8 instead of 0\.9",
+        r"midpoint: .* row 0 \(the substep from t = 1 to 0\.9\) gives the state 0\.8 instead",
     ),
     "the step of a block": (
         lambda: midpoint([1.0, 0.8, 0.6], weight=0.5),

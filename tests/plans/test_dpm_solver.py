@@ -1,4 +1,4 @@
-"""DPM-Solver and DPM-Solver++ against the papers' loops, and against problems they solve exactly."""
+"""DPM-Solver(++) against the papers' loops, and against problems that it solves exactly."""
 
 import numpy as np
 import pytest

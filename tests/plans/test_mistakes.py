@@ -72,7 +72,7 @@ MISTAKES = {
     ),
     "end, upstream": (
         lambda: plans.dpm_solver_pp(L, grids.uniform(10), 3, final="upstream"),
-        r"step 10 of 10 ends at t = 0, .*final='upstream'\); keep final='auto', or end the grid above 0",
+        r"step 10 of 10 ends at t = 0, .*final='upstream'\); keep final='auto', or end the grid",
     ),
     "end, unipc": (
         lambda: plans.unipc(L, G, 3, final="none"),

@@ -54,7 +54,7 @@ def test_ddim_is_equation_12_of_the_paper(path, eta):
         alpha0, sigma0, _ = coordinates(path, t0)
         alpha1, sigma1, _ = coordinates(path, t1)
         data, noise = predictions(path, x, t0)
-        # Eq. 16 with abar = alpha^2/(alpha^2 + sigma^2), for a path that need not preserve variance.
+        # Eq. 16 with abar = alpha^2/(alpha^2 + sigma^2), on any path
         std = eta * sigma1 / sigma0 * np.sqrt(sigma0**2 - (alpha0 / alpha1 * sigma1) ** 2)
         x = alpha1 * data + np.sqrt(sigma1**2 - std**2) * noise + std * NOISE[i]
         states.append(x)

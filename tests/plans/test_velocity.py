@@ -1,4 +1,4 @@
-"""Plans of the velocity against textbook formulas, and against polynomials they integrate exactly."""
+"""Plans of the velocity against textbook formulas and polynomials that they integrate exactly."""
 
 import numpy as np
 import pytest
