@@ -1,4 +1,4 @@
-"""What all configurations share: the variants after the colon of `--config=configs/order.py:quick`.
+"""The smaller variants of a configuration, chosen after the colon of `--config=FILE:quick`.
 
 @dataclasses.dataclass
 class Config:
@@ -10,37 +10,39 @@ def get_config(arg=""):
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, TypeVar
 
 from flowjax.errors import suggestion
 
+Config = TypeVar("Config")
 
-def _is_smaller(new: Any, old: Any) -> bool:
-    """Whether `new` is `old` or a smaller size: a number at most as large, a list as long."""
+
+def _enlarges(new, old):
+    """Whether `new` is not a smaller `old`: a larger number, a longer list, or another type."""
     if isinstance(old, (list, tuple)):
-        return isinstance(new, type(old)) and len(new) <= len(old)
-    # A bool is an int for Python, and it is no size.
-    is_number = isinstance(old, (int, float)) and not isinstance(old, bool)
-    return is_number and isinstance(new, (int, float)) and new <= old
+        return not isinstance(new, type(old)) or len(new) > len(old)
+    if isinstance(old, bool) or not isinstance(old, (int, float)):
+        return True  # this field is no size
+    return not isinstance(new, (int, float)) or not new <= old
 
 
-def shrink(config: Any, arg: str = "", **variants: dict[str, Any]) -> Any:
-    """`config` itself when `arg` is empty, else a copy with the smaller sizes of `variants[arg]`.
+def shrink(config: Config, arg: str = "", **variants: dict[str, Any]) -> Config:
+    """`config` itself when `arg` is empty, else a copy with the sizes of `variants[arg]`.
 
     Args:
       config: a dataclass.
       arg: the text after the colon.
-      **variants: {field: smaller number, or shorter tuple} by name.
+      **variants: by name, {field: smaller number, or shorter tuple}. A quick run answers the same
+        question with less data, so a variant may change sizes only, and only to smaller ones.
 
     Raises:
-      ValueError: an unknown variant or field; a variant that enlarges a field, or changes one that
-        is no size. A quick run answers the same questions on less.
+      ValueError: an unknown variant or field; a variant that enlarges a field, or changes a field
+        that is no size.
     """
     if not arg:
         return config
     if arg not in variants:
         raise ValueError(f"this config has no variant {arg!r}; {suggestion(arg, variants)}")
-
     fields = [field.name for field in dataclasses.fields(config)]
     for name, new in variants[arg].items():
         if name not in fields:
@@ -48,7 +50,7 @@ def shrink(config: Any, arg: str = "", **variants: dict[str, Any]) -> Any:
                 f"variant {arg!r} names {name!r}, which is no field; {suggestion(name, fields)}"
             )
         old = getattr(config, name)
-        if not _is_smaller(new, old):
+        if _enlarges(new, old):
             raise ValueError(
                 f"variant {arg!r} makes {name} {new!r} of {old!r}; a variant only shrinks."
             )

@@ -1,7 +1,8 @@
 """Checks of a caller's arguments that several modules share, and the sentences they raise.
 
-A sentence names the function, the option and the value that was given, then what was wanted. An option with a closed
-set of values is checked by `check_choice`, a whole number by `check_whole`, the order of a solver by `check_order`.
+A sentence names the function, the option and the value that was given, then what was wanted. An
+option with a closed set of values is checked by `check_choice`, a whole number by `check_whole`,
+the order of a solver by `check_order`.
 """
 
 import difflib
@@ -14,7 +15,7 @@ NEAR = 0.6  # similarity from 0 to 1 (difflib) above which a misspelt name is ta
 
 
 def suggestion(value: Any, choices: Collection[Any]) -> str:
-    """The end of a sentence about an unknown name: the known name that is near, if any, and all known names.
+    """The end of a sentence about an unknown name: a name that is near, if any, and all names.
 
     Args:
       value: what was given.
@@ -43,7 +44,8 @@ def check_choice(name: str, option: str, value: Any, choices: Collection[Any]) -
       choices: all values that the argument may have.
 
     Raises:
-      ValueError: `value` is not among them. The sentence suggests a choice only where one is near, and lists all.
+      ValueError: `value` is not among them. The sentence suggests a choice only where one is near,
+        and lists all.
     """
     try:
         is_known = value in choices
@@ -59,7 +61,8 @@ def check_whole(name: str, option: str, value: Any, least: int, most: int | None
     Args:
       name: the public function that the error speaks for.
       option: the argument of that function.
-      value: what the caller gave. 20.0 and True are refused, so that a mistake shows where it is made.
+      value: what the caller gave. 20.0 and True are refused, so that a mistake shows where it is
+        made.
       least, most: both are allowed values; most=None sets no upper limit.
 
     Raises:
@@ -91,7 +94,8 @@ def check_order(name: str, order: Any, most: int, steps: int | None = None) -> N
       name: the public function that the error speaks for.
       order: what the caller gave; wanted a whole number from 1 to `most`.
       most: the highest order of the method.
-      steps: number of steps of a multistep method, which reaches its order p at step p; None for other methods.
+      steps: number of steps of a multistep method, which reaches its order p at step p; None for
+        other methods.
 
     Raises:
       ValueError: `order` is no such number, or `steps` steps are too few to reach it.

@@ -158,13 +158,69 @@ def test_library_stands_without_experiments_and_other_frameworks(path):
     assert not {name.split(".")[0] for name in at_import} & NEVER_AT_IMPORT
 
 
+# Imported when it is first needed, since it is heavy or wanted by few.
+HEAVY = [
+    "matplotlib",
+    "sklearn",
+    "flax",
+    "orbax",
+    "optax",
+    "clu",
+    "tensorflow",
+    "torch",
+    "scipy.stats",
+]
+PUBLIC = [
+    "adaptive",
+    "checkpoint",
+    "compat",
+    "data",
+    "distances",
+    "errors",
+    "fields",
+    "geometry",
+    "grids",
+    "guidance",
+    "models",
+    "parallel",
+    "plans",
+    "records",
+    "sampling",
+    "schedules",
+    "train",
+    "types",
+]
+
+
+def printed(program):
+    """What a fresh interpreter prints for `program`, read as JSON."""
+    command = [sys.executable, "-c", f"import json, sys\n{program}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
 def test_import_is_light():
-    heavy = ["matplotlib", "sklearn", "flax", "orbax", "optax", "clu", "tensorflow", "torch"]
-    program = f"import json, sys, flowjax; print(json.dumps([name for name in {heavy} if name in sys.modules]))"
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    program = "import flowjax\nprint(json.dumps([name for name in {} if name in sys.modules]))"
+    assert printed(program.format(HEAVY)) == []
+
+
+def test_import_gives_every_public_submodule_by_name():
+    program = "import flowjax\nprint(json.dumps([getattr(flowjax, name).__name__ for name in {}]))"
+    assert printed(program.format(PUBLIC)) == [f"flowjax.{name}" for name in PUBLIC]
+
+
+def test_dir_lists_every_submodule_before_it_is_imported():
+    listed, imported_too = printed(
+        "import flowjax\nprint(json.dumps([dir(flowjax), 'flowjax.models' in sys.modules]))"
     )
-    assert json.loads(done.stdout) == []
+    files = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in FILES}
+    assert files - {"__init__"} <= set(listed) and set(PUBLIC) <= set(listed)
+    assert {"sample", "Linear"} <= set(listed) and not imported_too
+
+
+def test_an_unknown_attribute_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'flowjax' has no attribute 'modles'"):
+        _ = flowjax.modles
 
 
 @pytest.mark.parametrize("name", getattr(flowjax, "__all__", ["__all__"]))

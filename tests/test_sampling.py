@@ -1,4 +1,7 @@
-"""Laws of the sampler: what it counts, compiles, keeps apart, and what it does at both ends, in every precision."""
+"""Laws of the sampler: what it counts and compiles, how it keeps samples apart, and its hooks.
+
+At both ends of the path and in every precision its results are finite.
+"""
 
 import functools
 
@@ -7,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flowjax import draw_noise, grids, plans, sample
+from flowjax import draw_noise, grids, models, plans, sample
+from flowjax.fields import GaussianMixture
 from flowjax.schedules import Cosine, Linear, VPDiscrete, VPLinear, as_velocity, to_velocity
 
 SCHEDULES = {
@@ -46,7 +50,7 @@ STOCHASTIC = {
 }
 every_plan = pytest.mark.parametrize("name", PLANS)
 every_stochastic = pytest.mark.parametrize("name", STOCHASTIC)
-ROWS = 24  # RK4 on six steps; the other plans are padded to it where one program shall serve all
+ROWS = 24  # of RK4 on six steps; other plans are padded to it, so that one program serves all
 
 
 def start(batch=3, *, shape=(2,), dtype=np.float64, seed=0):
@@ -58,9 +62,10 @@ def velocity(x, t):
 
 
 def gaussian(schedule, mean=0.4, std=0.7):
-    """The velocity of a Gaussian target, defined at both ends: alpha' E[data] + sigma sigma' E[noise]/sigma."""
+    """The velocity of a Gaussian target, in a form that is defined at both ends."""
 
     def model(x, t):
+        # alpha' E[data | x] + sigma sigma' E[noise | x]/sigma
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
         offset = (x - alpha * mean) / (alpha**2 * std**2 + sigma**2)
         data = mean + alpha * std**2 * offset
@@ -194,9 +199,8 @@ def test_samples_draw_different_noise_in_every_row():
     run = jax.jit(
         lambda x, plan, key: sample(lambda x, t: x / t, x, plan, key=key, save_path=True).path
     )
-    path = np.asarray(
-        run(np.zeros((3, 2)), plan, KEY)
-    )  # the data prediction is zero, so x1 = decay x0 + weight z
+    path = np.asarray(run(np.zeros((3, 2)), plan, KEY))
+    # The data prediction is zero, so x1 = decay x0 + weight z.
     drawn = (path[1:6] - plan.a[:5, None, None] * path[:5]) / plan.s[:5, None, None]
     assert len(np.unique(np.round(drawn, 9))) == 30 and np.abs(drawn).max() < 5
 
@@ -213,10 +217,12 @@ def test_keys_one_key_and_the_noise_itself_agree():
 
 def test_drawn_noise_of_a_sample_depends_on_key_and_number_alone():
     key, shape = jax.random.key(1), (4, 4, 3)
-    whole = draw_noise(key, jnp.arange(6), shape)
-    assert whole.shape == (6, 4, 4, 3) and len(np.unique(whole)) == whole.size
-    np.testing.assert_array_equal(draw_noise(key, [5, 2], shape), whole[jnp.array([5, 2])])
-    assert not np.array_equal(draw_noise(jax.random.key(2), [0], shape)[0], whole[0])
+    every = draw_noise(key, jnp.arange(6), shape)
+    assert every.shape == (6, 4, 4, 3)
+    assert len(np.unique(every)) == every.size
+    np.testing.assert_array_equal(draw_noise(key, range(6), shape), every)
+    np.testing.assert_array_equal(draw_noise(key, [5, 2], shape), every[jnp.array([5, 2])])
+    assert not np.array_equal(draw_noise(jax.random.key(2), [0], shape)[0], every[0])
 
 
 # Ends and precision: from exactly 1 to exactly 0
@@ -254,9 +260,8 @@ def test_every_plan_inverts_from_exactly_zero_to_exactly_one(path, dtype):
         plan = plans.pad(make(SCHEDULES[path], GRID[::-1]), ROWS)
         solution = padded_end(start(dtype=dtype), plan, path, "same")
         assert np.all(np.isfinite(solution.x)), name
-        if (
-            name != "DEIS 3 rho"
-        ):  # which extrapolates a parabola in rho over a step many times the one before
+        # DEIS 3 rho extrapolates a parabola in rho over a step many times the one before.
+        if name != "DEIS 3 rho":
             assert np.abs(solution.x).max() < 10, name
 
 
@@ -271,7 +276,7 @@ def test_float32_follows_float64(name):
 @pytest.mark.parametrize("kind", ["noise", "data", "v", "score"])
 @pytest.mark.parametrize("path", ["vp", "discrete"])
 def test_wrapped_networks_reach_exactly_zero(kind, path):
-    """Whatever a network predicts, no plan but RK4 asks it at t = 0, where a velocity may be undetermined."""
+    """No plan but RK4 evaluates at t = 0, where a prediction may not determine the velocity."""
     schedule = SCHEDULES[path]
 
     def network(x, t):
@@ -347,9 +352,8 @@ def test_carry_passes_through_every_evaluation():
     np.testing.assert_array_equal(solution.carry["count"], [plan.nfe] * 3)
     path = sample(velocity, start(), plan, save_path=True).path
     np.testing.assert_allclose(solution.x, path[-1], rtol=1e-14)
-    np.testing.assert_allclose(
-        solution.carry["last"], path[-2], rtol=1e-14
-    )  # the last row is an Euler step
+    # The last row is an Euler step.
+    np.testing.assert_allclose(solution.carry["last"], path[-2], rtol=1e-14)
 
 
 def test_carry_is_given_to_the_model():
@@ -482,7 +486,7 @@ def test_state_hook_replaces_the_state_that_the_network_sees(name):
 @pytest.mark.parametrize("path", ["linear", "cosine"])
 @pytest.mark.parametrize("name", ["DDPM", "SDE 1", "SDE 2", "SDE 2 noise", "DDIM eta"])
 def test_variance_of_stochastic_plans_tends_to_the_targets(path, name):
-    """On a Gaussian every step is linear, so mean and variance follow exactly, without drawing a sample."""
+    """On a Gaussian every step is linear, so mean and variance are known without drawing."""
     makers = {**STOCHASTIC, "SDE 2": lambda s, g: plans.dpm_solver_sde(s, g, 2)}
     errors = []
     for steps in (80, 160):
@@ -514,7 +518,8 @@ def test_drawn_samples_have_the_mean_and_variance_of_the_target(name):
             x, plan, jax.random.key(1)
         )
     )
-    # Four standard errors of 10000 samples, 0.028 for both, and the 0.02 that the test above allows 160 steps.
+    # Four standard errors of 10000 samples, 0.028 for both, and the 0.02 that the test above allows
+    # 160 steps.
     assert abs(end.mean() - 0.4) < 0.05 and abs(end.var() - 0.49) < 0.05
 
 
@@ -536,6 +541,8 @@ def test_stochastic_plan_without_a_key_under_jit_is_nan_with_status_two():
 
 
 SDE = plans.dpm_solver_sde(Linear(), GRID, 1)
+FIELD = GaussianMixture(np.ones(1), np.zeros((1, 2)), np.eye(2)[None], Linear())
+MODEL = models.Model(lambda params, x, t, label: x, None, None)
 MISTAKES = {
     "no batch": (
         lambda: sample(velocity, np.zeros(3), plans.euler(GRID)),
@@ -565,10 +572,75 @@ MISTAKES = {
         lambda: sample(velocity, start(), SDE, key=0),
         r"key=0 is not a key; pass key=jax\.random\.key\(0\)",
     ),
+    "name of a key": (
+        lambda: sample(velocity, start(), SDE, key="noise"),
+        r"key='noise' is not a key; pass one that jax\.random\.key\(0\)",
+    ),
+    "field": (
+        lambda: sample(FIELD, start(), plans.euler(GRID)),
+        r"model must be a function .* the GaussianMixture has it as a method: pass field\.velocity",
+    ),
+    "model with parameters": (
+        lambda: sample(MODEL, start(), plans.euler(GRID)),
+        r"bind the parameters .* of the Model: lambda x, t: model\.apply\(model\.params, x, t",
+    ),
+    "noise before the model": (
+        lambda: sample(start(), velocity, plans.euler(GRID)),
+        r"an array stands in its place: the model comes first, then noise and plan",
+    ),
+    "name of a model": (
+        lambda: sample("digits", start(), plans.euler(GRID)),
+        r"model must be a function \(x, t\) -> velocity; a str cannot be called",
+    ),
+    "grid as plan": (
+        lambda: sample(velocity, start(), GRID),
+        r"plan is a ndarray; wanted a plan, for example flowjax\.plans\.euler\(grid\)",
+    ),
+    "carry that was not given": (
+        lambda: sample(lambda x, t: (x, 1), start(), plans.euler(GRID)),
+        r"the model returned a tuple; .* needs its first carry: pass carry=",
+    ),
 }
 
 
 @pytest.mark.parametrize(("call", "message"), MISTAKES.values(), ids=MISTAKES)
 def test_mistake_is_refused_by_name_with_a_way_out(call, message):
     with pytest.raises(ValueError, match=r"flowjax\.sample: .*" + message):
+        call()
+
+
+IDS_WANTED = r"wanted a vector of integers, \(B,\): .* range\(16\)"
+NOISE_MISTAKES = {
+    "number of samples": (
+        lambda: draw_noise(KEY, 16, (2,)),
+        r"ids has shape \(\) and dtype int64; " + IDS_WANTED,
+    ),
+    "fractions": (
+        lambda: draw_noise(KEY, [0.0, 1.0], (2,)),
+        r"ids has shape \(2,\) and dtype float64; " + IDS_WANTED,
+    ),
+    "no samples": (lambda: draw_noise(KEY, [], (2,)), r"ids has shape \(0,\) .*" + IDS_WANTED),
+    "matrix": (
+        lambda: draw_noise(KEY, np.arange(4).reshape(2, 2), (2,)),
+        r"ids has shape \(2, 2\) .*" + IDS_WANTED,
+    ),
+    "shape first": (lambda: draw_noise(KEY, (4, 4), 16), r"shape=16; wanted the sizes .* tuple"),
+    "sizes as floats": (
+        lambda: draw_noise(KEY, range(3), (4.0, 4)),
+        r"shape=\(4\.0, 4\); wanted the sizes of one sample as a tuple",
+    ),
+    "seed": (
+        lambda: draw_noise(0, range(3), (2,)),
+        r"key=0 is not a key; pass key=jax\.random\.key\(0\)",
+    ),
+    "keys": (
+        lambda: draw_noise(jax.random.split(KEY, 3), range(3), (2,)),
+        r"key holds 3 keys; wanted one key for all ids",
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "message"), NOISE_MISTAKES.values(), ids=NOISE_MISTAKES)
+def test_mistake_in_drawing_noise_is_refused_with_a_way_out(call, message):
+    with pytest.raises(ValueError, match=r"flowjax\.draw_noise: " + message):
         call()

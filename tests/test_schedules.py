@@ -369,7 +369,7 @@ def test_clip_that_leaves_no_segment_is_refused():
 
 
 def test_unknown_prediction_is_refused():
-    with pytest.raises(ValueError, match=r"kind='epsilon' .* noise"):
+    with pytest.raises(ValueError, match=r"kind='epsilon' is not known; the choices are .*'noise'"):
         predict(Linear(), "epsilon", np.zeros((1, 2)), np.zeros((1, 2)), 0.5)
 
 

@@ -249,7 +249,9 @@ def _dpm_singlestep(c, schedule, times, count, still, third_order):
     blocks = [tuple(times[i : j + 1]) for i, j in zip(ends[:-1], ends[1:], strict=True)]
     variant = "midpoint" if c["solver_type"] == "midpoint" else "taylor"
     prediction = "data" if c["algorithm_type"] == "dpmsolver++" else "noise"
-    return plans.singlestep(schedule, blocks, variant=variant, stage=variant, prediction=prediction)
+    return plans.singlestep(
+        schedule, blocks, variant=variant, substep_variant=variant, prediction=prediction
+    )
 
 
 def _unipc(c, schedule, times, count, still, third_order):
