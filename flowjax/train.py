@@ -268,7 +268,9 @@ def make_step(
     def step(state, batch, key):
         check_split(len(batch["images"]), mesh.size, microbatches)
         step_key = jax.random.fold_in(key, state.step)
+        # The gradient of the batch, on all devices; XLA adds up what the devices found.
         loss, gradients = accumulate(loss_of, state.params, batch, step_key, microbatches)
+        # The step of the optimizer, and of the running mean.
         params, optimizer_state = apply_gradients(optimizer, gradients, state)
         ema = update_ema(state.ema, params, state.step, decay)
         metrics = {"loss": loss, "gradient": optax.tree.norm(gradients)}

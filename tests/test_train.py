@@ -69,6 +69,7 @@ def least_loss(schedule, prediction, std):
 def test_loss_of_the_exact_predictor_is_the_known_minimum(schedule, kind):
     std = 0.5
     wanted = least_loss(schedule, kind, std)
+    # The closed form of the integral in this case, as a check of the oracle.
     if kind == "velocity" and isinstance(schedule, Linear):
         assert wanted == pytest.approx(std * np.pi / 2, rel=1e-4)
 
@@ -185,6 +186,7 @@ def assert_trees_close(found, wanted, **tolerance):
 def test_devices_and_microbatches_train_as_one(devices, microbatches):
     state, losses = after(3, devices=devices, microbatches=microbatches)
     wanted_state, wanted_losses = reference()
+    # Gradients are added in another order, and Adam divides by their small second moments.
     np.testing.assert_allclose(losses, wanted_losses, rtol=1e-13)
     assert_trees_close(state, wanted_state, rtol=0, atol=1e-10)
 
@@ -205,9 +207,11 @@ def test_running_mean_is_that_of_a_loop():
     mean = jax.tree.map(np.array, state.params)
     for n in range(4):
         state, _ = step(state, batch)
+        # mean <- decay mean + (1 - decay) params
         decay = min(0.9, (1 + n) / (10 + n))
         for name, value in state.params.items():
             mean[name] = decay * mean[name] + (1 - decay) * np.asarray(value)
+    # The decay is a float32.
     assert_trees_close(state.ema, mean, rtol=1e-6, atol=1e-8)
 
 
@@ -241,7 +245,8 @@ def test_optimizer_warms_up_and_ends_at_rest():
     for _ in range(11):
         update, state = update_by(jnp.full(3, 5.0), state, params)
         moves.append(float(-update[0]))
-    # Adam moves by its rate while all gradients are equal.
+    # The rate grows for two steps, then falls to 0. Adam moves by its rate while all gradients are
+    # equal.
     np.testing.assert_allclose(moves[:3], [0, 0.05, 0.1], rtol=1e-5)
     assert all(a > b for a, b in zip(moves[2:], moves[3:]))
     assert moves[10] == 0

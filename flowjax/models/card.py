@@ -76,6 +76,7 @@ class Card:
 
     def __post_init__(self):
         """Refuse a prediction or a clock that is not known."""
+        # A card may come from a file, so both names are checked here and nowhere else.
         if self.prediction not in PREDICTIONS or self.clock not in CLOCKS:
             raise ValueError(
                 f"models.Card: prediction={self.prediction!r}, clock={self.clock!r}; wanted one of "
@@ -108,8 +109,8 @@ class Card:
         """The number that the network receives for the time `t`, shaped like `t`."""
         return CLOCKS[self.clock](self.schedule, t)
 
-    def _by_our_time(self, output: jax.Array) -> jax.Array:
-        """The prediction by t, of an output by the network's own time: -dx/ds = dx/dt."""
+    def _prediction_of(self, output: jax.Array) -> jax.Array:
+        """The prediction of an output: a velocity dx/ds by the time s = 1 - t becomes -dx/ds."""
         if self.prediction == "velocity" and self.clock in CLOCKS_TOWARDS_DATA:
             return -output
         return output
@@ -159,8 +160,8 @@ class Card:
         Returns:
           (B, H, W, C), without learned variances.
         """
-        output = self.raw(params, x, self.clock_at(t), label)
-        return self._by_our_time(output[..., : self.config.channels])
+        output = self.raw(params, x, self.clock_at(t), label)  # (B, H, W, outputs)
+        return self._prediction_of(output[..., : self.config.channels])
 
     def velocity(
         self,
@@ -227,10 +228,11 @@ class Card:
           t: scalar or (B,).
         """
         pixels = self.config.patch**2
-        out = out.reshape(*out.shape[:2], pixels, self.config.outputs)
+        out = out.reshape(*out.shape[:2], pixels, self.config.outputs)  # (B, L, p p, outputs)
         out = out[..., : self.config.channels]  # (B, L, p p, C), without learned variances
-        out = out.reshape(patches.shape)
-        prediction = self._by_our_time(out)
+        out = out.reshape(patches.shape)  # (B, L, P)
+        prediction = self._prediction_of(out)
+        # A prediction is p x + q velocity; to_velocity solves this for the velocity.
         t = jnp.asarray(t, patches.dtype)
         return to_velocity(self.schedule, self.prediction, prediction, patches, t)
 
@@ -261,6 +263,7 @@ class Card:
     def _checked(self, label: Array | None) -> jax.Array:
         """Labels as an array. Their values can be checked only outside of jit."""
         label = self.null_label if label is None else label
+        # Inside jit a label out of range gives NaN instead (DiT.embed).
         if not isinstance(label, jax.core.Tracer):
             values = np.asarray(label)
             integers = np.issubdtype(values.dtype, np.integer)

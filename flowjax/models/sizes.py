@@ -104,11 +104,12 @@ def preset(name: str, **changes: Any) -> DiTConfig:
     Raises:
       ValueError: the name is not known.
     """
-    family, _, patch = name.removeprefix("DiT-").partition("/")
+    family, _, patch = name.removeprefix("DiT-").partition("/")  # DiT-XL/2: XL and 2
     if name in SMALL:
         config = SMALL[name]
     elif name.startswith("DiT-") and family in SIZES and patch in PATCHES:
         config = DiTConfig(
+            # Latents of 256 x 256 images, and the classes of ImageNet.
             size=(32, 32),
             channels=4,
             patch=int(patch),

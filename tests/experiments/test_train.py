@@ -133,6 +133,7 @@ def check_other_settings_are_refused(config, workdir):
     """Other settings, and other data, than those of the checkpoint."""
     path = workdir / "checkpoints" / "00000006" / "card.json"
     card = json.loads(path.read_text())
+    # As if the checkpoint were that of another run.
     card["details"]["config"]["ema"] = 0.5
     card["details"]["data"]["hash"] = "0"
     path.write_text(json.dumps(card))
@@ -165,6 +166,7 @@ def counting(spoiled=None):
 
 
 def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(config, tmp_path):
+    # The loss is looked at when it is logged or saved: at steps 2, 3, 4 and 6.
     work = experiment.Run(dataclasses.replace(config, log_every=3), tmp_path / "run")
     wanted = "at step 5 the loss is inf .*checkpoint of step 4 is kept"
     with pytest.raises(ValueError, match=wanted):
@@ -188,6 +190,7 @@ def test_full_disk_ends_with_a_sentence_and_the_run_goes_on_later(config, tmp_pa
     monkeypatch.setattr(checkpoint, "_write", write_to_a_full_disk)
     with pytest.raises(ValueError, match="step 4 cannot be written .*step 2 is kept"):
         experiment._loop(experiment.Run(config, tmp_path / "run"), counting(), None, [])
+    # The checkpoint before the full disk is complete, and the run goes on from it.
     assert checkpoint.steps(tmp_path / "run" / "checkpoints") == [2]
     assert experiment.Run(config, tmp_path / "run").step == 2
 
@@ -212,6 +215,7 @@ def test_reflow_pairs_join_noise_to_the_teachers_images(config, tmp_path):
     assert np.std(batch["noise"]) == pytest.approx(1, abs=0.25)
     assert np.array_equal(work.state.params["outputs"]["bias"], params["outputs"]["bias"])
 
+    # A teacher that is not there, and one of other sizes.
     without = dataclasses.replace(reflow, teacher=str(tmp_path / "none"))
     with pytest.raises(ValueError, match="needs a teacher"):
         experiment.Run(without, tmp_path / "other")

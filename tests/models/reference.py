@@ -1,7 +1,7 @@
 """The transformer of the paper in numpy, one image, one token and one head at a time: the oracle.
 
-It is written from arXiv:2212.09748, section 3, twice: on our tree of parameters, and on a state dict
-with the names of the original code.
+It is written from arXiv:2212.09748, section 3, twice: on our tree of parameters, and on a state
+dict with the names of the original code.
 """
 
 import jax

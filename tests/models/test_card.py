@@ -97,6 +97,7 @@ def test_any_prediction_becomes_the_velocity_of_the_same_data_and_noise(
     answer(-wanted if turned else outputs[prediction])
     x = schedule.add_noise(data, noise, TIME)
     found = card(schedule=schedule, prediction=prediction, clock=clock)
+    # Central differences are exact to about 1e-9, and score and noise divide by alpha or sigma.
     np.testing.assert_allclose(found.velocity(None, x, TIME, LABEL), wanted, atol=1e-7)
 
 
@@ -105,6 +106,7 @@ def test_a_clock_towards_the_data_does_not_turn_data_around(answer):
     data = drawn(1, *X.shape)
     answer(data)
     found = card(clock="1 - t", prediction="data").velocity(None, X, TIME, LABEL)
+    # On the linear path data = x - t velocity.
     np.testing.assert_allclose(X - WIDE_TIME * found, data, rtol=1e-11, atol=1e-12)
 
 
@@ -140,6 +142,7 @@ def test_a_discrete_network_receives_the_step_before_its_node(answer):
     found = card(schedule=schedule, prediction="noise", clock="index")
     velocity = found.velocity(None, X, nodes / 1000, LABEL)
     np.testing.assert_allclose(clocks[0], nodes - 1, atol=1e-9)
+    # The velocity is alpha' data + sigma' noise with data = (x - sigma noise) / alpha. Here
     # alpha' = rate alpha, and alpha^2 + sigma^2 = 1 gives sigma' = -rate alpha^2 / sigma.
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     rate = schedule.log_alpha_dot(t)
@@ -169,9 +172,11 @@ def test_what_is_trained_is_sampled(clock, schedule, prediction):
     time, images, noise = 0.3, X, drawn(1, *X.shape)
     network = Lookup("lookup", CONFIG, schedule, prediction, clock)
     state, step = one_step_to_the_minimum(network, time, count=images.size)
+    # Train.
     batch = {"images": images, "noise": noise, "labels": np.array([0, 1, 2], np.int32)}
     state, _ = step(state, batch, jax.random.key(0))
 
+    # Sample, from the same noisy images.
     model = Model(network.velocity, state.params, network)
     x = schedule.add_noise(images, noise, time)
     found = flowjax.sample(

@@ -1,4 +1,4 @@
-"""The transformer: its equations, layers, attention, precision, tokens, sizes, and what is refused."""
+"""The transformer: equations, layers, attention, precision, labels, tokens and sizes."""
 
 import dataclasses
 import functools
@@ -106,7 +106,8 @@ TOKENS, CONDITION = drawn(0, 3, 6, 16), drawn(1, 3, 16)
 def layers(blocks, tokens, first=0, remat=False):
     """The tokens after the layers `blocks`, the first of which has the number `first`."""
     network = dit.network(dataclasses.replace(CONFIG, remat=remat))
-    params = network.shapes() | {"blocks": blocks}  # only the blocks are used
+    # Only the blocks are used, so shapes may stand for the other parameters.
+    params = network.shapes() | {"blocks": blocks}
     arguments = (tokens, CONDITION, decaying_attention, 0, first)
     return network.part("layers", params, *arguments)[0]
 
@@ -138,6 +139,7 @@ def test_remat_changes_neither_values_nor_gradients(params):
         moved = jax.tree.map(lambda b, d: b + step * d, blocks, direction)
         return np.sum(layers(moved, TOKENS) ** 2)
 
+    # The derivative along the direction, by the gradient and by differences.
     value, gradient = jax.jit(jax.value_and_grad(with_remat))(blocks)
     products = jax.tree.map(lambda g, d: np.sum(g * d), gradient, direction)
     along = sum(jax.tree.leaves(products))
@@ -199,6 +201,7 @@ def test_softmax_is_not_in_half_precision():
     out, _ = dit.softmax_attention(q, k, v)
     exact = reference.attention(*(a.astype(np.float64) for a in (q, k, v)))
     assert out.dtype == jnp.bfloat16
+    # bfloat16 has 8 bits: only inputs and output are rounded to it.
     assert relative(out, exact) < 2**-8
 
 
@@ -206,6 +209,7 @@ def test_bfloat16_is_near_float32(params):
     wanted = velocity(*single(params))
     half = velocity(*single(params), config=dataclasses.replace(CONFIG, dtype="bfloat16"))
     assert half.dtype == wanted.dtype == jnp.float32
+    # It differs, so bfloat16 is used, by no more than a few roundings of 4e-3.
     assert 1e-4 < relative(half, wanted) < 2e-2
 
 
@@ -223,6 +227,7 @@ def test_state_is_in_its_own_dtype_and_at_least_float32(params, dtype):
 
 
 def test_null_label_is_no_label(params):
+    # Without a label the network receives the null label, the one after the last class.
     none = velocity(params, label=None)
     null = velocity(params, label=np.full(3, CONFIG.classes))
     np.testing.assert_array_equal(none, null)
@@ -281,6 +286,7 @@ def test_a_sample_does_not_depend_on_its_batch(params):
 
 def test_images_of_other_sizes_cover_the_same_places(params):
     dense = dit.positions(CONFIG, (8, 12)).reshape(4, 6, 16)
+    # Every second token of the dense image lies at a token of the configured size.
     every_second = dense[::2, ::2].reshape(6, 16)
     np.testing.assert_allclose(every_second, dit.positions(CONFIG), atol=1e-14)
     assert velocity(params, drawn(1, 3, 8, 2, 3)).shape == (3, 8, 2, 3)
