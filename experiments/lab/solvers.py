@@ -13,9 +13,9 @@ import jax
 import numpy as np
 
 import flowjax
-from configs.common import nearest
 from experiments.lab import own
 from flowjax import Linear, Plan, grids, plans
+from flowjax.errors import suggestion
 from flowjax.schedules import Schedule
 
 Build = Callable[[Schedule, np.ndarray], Plan]  # (schedule, grid) -> plan
@@ -182,8 +182,7 @@ def find(name: str) -> Solver:
         return own_solver(name)
     if name not in SOLVERS:
         raise ValueError(
-            f"solver {name!r} is not known; {nearest(name, SOLVERS)}, or module:name for a plan "
-            "of your own."
+            f"{name!r} is not known; {suggestion(name, SOLVERS)} A plan of your own is module:name."
         )
     return SOLVERS[name]
 
@@ -207,7 +206,7 @@ def check(
             if own.is_own(name):
                 _try_out(name, grids_of, nfe)
         except ValueError as error:
-            raise ValueError(f"{option}: {error}") from error
+            raise ValueError(f"--config.{option}: {error}") from error
 
 
 def _try_out(name: str, grids_of: Iterable[MakeGrid], nfe: Sequence[int]) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from configs.common import nearest
 from experiments.lab import own
 from flowjax import Linear, fields, guidance, models
+from flowjax.errors import suggestion
 from flowjax.schedules import Schedule
 
 # ---- fields
@@ -53,8 +53,8 @@ def make_field(name: str, schedule: Schedule | None = None, **options: Any) -> A
         return fields.random_mixture(0, schedule, dim=dimension, **options)
     if name not in FIELDS:
         raise ValueError(
-            f"field {name!r} is not known; {nearest(name, [*FIELDS, f'{MIXTURE}D'])}, "
-            "or module:name for a field of your own."
+            f"{name!r} is not known; {suggestion(name, [*FIELDS, f'{MIXTURE}D'])} "
+            "A field of your own is module:name."
         )
     return FIELDS[name](schedule, **options)
 
@@ -94,7 +94,7 @@ def check_fields(option: str, names: Iterable[str]) -> None:
         try:
             make_field(name)
         except ValueError as error:
-            raise ValueError(f"{option}: {error}") from error
+            raise ValueError(f"--config.{option}: {error}") from error
 
 
 # ---- networks
@@ -161,4 +161,4 @@ def check_networks(option: str, names: Iterable[str]) -> None:
         try:
             load(name)
         except FileNotFoundError as error:
-            raise ValueError(f"{option}: {name!r}: {error}") from None
+            raise ValueError(f"--config.{option}: {name!r}: {error}") from None
