@@ -1,4 +1,4 @@
-"""The sentences that several modules share: a suggestion only where a name is near, numbers refused by their kind."""
+"""The shared checks: a name is suggested only where one is near, and numbers have a kind."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def test_no_name_is_suggested_where_none_is_near(given):
 
 
 def test_an_unknown_method_is_not_taken_for_the_only_one_that_shares_letters():
-    """Without a cutoff "ring" became "pipefusion" where a mesh with stages allows no other method."""
+    """Without a cutoff "ring" became "pipefusion" where a pipeline allows no other method."""
     text = refusal(errors.check_choice, "here", "attention", "ring", ("pipefusion",))
     assert "did you mean" not in text
 

@@ -14,9 +14,10 @@ import flowjax
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "flowjax"
 
-# What each unit may import from flowjax. A unit is a file of the package, or a folder such as models/.
+# What each unit may import from flowjax. A unit is a file of the package, or a folder such as
+# models/.
 ALLOWED = {
-    "errors": set(),  # shared wording of refusals, open to all
+    "errors": set(),  # shared checks and their sentences, open to all
     "types": set(),  # what signatures name, open to all
     "files": set(),  # the one atomic writer, open to all
     "schedules": set(),
@@ -44,10 +45,7 @@ ALLOWED = {
 }
 SAMPLERS = {"sampling", "adaptive", "parallel", "plans"}
 NEVER = {"configs", "experiments", "tests", "absl", "matplotlib"}
-NEVER_AT_IMPORT = {
-    "tensorflow",
-    "torch",
-}  # inside a function, a reader of checkpoints may ask for them
+NEVER_AT_IMPORT = {"tensorflow", "torch"}  # a reader of checkpoints may import them in a function
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -57,6 +55,7 @@ def unit(path):
 
 
 def walk(node, inside_functions):
+    """All nodes below `node`, or those that run when the file is imported."""
     for child in ast.iter_child_nodes(node):
         if inside_functions or not isinstance(
             child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
@@ -66,15 +65,16 @@ def walk(node, inside_functions):
 
 
 def imported(source, package, inside_functions=True):
-    """Full dotted names that `source` imports, relative ones resolved against the dotted name `package`."""
+    """Full dotted names that `source`, a file of `package`, imports."""
     names = set()
     for node in walk(ast.parse(source), inside_functions):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            above = (
-                package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
-            )
+            above = []
+            if node.level:  # relative: one level is the package itself
+                parts = package.split(".")
+                above = parts[: len(parts) + 1 - node.level]
             base = ".".join([*above, *([node.module] if node.module else [])])
             names |= {f"{base}.{alias.name}" for alias in node.names}
     return names
@@ -86,7 +86,7 @@ def imports_of(path, inside_functions=True):
 
 
 def units_of(names):
-    """The units of flowjax among `names`; the package itself counts as the unit `flowjax`, since it holds them all."""
+    """The units of flowjax among `names`; the package itself counts as the unit `flowjax`."""
     return {(name.split(".") + ["flowjax"])[1] for name in names if name.split(".")[0] == "flowjax"}
 
 

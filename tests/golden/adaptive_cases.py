@@ -15,9 +15,7 @@ from flowjax import compat
 
 METHODS = {"dpmsolver++": "dpm_solver_pp", "dpmsolver": "dpm_solver"}
 VARIANTS = {"dpmsolver": "midpoint", "taylor": "taylor"}
-
-# The originals' constants that controller="peers" has built in.
-FIXED = {"h_init": 0.05, "theta": 0.9, "t_err": 1e-5}
+FIXED = {"h_init": 0.05, "theta": 0.9, "t_err": 1e-5}  # what controller="peers" has built in
 
 
 @functools.partial(jax.jit, static_argnames=("order", "method", "variant", "span"))
@@ -40,13 +38,11 @@ def adaptive(folder, case):
     options = case["options"]
     if any(options[key] != value for key, value in FIXED.items()):
         raise ValueError(f"constants other than {FIXED}")
-
-    # The original's settings. Where it names no times, it runs from 1 to the first node.
     schedule = compat.dpm_solver_schedule(options["schedule"], options.get("total_N"))
-    nodes = options.get("total_N", 1000)
-    start = 1.0 if options["t_start"] is None else options["t_start"]
-    end = 1 / nodes if options["t_end"] is None else options["t_end"]
-
+    # Where a time is not given, the original runs from 1 to the first node.
+    start, end = options["t_start"], options["t_end"]
+    start = 1.0 if start is None else start
+    end = 1 / options.get("total_N", 1000) if end is None else end
     solution = solve(
         folder.field(case["field"], schedule),
         jnp.asarray(folder.given(case, "xT")),
@@ -56,10 +52,8 @@ def adaptive(folder, case):
         VARIANTS[options["solver_type"]],
         (start, end),
     )
-
-    # Counts, which are the same for all samples. The manifest gives some of them.
-    counts = solution.stats.nfe, solution.stats.accepted, solution.stats.rejected
-    nfe, accepted, rejected = (int(np.unique(count).item()) for count in counts)
+    # All samples of the original take the same steps.
+    nfe, accepted, rejected = (int(np.unique(count).item()) for count in solution.stats[:3])
     ours = {
         "nfe": nfe,
         "accepted": accepted,
@@ -67,7 +61,8 @@ def adaptive(folder, case):
         "attempts_count": accepted + rejected,
     }
     theirs = {key: case[key] for key in ours if case.get(key) is not None}
-    if np.any(solution.status) or any(ours[key] != value for key, value in theirs.items()):
+    differ = any(ours[key] != value for key, value in theirs.items())
+    if np.any(solution.status) or differ:
         raise ValueError(f"{ours} (status {np.unique(solution.status)}), the original {theirs}")
     return np.asarray(solution.x)
 

@@ -1,4 +1,4 @@
-"""Families of the original solvers' numbers about guidance and corrections of the data prediction.
+"""Families of the originals' numbers about guidance and corrections of the data prediction.
 
 Each function takes (folder, case), as `tests.golden` describes, and returns our array; FAMILIES
 names them.
@@ -12,8 +12,6 @@ import flowjax
 from flowjax import compat, guidance
 
 CLASSIFIER = "log p(component in conditional_components | x_t) of the mixture"
-
-# Options of a case that are about guidance; the others are the solver's.
 NOT_OF_THE_SOLVER = {
     "guidance_type",
     "guidance_scale",
@@ -33,23 +31,21 @@ APG_OPTIONS = {
 
 @jax.jit
 def free(conditional, field, x, plan, scale, interval):
+    """The end of classifier-free guidance."""
     model = guidance.combine(conditional.velocity, field.velocity, scale, interval=interval)
     return flowjax.sample(model, x, plan).x
 
 
 @jax.jit
 def classified(conditional, field, x, plan, scale):
+    """The end of classifier guidance."""
+
+    # log p(c | x) is log p(x | c) - log p(x) + log p(c), and the last is a constant.
     def log_prob(x, t):
-        # log p(c | x) is log p(x | c) - log p(x) + log p(c), and the last is a constant.
         return conditional.log_density(x, t) - field.log_density(x, t)
 
     model = guidance.classifier(field.velocity, log_prob, scale, field.schedule)
     return flowjax.sample(model, x, plan).x
-
-
-def constant(velocity):
-    """The model that returns this velocity everywhere."""
-    return lambda x, t: velocity
 
 
 @jax.jit
@@ -60,6 +56,9 @@ def projected(data, scale, momentum, threshold, eta, rescale):
     """
     x = jnp.zeros_like(data[0, 0])
     projection = guidance.Projection(flowjax.Linear(), momentum, threshold, eta)
+
+    def constant(velocity):
+        return lambda x, t: velocity
 
     def call(carry, pair):
         conditional, unconditional = (constant(-prediction) for prediction in pair)
@@ -76,12 +75,13 @@ def plan_of(folder, case):
     """(schedule, plan) of the case's solver options."""
     options = {key: value for key, value in case["options"].items() if key not in NOT_OF_THE_SOLVER}
     options.setdefault("schedule", "discrete_flow")
-
-    # Sana's rule for the last steps is a boolean; the upstream rule may also be a text.
+    # The option is a boolean, or the words of the upstream rule; without it the code decides.
     lower = options.get("lower_order_final", True)
-    sana = "Sana" in folder.source(case) if "lower_order_final" not in options else lower is True
+    if "lower_order_final" in options:
+        sana = lower is True
+    else:
+        sana = "Sana" in folder.source(case)
     options["lower_order_final"] = bool(lower)
-
     schedule = compat.dpm_solver_schedule(options["schedule"], options.get("total_N"))
     options["schedule"] = schedule
     plan = compat.dpm_solver_plan(options, code="sana" if sana else "upstream")
@@ -101,10 +101,10 @@ def fields(folder, case, schedule, kind):
 def guidance_cfg(folder, case):
     options = case["options"]
     schedule, plan = plan_of(folder, case)
-    conditional, field = fields(folder, case, schedule, "classifier-free")
-    scale = float(options["guidance_scale"])
+    pair = fields(folder, case, schedule, "classifier-free")
     interval = tuple(float(end) for end in options.get("interval_guidance", (0.0, 1.0)))
-    return np.asarray(free(conditional, field, folder.given(case, "xT"), plan, scale, interval))
+    start = folder.given(case, "xT")
+    return np.asarray(free(*pair, start, plan, float(options["guidance_scale"]), interval))
 
 
 def guidance_classifier(folder, case):
@@ -112,28 +112,27 @@ def guidance_classifier(folder, case):
     if options["classifier"] != CLASSIFIER:
         raise ValueError(f"the classifier {options['classifier']!r} is not known")
     schedule, plan = plan_of(folder, case)
-    conditional, field = fields(folder, case, schedule, "classifier")
-    scale = float(options["guidance_scale"])
-    return np.asarray(classified(conditional, field, folder.given(case, "xT"), plan, scale))
+    pair = fields(folder, case, schedule, "classifier")
+    start = folder.given(case, "xT")
+    return np.asarray(classified(*pair, start, plan, float(options["guidance_scale"])))
 
 
 def apg(folder, case):
     options = case["options"]
     if unknown := set(options) - APG_OPTIONS:
         raise ValueError(f"the options {sorted(unknown)} are not known")
-    data = folder.array(case["file"], f"{case['id']}_in")  # (calls, 2, B, C, H, W)
-    data = np.moveaxis(data, 3, -1)  # (calls, 2, B, H, W, C)
+    data = np.moveaxis(folder.array(case["file"], f"{case['id']}_in"), 3, -1)  # channels last
     if len(data) != options["calls"]:
         raise ValueError(f"{len(data)} inputs for {options['calls']} calls")
-    guided = projected(
-        data,
-        scale=float(options["guidance_scale"]),
-        momentum=float(options["momentum"] or 0.0),  # theirs may be None
-        threshold=float(options["rescale_threshold"] or np.inf),  # theirs is off at 0
-        eta=float(options["eta"]),
-        rescale=float(options["guidance_rescale"]),
-    )
-    return np.moveaxis(np.asarray(guided), -1, 2)  # (calls, B, C, H, W)
+    numbers = [
+        options["guidance_scale"],
+        options["momentum"] or 0.0,  # theirs may be None
+        options["rescale_threshold"] or np.inf,  # theirs is off at 0
+        options["eta"],
+        options["guidance_rescale"],
+    ]
+    guided = np.asarray(projected(data, *map(float, numbers)))
+    return np.moveaxis(guided, -1, 2)  # channels first again
 
 
-FAMILIES = {function.__name__: function for function in (apg, guidance_cfg, guidance_classifier)}
+FAMILIES = {"apg": apg, "guidance_cfg": guidance_cfg, "guidance_classifier": guidance_classifier}
