@@ -1,4 +1,4 @@
-"""Settings of every test, made before jax starts: float64, strict shapes, eight CPU devices, programs kept on disk."""
+"""Settings of every test, made before jax starts: float64, eight CPU devices, a cache of programs."""
 
 import dataclasses
 import gc
@@ -14,14 +14,16 @@ matplotlib.use("Agg")
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Tests speak of numbers, so they run where these are the same for everyone, also on a machine with an accelerator.
+# Tests speak of numbers, so they run where these are the same for everyone, also on a machine with
+# an accelerator.
 if "JAX_PLATFORMS" not in os.environ:
     jax.config.update("jax_platforms", "cpu")
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     jax.config.update("jax_num_cpu_devices", 8)
 
-# Most of the time of these tests is compilation, so a second run is several times quicker with the programs of the
-# first. jax's own thresholds would leave out the small ones. JAX_ENABLE_COMPILATION_CACHE=0 measures a first run.
+# Most of the time of these tests is compilation, so a second run is several times quicker with the
+# programs of the first. jax's own thresholds would leave out the small ones.
+# JAX_ENABLE_COMPILATION_CACHE=0 measures a first run.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     cache = (
         pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
@@ -38,8 +40,9 @@ def programs_of_one_file():
     """Forget the compiled programs of a test file when it ends.
 
     A compiled CPU program holds about 13 memory maps, and Linux allows a process 65,530 of them
-    (vm.max_map_count). A process that keeps the programs of all test files reaches that limit; LLVM then cannot
-    allocate memory, and JAX ends with a segmentation fault where it writes the program to its cache.
+    (vm.max_map_count). A process that keeps the programs of all test files reaches that limit; LLVM
+    then cannot allocate memory, and JAX ends with a segmentation fault where it writes the program
+    to its cache.
     """
     yield
     jax.clear_caches()
