@@ -1,4 +1,4 @@
-"""Settings of every test, made before jax starts: float64, eight CPU devices, a cache of programs."""
+"""Settings of every test, made before jax starts: float64, eight CPU devices, cached programs."""
 
 import dataclasses
 import gc

@@ -1,9 +1,11 @@
 """Imports inside flowjax go one way, and `import flowjax` stays light."""
 
 import ast
+import importlib
 import inspect
 import json
 import pathlib
+import pkgutil
 import subprocess
 import sys
 
@@ -228,3 +230,16 @@ def test_public_name_has_docstring(name):
     doc = inspect.getdoc(getattr(flowjax, name)) or ""
     generated = f"{name}("  # what a NamedTuple or a dataclass writes where its author wrote nothing
     assert doc.strip() and not doc.startswith(generated)
+
+
+def modules_of(package):
+    """The dotted names of all modules in `package`, but for commands."""
+    found = pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    return [module.name for module in found if not module.name.endswith("__main__")]
+
+
+@pytest.mark.parametrize("name", modules_of(flowjax))
+def test_no_public_name_hides_a_module(name):
+    module = importlib.import_module(name)
+    parent, last = name.rsplit(".", 1)
+    assert getattr(importlib.import_module(parent), last) is module

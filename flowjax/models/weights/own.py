@@ -12,6 +12,7 @@ import numpy as np
 import safetensors.numpy
 
 from flowjax.errors import check_choice
+from flowjax.files import replacing
 from flowjax.models import dit
 from flowjax.models.card import Card, Model, model
 from flowjax.models.weights.files import Tensors, open_tensors, read_json
@@ -53,14 +54,12 @@ def save(folder: str | os.PathLike, model: Model, *, dtype: str = "float16") -> 
     text = json.dumps(_card_to_json(card), indent=1)
 
     folder.mkdir(parents=True, exist_ok=True)
-    unfinished = {name: folder / f".{name}.part" for name in (WEIGHTS, CARD)}
-    safetensors.numpy.save_file(tensors, unfinished[WEIGHTS])
-    unfinished[CARD].write_text(text, encoding="utf-8")
-    # The old card is removed first and the new one comes last, so that no card is ever beside the
-    # weights of another save.
-    (folder / CARD).unlink(missing_ok=True)
-    for name, file in unfinished.items():
-        os.replace(file, folder / name)
+    # Of the two files the inner one is replaced first: the card comes last. The old card is
+    # removed before, so that no card is ever beside the weights of another save.
+    with replacing(folder / CARD) as card_file, replacing(folder / WEIGHTS) as weights_file:
+        card_file.write_text(text, encoding="utf-8")
+        safetensors.numpy.save_file(tensors, weights_file)
+        (folder / CARD).unlink(missing_ok=True)
 
 
 def _rounded(params: PyTree, dtype: str) -> dict[str, np.ndarray]:
