@@ -25,6 +25,7 @@ def suggestion(value: Any, choices: Collection[Any]) -> str:
       "did you mean 'heun'? The choices are 'cold', 'heun'." or "the choices are 'cold', 'heun'."
     """
     known = ", ".join(map(repr, choices))
+    # Compared without regard to case, and shown as they are written
     spellings = {str(choice).casefold(): choice for choice in choices}
     near = []
     if isinstance(value, str):  # a number is never a misspelt number
@@ -71,6 +72,7 @@ def check_whole(name: str, option: str, value: Any, least: int, most: int | None
     within = _within(value, least, most)
     if within and isinstance(value, int | np.integer) and not isinstance(value, bool):
         return
+    # Say what was wanted, and for the usual slips what to write in its place.
     limits = f"of at least {least}" if most is None else f"from {least} to {most}"
     hint = ""
     if isinstance(value, str):

@@ -85,6 +85,7 @@ class Builder:
 
     def _by_age(self, column, weights):
         """Weights by age, (4,) with the newest first, from weights by the index of their row."""
+        # Age 0 is this row: its m is in the history when its base is updated.
         newest = len(self)
         by_age = np.zeros(DEPTH)
         for index, weight in (weights or {}).items():
@@ -93,6 +94,7 @@ class Builder:
         return by_age
 
     def _checked_index(self, column, index):
+        # A negative age would count from the oldest entry, and weight the wrong evaluation.
         newest = len(self)
         oldest = max(0, newest - DEPTH + 1)
         try:
@@ -129,6 +131,7 @@ class Builder:
         """
         if not self._rows:
             raise ValueError(f"{self.name}: the plan has no rows; call row() before build().")
+        # Columns in place of rows
         t, t_next, kinds, a, b, s, c, d, ends_step = zip(*self._rows, strict=True)
         t, t_next, a, b, s, c, d = (
             np.array(column, np.float64) for column in (t, t_next, a, b, s, c, d)
@@ -140,6 +143,7 @@ class Builder:
         weights = self.schedule.prediction_weights
         pairs = [weights(kind, time) for kind, time in zip(kinds, t, strict=True)]
         p, q = np.array(pairs, np.float64).T
+        # data = data_x x + data_v velocity, for the hooks of the data prediction
         data_x, data_v = weights("data", t)
         counted = np.ones(len(t), bool)
         plan = Plan(t, t, p, q, a, b, s, c, d, ends_step, t_next, data_x, data_v, counted)

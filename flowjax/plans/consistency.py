@@ -98,10 +98,12 @@ def _check_case(name, plan, kinds, schedule, words, data, noise):
     size = abs(base)  # bounds the numbers that are summed, and so the rounding
     history = np.zeros(DEPTH)
     for i in range(plan.rows):
+        # The row, as the sampler does it
         prediction = _constant_prediction(kinds[i], schedule, plan.t[i], data, noise)
         history = np.append(prediction, history[:-1])
         base = plan.a[i] * base + plan.b[i] @ history
         x = plan.c[i] * base + plan.d[i] @ history
+        # The same with all signs positive
         size = abs(plan.a[i]) * size + np.abs(plan.b[i]) @ np.abs(history)
         bound = abs(plan.c[i]) * size + np.abs(plan.d[i]) @ np.abs(history)
         t_next = plan.t_next[i]

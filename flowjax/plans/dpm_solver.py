@@ -91,6 +91,7 @@ def dpm_solver_pp(
             final=final,
             warm=start == "singlestep",
         )
+    # Singlestep: a block of evaluations for each step
     check_order(name, order, 3)
     log_snrs, orders = settle_orders(name, schedule, grid, final, order, multistep=False)
     blocks = [
@@ -140,6 +141,7 @@ def multistep(
             add_first_order_step(rows, t0, t1, prediction, stochastic)
             continue
         nodes.insert(0, (start, len(rows)))
+        # The first finite step of a warm start has no earlier evaluations, so it makes its own.
         if warm and len(nodes) == 1 and orders[i] > 1:
             times = (t0, *_substeps(schedule, start, end, 2), t1)
             _add_block(rows, schedule, times, variant=variant, prediction=prediction)
@@ -248,6 +250,7 @@ def _add_block(rows, schedule, times, *, variant, prediction, substep_variant="t
         taus = places(log_snrs[used], log_snrs[0], log_snrs[k])
         weights = gain * step_weights(argument, taus, variant=rule)
         weights = {first + j: weight for j, weight in zip(used, weights, strict=True)}
+        # Every update of a block starts from the base, which only the last one moves.
         if is_last:
             rows.row(times[k - 1], t1, kind=prediction, a=decay, b=weights)
         else:
@@ -256,6 +259,7 @@ def _add_block(rows, schedule, times, *, variant, prediction, substep_variant="t
 
 def _combined(k, is_last, variant, substep_variant):
     """Which evaluations of a block reach its k-th time, and the variant of their weights."""
+    # The last update of order 3 has all three evaluations; its "midpoint" leaves out the second.
     if is_last and k == 3:
         used = [0, 2] if variant == "midpoint" else [0, 1, 2]
         return used, "taylor"

@@ -47,6 +47,7 @@ def step_terms(
       decay, gain, the argument of `exponential_moments`, and the weight of fresh noise.
     """
     h = schedule.log_snr(t1) - schedule.log_snr(t0)
+    # x1 = decay x0 + gain sum_j w_j m_j, with the kernel exp(-(h-u)) of the data prediction
     if prediction == "data":
         decay = schedule.sigma(t1) / schedule.sigma(t0)
         gain = schedule.alpha(t1)
@@ -54,6 +55,7 @@ def step_terms(
             noise = schedule.sigma(t1) * np.sqrt(-np.expm1(-2 * h))
             return decay * np.exp(-h), gain, 2 * h, noise
         return decay, gain, h, 0.0
+    # exp(h-u) for the noise prediction: the argument is -h, which also gives the minus sign.
     decay = schedule.alpha(t1) / schedule.alpha(t0)
     gain = schedule.sigma(t1)
     if stochastic:
@@ -91,10 +93,12 @@ def first_order_row(
     """
     alpha0, alpha1 = float(schedule.alpha(t0)), float(schedule.alpha(t1))
     sigma0, sigma1 = float(schedule.sigma(t0)), float(schedule.sigma(t1))
+    # The SDE form; from sigma0 = 0 there is no noise to replace.
     if stochastic and sigma0 != 0:
         ratio = alpha0 * sigma1 / (sigma0 * alpha1)  # exp(-h), 0 at both infinite ends
         decay = sigma1 / sigma0 * ratio
         return "data", decay, alpha1 * (1 - ratio**2), sigma1 * np.sqrt(1 - ratio**2)
+    # sigma0 = 0 forbids the first form, and alpha0 = 0 the second one.
     if sigma0 == 0 or (prediction == "noise" and alpha0 != 0):
         return "noise", alpha1 / alpha0, sigma1 - sigma0 * alpha1 / alpha0, 0.0
     return "data", sigma1 / sigma0, alpha1 - alpha0 * sigma1 / sigma0, 0.0
@@ -140,10 +144,12 @@ def step_weights(
       (n, ...), shaped like `argument` behind the first axis.
     """
     moments = exponential_moments(argument, len(taus))
+    # Order 2: the weight of the slope
     if len(taus) == 2 and variant == "midpoint":
         moments[1] = moments[0] / 2
     if len(taus) == 2 and variant == "bh1":
         moments[1] = argument / 2
+    # Order 3: the moment of the second difference
     if len(taus) == 3 and third_order != "exact":
         moments[2] = moments[2] / 2 - (third_order == "diffusers")
     return interpolation_weights(taus, moments)

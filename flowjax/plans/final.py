@@ -34,6 +34,7 @@ def order_caps(
       ValueError: an unknown rule; more caps than steps, or caps other than 1, 2, 3.
     """
     caps = np.full(steps, order)
+    # Explicit caps of the last steps
     if isinstance(final, (tuple, list)):
         if len(final) > steps or any(cap not in range(1, 4) for cap in final):
             raise ValueError(
@@ -44,9 +45,11 @@ def order_caps(
         caps[first:] = np.minimum(caps[first:], final)
         return caps
     check_choice(name, "final", final, FINAL_RULES)
+    # k-th step from the end: order k at most
     if final == "sana" or (final == "upstream" and steps < 10):
         from_the_end = steps - np.arange(steps)  # 1 for the last step
         return np.minimum(caps, from_the_end)
+    # Slices, since there may be only one step
     if final == "diffusers":
         if touches_end or steps < 15:
             caps[-1:] = 1
@@ -86,6 +89,7 @@ def settle_orders(
     ends_infinite = ~np.isfinite(log_snrs[1:])
     steps = len(grid) - 1
     caps = order_caps(name, final, steps, order, ends_infinite[-1])
+    # Step k of a multistep method has k evaluations to use.
     reached = np.minimum(caps, np.arange(steps) + 1) if multistep else caps
     undefined = np.flatnonzero(ends_infinite & (reached > 1))
     if final != "auto" and len(undefined):

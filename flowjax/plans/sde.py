@@ -53,6 +53,7 @@ def dpm_solver_sde(
     schedules.check(schedule, name)
     grid = grids.check(grid, name, decreasing=True)
     check_choice(name, "prediction", prediction, ("data", "noise"))
+    # Public codes have the rule of diffusers for the data prediction only.
     third_orders = SDE_THIRD_ORDERS if prediction == "data" else THIRD_ORDERS
     check_choice(name, "third_order", third_order, third_orders)
     check_choice(name, "variant", variant, VARIANTS)
@@ -95,6 +96,7 @@ def ddim(schedule: Schedule, grid: np.ndarray, eta: float = 0.0) -> Plan:
     for t0, t1 in itertools.pairwise(grid):
         alpha0, alpha1 = schedule.alpha(t0), schedule.alpha(t1)
         sigma0, sigma1 = schedule.sigma(t0), schedule.sigma(t1)
+        # Without noise, and from data, which has no noise to replace
         if eta == 0 or sigma0 == 0:
             add_first_order_step(rows, t0, t1)
             continue
@@ -102,6 +104,7 @@ def ddim(schedule: Schedule, grid: np.ndarray, eta: float = 0.0) -> Plan:
         noise = eta * sigma1 * np.sqrt(1 - ratio**2)
         # sqrt(sigma1^2 - noise^2)/sigma0
         decay = sigma1 / sigma0 * np.sqrt(1 - eta**2 + (eta * ratio) ** 2)
+        # Exact for constant data: decay alpha0 + weight = alpha1
         weight = alpha1 - alpha0 * decay
         rows.row(t0, t1, kind="data", a=decay, b={len(rows): weight}, s=noise)
     return rows.build(check=False)

@@ -133,6 +133,7 @@ def pad(plan: Plan, rows: int) -> Plan:
         "counted": False,
     }
 
+    # The tail has the column's dtype, so that the padded plan shares its program.
     def grown(name, column):
         tail = np.full((extra, *column.shape[1:]), fill.get(name, 0), column.dtype)
         return np.concatenate([column, tail])
@@ -150,6 +151,7 @@ def concat(first: Plan, second: Plan) -> Plan:
     Raises:
       ValueError: the two do not meet.
     """
+    # The grids of the two may come from different arithmetic.
     if not np.isclose(first.t_next[-1], second.t[0], rtol=0, atol=1e-12):
         raise ValueError(
             f"plans.concat: the first plan ends at t = {first.t_next[-1]:.6g} and the second "

@@ -23,6 +23,7 @@ class Linear(Schedule):
 
     def sigma(self, t: Times) -> Array:
         """The weight of the noise is t itself."""
+        # Times 1, so that the result is a new value and never the caller's array
         return as_time(t) * 1
 
     def log_snr(self, t: Times) -> Array:
@@ -96,6 +97,7 @@ class Cosine(VariancePreserving):
 
     def alpha(self, t: Times) -> Array:
         """sin(pi/2 (1-t)), which is cos(pi t/2) without the -4e-8 that float32 gives at t = 1."""
+        # cos(pi/2) is 6e-17 in float64, and sin(0) is 0.
         t = as_time(t)
         return array_module(t).sin(np.pi / 2 * (1 - t))
 

@@ -39,6 +39,7 @@ class Loop:
         return alpha1 / alpha0, sigma1, end - start
 
     def first(self, x, m, t0, t1):
+        # x1 = decay x0 - gain phi_1 m
         decay, gain, h = self.step(t0, t1)
         phi1, _, _ = phis(h, self.data)
         return decay * x - gain * phi1 * m
@@ -53,6 +54,7 @@ class Loop:
         return self.first(x, m, t0, t1) + sign * gain * phi2 * slope
 
     def third(self, x, m, slope, bend, t0, t1):
+        # + gain phi_2 D_1 - gain phi_3 D_2 (noise form: both minus)
         _, gain, h = self.step(t0, t1)
         _, phi2, phi3 = phis(h, self.data)
         sign = 1 if self.data else -1
@@ -69,12 +71,14 @@ def multistep(path, prediction, grid, order, variant, third_order):
         t0, t1, h = grid[i], grid[i + 1], lam[i + 1] - lam[i]
         ms.append(loop.evaluate(x, t0))
         reached = min(order, i + 1)
+        # Divided differences of the last two and three predictions
         if reached > 1:
             r0 = (lam[i] - lam[i - 1]) / h
             a = (ms[-1] - ms[-2]) / r0
         if reached > 2:
             r1 = (lam[i - 1] - lam[i - 2]) / h
             b = (ms[-2] - ms[-3]) / r1
+        # The update of the order that the history allows
         if reached == 1:
             x = loop.first(x, ms[-1], t0, t1)
         elif reached == 2:
@@ -106,6 +110,7 @@ def singlestep(path, prediction, grid, order, variant):
 
 
 def _second_singlestep(loop, x, t0, t1, variant):
+    # The middle of the step in log-SNR
     start, h = coordinates(loop.path, t0)[2], loop.step(t0, t1)[2]
     s = time_at(loop.path, start + h / 2)
     m0 = loop.evaluate(x, t0)
@@ -125,6 +130,7 @@ def _third_singlestep(loop, x, t0, t1, variant):
     sign = 1 if loop.data else -1
     u2 = loop.first(x, m0, t0, s2) + sign * r2 / r1 * gain * phi2 * (m1 - m0)
     m2 = loop.evaluate(u2, s2)
+    # Slopes to both substeps; "midpoint" uses the second one alone.
     d1, d2 = (m1 - m0) / r1, (m2 - m0) / r2
     if variant == "midpoint":
         return loop.second(x, m0, d2, t0, t1, "taylor")
@@ -186,6 +192,7 @@ def sde(path, prediction, grid, order, variant, noise):
     for i, (t0, t1) in enumerate(zip(grid[:-1], grid[1:], strict=True)):
         decay, gain, h = loop.step(t0, t1)
         ms.append(loop.evaluate(x, t0))
+        # D_1, per step in log-SNR
         slope = (ms[-1] - ms[-2]) / ((lam[i] - lam[i - 1]) / h) if order == 2 and i else 0
         if loop.data:
             first = 1 - np.exp(-2 * h)

@@ -44,6 +44,7 @@ def test_eulers_method_row_by_row_is_the_plan_of_the_library():
 
 
 def test_ddim_row_by_row_is_the_plan_of_the_library():
+    # x1 = sigma1/sigma0 x0 + (alpha1 - alpha0 sigma1/sigma0) data
     schedule = Cosine()
     rows = plans.Builder("my_ddim", schedule)
     for t0, t1 in itertools.pairwise(GRID):
@@ -71,6 +72,7 @@ PUBLISHED = ALL | {
 @pytest.fixture
 def always_checked(monkeypatch):
     """Every plan that is built is checked, also those of the library."""
+    # The library builds with check=False, since its plans are tested here instead.
     build = plans.Builder.build
     monkeypatch.setattr(plans.Builder, "build", lambda self, check=True: build(self, check=True))
 
@@ -131,6 +133,7 @@ def one_row(*, build=None, name="mine", schedule=None, before=0, **row):
 
 
 MISTAKES = {
+    # Indices of rows, and names
     "no rows": (lambda: plans.Builder("mine").build(), r"mine: the plan has no rows; call row\(\)"),
     "row to come": (
         lambda: one_row(b={1: -0.1}),
@@ -154,6 +157,7 @@ MISTAKES = {
     ),
     "kind": (lambda: one_row(kind="nose"), r"mine: kind='nose' is not known; did you mean 'noise'"),
     "schedule": (lambda: one_row(schedule=GRID), r"mine: the schedule is an array of shape \(9,\)"),
+    # Weights that are not exact for constant predictions
     "sum too small": (
         lambda: one_row(before=1, b={1: -0.05}),
         r"mine: with a velocity of 1 and the state t, row 1 \(the step from t = 0\.9 to 0\.8\) "
@@ -183,6 +187,7 @@ MISTAKES = {
         lambda: one_row(schedule=Cosine(), before=1, kind="data", b={1: -0.1}),
         r"mine: row 0 has the kind 'velocity' and others have not; .* build\(check=False\)",
     ),
+    # Rows that do not follow each other in time
     "gap": (
         lambda: one_row(before=2, t=0.7, t_next=0.6, b={2: -0.1}),
         r"mine: row 2 evaluates at t = 0\.7, but row 1 leaves the state at t_next = 0\.8",
@@ -199,6 +204,7 @@ MISTAKES = {
         lambda: one_row(before=1, d={1: -0.1}, ends_step=False),
         r"mine: the last row, 1, has ends_step=False",
     ),
+    # What every plan is checked for
     "not finite": (
         lambda: one_row(b={0: np.nan}),
         r"mine: coefficient b of row 1, in step 1 of 1, .* is not finite",
@@ -213,6 +219,7 @@ def test_mistake_is_refused_with_the_row_and_the_number(call, message):
 
 
 def test_the_check_can_be_left_out():
+    # Half of each step, and then a gap in time
     assert midpoint(GRID, weight=0.5, check=False).nfe == 16
     assert one_row(before=2, t=0.7, t_next=0.6, b={2: -0.05}, build={"check": False}).nfe == 3
 

@@ -81,16 +81,19 @@ def test_polynomial_in_log_snr_of_the_order_is_integrated_exactly(path, predicti
     make, order, first = INTEGRATES[name]
     plan = make(SCHEDULES[path], prediction)
     assert worst_log_snr_step(plan, path, prediction, order, first) < 1e-12
+    # One power more is not.
     assert worst_log_snr_step(plan, path, prediction, order + 1, first) > 1e-4
 
 
 def test_published_third_order_does_not_integrate_a_parabola():
     plan = plans.dpm_solver_pp(Linear(), GRID, 3, third_order="published")
+    # Three terms are a parabola, and two a line.
     assert worst_log_snr_step(plan, "linear", "data", 3, 2) > 1e-4
     assert worst_log_snr_step(plan, "linear", "data", 2, 2) < 1e-12
 
 
 def test_a_step_that_touches_an_infinite_end_is_one_evaluation():
+    # The first step begins at t = 1, and the last one ends at t = 0.
     plan = plans.dpm_solver_pp(Linear(), grids.uniform(5), 3, method="singlestep")
     assert plan.nfe == 1 + 3 * 3 + 1
     assert plan.steps == 5

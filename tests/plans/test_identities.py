@@ -32,6 +32,7 @@ def halves(make):
 
 ONES, TWOS = (1,) * 8, (2,) * 8  # caps of the orders of all steps
 IDENTITIES = {  # name: function of the schedule that gives two plans
+    # Order 1
     "DPM-Solver++ 1 is DDIM": lambda s: (pp(s, 1), plans.ddim(s, GRID)),
     "DPM-Solver 1 is DPM-Solver++ 1": lambda s: (pp(s, 1, prediction="noise"), pp(s, 1)),
     "singlestep 1 is multistep 1": lambda s: (single(s, 1), pp(s, 1)),
@@ -41,8 +42,10 @@ IDENTITIES = {  # name: function of the schedule that gives two plans
         plans.deis(s, GRID, 1, variable="rho"),
         plans.ddim(s, GRID),
     ),
+    # Higher orders
     "UniP 2 is 2M": lambda s: (unip(s, 2), pp(s, 2)),
     "UniP 3 is the exact 3M": lambda s: (unip(s, 3), pp(s, 3)),
+    # Capped orders
     "order 3 capped to 1 is order 1": lambda s: (pp(s, 3, final=ONES), pp(s, 1)),
     "order 3 capped to 2 is order 2": lambda s: (pp(s, 3, final=list(TWOS)), pp(s, 2)),
     "UniPC 3 capped to 2 is UniPC 2": lambda s: (
@@ -54,6 +57,7 @@ IDENTITIES = {  # name: function of the schedule that gives two plans
         plans.ddim(s, GRID),
     ),
     "singlestep 3 capped to 1 is order 1": lambda s: (single(s, 3, final=ONES), pp(s, 1)),
+    # Joined plans, of methods that use no history of another step
     "halves of order 1 make the whole": lambda s: (
         halves(lambda grid: plans.dpm_solver_pp(s, grid, 1)),
         pp(s, 1),
@@ -120,6 +124,7 @@ def test_data_predicting_solvers_know_the_path_only_by_its_log_snr(make):
     for schedule in (Linear(), Cosine(), VPLinear()):
         grid = schedule.time_of_log_snr(log_snr)
         plan = make(schedule, grid)
+        # The noise is of x/sigma too, and zero for plans that draw none.
         drawn = noise if np.any(plan.s) else 0 * noise
         end = path_free_end(START * schedule.sigma(grid[0]), plan, drawn, schedule)
         ends.append(end / schedule.sigma(grid[-1]))

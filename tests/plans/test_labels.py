@@ -44,6 +44,7 @@ def test_labels_of_a_wrapped_network_reach_the_network_and_nothing_else(kind):
         alpha0, sigma0, _ = coordinates("cosine", t0)
         alpha1, sigma1, _ = coordinates("cosine", t1)
         output = np.asarray(network(x, label))
+        # The noise that the prediction implies at the true time
         if kind == "noise":
             noise = output
         elif kind == "data":

@@ -8,9 +8,11 @@ from flowjax.schedules import Linear, VPDiscrete
 
 L, G = Linear(), grids.uniform(6)
 MISTAKES = {
+    # The grid
     "not monotone": (lambda: plans.euler([1, 0.5, 0.6]), r"plans\.euler: .*not strictly monotone"),
     "labels as times": (lambda: plans.heun([999, 500, 0]), r"plans\.heun: .*999, outside \[0, 1\]"),
     "one time": (lambda: plans.rk4([1.0]), r"plans\.rk4: .*two or more times"),
+    # Orders and options of the methods
     "ab order": (
         lambda: plans.adams_bashforth(G, 5),
         r"plans\.adams_bashforth: order=5; .*from 1 to 4",
@@ -61,6 +63,7 @@ MISTAKES = {
         lambda: plans.deis(L, G, 2, variable="time"),
         r"plans\.deis: variable='time' is not known; the choices are 't', 'rho'",
     ),
+    # Final rules, and steps that end where log-SNR is infinite
     "caps": (
         lambda: plans.dpm_solver_pp(L, G, 2, final=(1,) * 7),
         r"final=.* for 6 steps; wanted at most 6 caps",
@@ -90,12 +93,14 @@ MISTAKES = {
         lambda: plans.dpm_solver_pp(L, G[::-1], 2, final="none"),
         r"step 6 of 6 ends at t = 1, where log-SNR is infinite",
     ),
+    # Stochastic plans
     "sde backwards": (
         lambda: plans.dpm_solver_sde(L, G[::-1], 1),
         r"dpm_solver_sde: the grid increases .*\[::-1\]",
     ),
     "ddim backwards": (lambda: plans.ddim(L, G[::-1], 0.5), r"plans\.ddim: the grid increases"),
     "eta": (lambda: plans.ddim(L, G, 1.5), r"plans\.ddim: eta=1\.5; wanted .*ancestral"),
+    # Heun in rho, and blocks
     "heun in rho from noise": (
         lambda: plans.heun(G, schedule=L),
         r"plans\.heun: alpha = 0 .*start below t = 1",
@@ -116,6 +121,7 @@ MISTAKES = {
         lambda: plans.singlestep(L, [(1.0, 0.9, 0.8)]),
         r"order 2 touches t = 1.*no substeps",
     ),
+    # Padding, joining, labels
     "pad": (
         lambda: plans.pad(plans.euler(G), 5),
         r"plans\.pad: the plan has 6 rows, more than rows=5; give at least 6",
@@ -140,6 +146,7 @@ MISTAKES = {
         lambda: plans.with_labels(plans.euler(G), G[:-1], network="noise"),
         r"needs its schedule; pass",
     ),
+    # One argument in the place of another
     "grid in the place of the schedule": (
         lambda: plans.dpm_solver_pp(G, L, 2),
         r"plans\.dpm_solver_pp: the schedule is an array of shape \(7,\); .*comes first",
@@ -180,6 +187,7 @@ MISTAKES = {
         lambda: plans.euler(plans.euler(G)),
         r"plans\.euler: the grid is a Plan; wanted a vector of two or more times",
     ),
+    # A number of another type, or no number
     "order as a name": (
         lambda: plans.dpm_solver_pp(L, G, "2M"),
         r"plans\.dpm_solver_pp: order='2M'; wanted a whole number from 1 to 3, not a string",

@@ -53,6 +53,7 @@ def test_ddim_is_equation_12_of_the_paper(path, eta):
     for i, (t0, t1) in enumerate(zip(GRID[:-1], GRID[1:], strict=True)):
         alpha0, sigma0, _ = coordinates(path, t0)
         alpha1, sigma1, _ = coordinates(path, t1)
+        # x1 = alpha1 data + sqrt(sigma1^2 - std^2) noise + std z
         data, noise = predictions(path, x, t0)
         # Eq. 16 with abar = alpha^2/(alpha^2 + sigma^2), on any path
         std = eta * sigma1 / sigma0 * np.sqrt(sigma0**2 - (alpha0 / alpha1 * sigma1) ** 2)

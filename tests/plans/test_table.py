@@ -24,6 +24,7 @@ def test_tables_are_finite_from_end_to_end(make, schedule, grid):
 
 
 def test_evaluations_are_counted():
+    # Both ends have finite log-SNR, so that every step has all its evaluations.
     s, grid = Linear(), grids.uniform(6, start=0.9, end=0.1)
     counts = {
         "euler": 6,

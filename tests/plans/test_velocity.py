@@ -10,6 +10,7 @@ from tests.plans.problems import EXACT, GRID, START, path_of, polynomial, veloci
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 def test_adams_bashforth_has_the_textbook_weights_on_equal_steps(order):
+    # Of the newest evaluation first, over the step
     weights = {
         1: [1],
         2: [3 / 2, -1 / 2],
@@ -21,6 +22,7 @@ def test_adams_bashforth_has_the_textbook_weights_on_equal_steps(order):
 
 
 def heun_step(x, t, t1):
+    # The mean of the slopes at the start and at Euler's end
     h = t1 - t
     k1 = velocity(x, t)
     return x + h / 2 * (k1 + velocity(x + h * k1, t1))
