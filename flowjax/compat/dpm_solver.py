@@ -224,6 +224,7 @@ def _read(name, options):
     for key, values in CHOICES.items():
         check_choice(name, key, given[key], values)
     schedule = given["schedule"] if "schedule" in given else given.get("noise_schedule")
+    # A name stands for one of the schedules of these codes.
     if not isinstance(schedule, Schedule):
         schedule = dpm_solver_schedule(schedule, given["total_N"])
     return {**given, "schedule": schedule}

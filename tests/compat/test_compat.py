@@ -319,6 +319,7 @@ def test_labels_of_the_peers_are_whole():
 
 def test_trained_betas_make_the_schedule():
     betas = list(np.linspace(1e-3, 0.1, 100))
+    # The other options of the betas no longer count.
     schedule = compat.diffusers_schedule(DIT, trained_betas=betas, num_train_timesteps=100)
     t = np.linspace(0.01, 1, 7)
     np.testing.assert_array_equal(
@@ -327,6 +328,7 @@ def test_trained_betas_make_the_schedule():
 
 
 def test_same_betas_are_the_same_schedule():
+    # One object is one static argument, and so one compiled program.
     assert compat.diffusers_schedule(DIT) is compat.diffusers_schedule(PIXART)
 
 
