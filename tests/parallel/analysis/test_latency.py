@@ -123,8 +123,8 @@ def test_a_pipeline_takes_the_ticks_of_its_table(stages, patches, lag):
     )
     table = ticks.schedule(synced, patches, stages, lag)
     whole = stages * patches * patches  # all tokens through all stages
-    assert found.total == patches * np.sum(~table.whole) + whole * np.sum(table.whole)
-    assert found.compute - whole * 3 == patches * np.sum(table.busy[~table.whole, 0])
+    assert found.total == patches * np.sum(~table.synchronous) + whole * np.sum(table.synchronous)
+    assert found.compute - whole * 3 == patches * np.sum(table.busy[~table.synchronous, 0])
     assert found.exposed == 0
 
 
