@@ -28,34 +28,14 @@ from flowjax.records import unrecorded
 
 @dataclasses.dataclass
 class Config:
-    """Sizes of the order experiment; every number of a run is in its rows.
+    """Sizes of the order experiment; every number of a run is in its rows."""
 
-    Attributes:
-      seeds, samples: starts are drawn for `seeds` seeds, `samples` each; all solvers of a cell have
-        the same starts.
-      fields: names of `experiments.lab.subjects.FIELDS`, "mixture-D", or `module:name`.
-      shifts, nfe, solvers: the matrix of errors; solvers are names of
-        `experiments.lab.solvers.SOLVERS`, or `module:name`.
-      cause_fields: the fields of the ledger, the defects and the grids.
-      claim_steps: step counts of the measured orders.
-      stds: the mode widths of the ring, the dial of curvature and crossover.
-      couplings: the correlation of noise and data within a mode, the dial that straightens paths.
-      dial_nfe: evaluations at which the dials are read.
-      crossover_nfe: evaluations among which crossovers are sought.
-      tolerances: atol and rtol of the adaptive maps, each with each.
-      batches: sizes at which lockstep is counted.
-      scales: of guidance.
-      networks: names of trained models; the truth of each is its own ODE.
-      smooth: twins of the first of them whose clock is smooth.
-      network_nfe, network_scales, network_starts, network_steps: the same sizes for networks, whose
-        evaluations are dear; their shifts are 1 and 3, and the steps are those of the reference.
-      reference_steps: RK4 steps of the reference.
-      repeats: timed calls of the cost table.
-      questions: which questions to measure, by the names in their rows; () is all of them.
-    """
-
+    # Starts are drawn for `seeds` seeds, `samples` each. All solvers of a cell have the same ones.
     seeds: int = 10
     samples: int = 24
+
+    # The matrix of errors. Fields are names of `experiments.lab.subjects.FIELDS`, "mixture-D", or
+    # `module:name`; solvers are names of `experiments.lab.solvers.SOLVERS`, or `module:name`.
     fields: tuple[str, ...] = (
         "digits",
         "ring",
@@ -82,6 +62,8 @@ class Config:
         "UniPC3",
         "DEIS3",
     )
+
+    # The fields of the ledger, the defects and the grids.
     cause_fields: tuple[str, ...] = (
         "ring",
         "mixture-16",
@@ -90,30 +72,39 @@ class Config:
         "two points",
         "power law",
     )
+
+    # Step counts of the measured orders.
     claim_steps: tuple[int, ...] = (16, 32, 64, 128, 256)
 
-    # Dials: the width of modes, the coupling of noise and data.
+    # The mode widths of the ring, the dial of curvature and crossover.
     stds: tuple[float, ...] = (0.05, 0.15, 0.5, 0.02, 0.1, 0.3)
+    # The correlation of noise and data within a mode, the dial that straightens paths.
     couplings: tuple[float, ...] = (0.0, 0.5, 0.9)
+    # Evaluations at which the dials are read, and among which crossovers are sought.
     dial_nfe: tuple[int, ...] = (6, 10, 20, 40, 15, 30)
     crossover_nfe: tuple[int, ...] = (4, 6, 8, 11, 15, 20, 28, 40, 56, 80, 112, 160)
 
-    # Error control and guidance.
+    # Adaptive maps: atol and rtol, each with each; and the batch sizes of the lockstep.
     tolerances: tuple[float, ...] = (0.2, 0.05, 0.02, 0.0078, 2e-3, 5e-4, 1e-4)
     batches: tuple[int, ...] = (1, 8, 64, 512)
+
+    # Scales of guidance.
     scales: tuple[float, ...] = (1.0, 1.5, 4.0, 7.0)
 
-    # Networks.
+    # Trained networks by name; the truth of each is its own ODE. `smooth` are twins of the first of
+    # them whose clock is smooth.
     networks: tuple[str, ...] = ("digits", "digits-ot", "digits-reflow", "emoji")
     smooth: tuple[str, ...] = ("digits-smooth",)
+    # The same sizes for networks, whose evaluations are dear. Their shifts are 1 and 3; the steps
+    # are those of the reference.
     network_nfe: tuple[int, ...] = (5, 10, 20, 40)
     network_scales: tuple[float, ...] = (1.0, 1.5, 4.0, 7.0)
     network_starts: int = 12
     network_steps: int = 512
 
-    reference_steps: int = 400
-    repeats: int = 9
-    questions: tuple[str, ...] = unrecorded(())
+    reference_steps: int = 400  # of RK4
+    repeats: int = 9  # timed calls of the cost table
+    questions: tuple[str, ...] = unrecorded(())  # by the names in their rows; () is all of them
 
 
 # The demo: three fields, two shifts, 80 starts.

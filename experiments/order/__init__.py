@@ -55,21 +55,8 @@ QUESTIONS = (
 READ_ALL_ROWS = (learned, smooth)
 
 
-def check(config: Config) -> None:
-    """Refuse a configuration that some question cannot measure.
-
-    Raises:
-      ValueError: a solver, field or network is not known, or a plan of one's own cannot be built.
-    """
-    for module in QUESTIONS:
-        if hasattr(module, "check"):
-            module.check(config)
-
-
 def run(config: Config, workdir: str | pathlib.Path) -> list[dict]:
     """Measure what `workdir` does not hold yet, and return all rows."""
-    # All questions are checked before the first row is written.
-    check(config)
     return ask(config, workdir, QUESTIONS)
 
 

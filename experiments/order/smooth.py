@@ -41,8 +41,8 @@ def check(config: Config) -> None:
     subjects.check_networks("smooth", config.smooth)
     if config.smooth and not config.networks:
         raise ValueError(
-            f"smooth={config.smooth!r} are twins of the first of networks, and networks is empty; "
-            "name that network, or give smooth=()."
+            f"--config.smooth: {config.smooth!r} are twins of the first of networks, and networks "
+            "is empty; name that network, or give smooth=()."
         )
 
 

@@ -13,8 +13,8 @@ from PIL import Image
 
 import flowjax
 from experiments.cli import images
-from experiments.cli.run import check_names, progress
-from experiments.order import lab
+from experiments.cli.run import progress
+from experiments.lab import solvers
 from experiments.quality import judges
 from flowjax import Plan, data, distances, guidance, models, records
 
@@ -41,7 +41,7 @@ def cells(config: Any) -> list[dict]:
 
 def check(config: Any) -> None:
     """Refuse what cannot be measured, before anything is drawn."""
-    check_names("solver", config.solver, lab.SOLVERS)
+    solvers.check("solver", [config.solver], [solvers.shifted(1.0)], [config.nfe])
     if min(config.seeds, config.samples) < 2:
         raise ValueError(
             f"quality: seeds={config.seeds}, samples={config.samples}; wanted two or more of each."
@@ -173,7 +173,7 @@ def of_samples(config: Any, key: dict) -> dict:
     classes = model.card.config.classes
 
     # The samples, seed by seed; labels go round the classes.
-    plan = lab.plan_of(config.solver, model.card.schedule, lab.shifted(1.0), config.nfe)
+    plan = solvers.plan_of(config.solver, model.card.schedule, solvers.shifted(1.0), config.nfe)
     labels = np.arange(config.samples, dtype=np.int32) % classes
     by_seed = [
         draw(model, labels, key["scale"], seed, plan, config.batch) for seed in range(config.seeds)

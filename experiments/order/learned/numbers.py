@@ -43,7 +43,7 @@ def check(config: Config) -> None:
     subjects.check_networks("networks", config.networks)
     if 1.0 not in config.network_scales:
         raise ValueError(
-            f"experiments.order: network_scales={config.network_scales!r}; wanted 1 among them: "
+            f"--config.network_scales: {config.network_scales!r}; wanted 1 among them: "
             "the exact fields that networks stand beside have no guidance."
         )
 
@@ -342,6 +342,13 @@ def dial(rows: list[dict]) -> list[dict]:
         line |= {name: row[name] for name in ("size", "doubling", "float32")}
         table.append(line)
     return table
+
+
+def winners(cells: list[dict]) -> list[tuple[str, int]]:
+    """[(solver, cells in which it has the lowest RMS error)], most first, ties as in `SOLVERS`."""
+    best = [min(row["solvers"], key=lambda line: line["rms"])["solver"] for row in cells]
+    counts = [(name, best.count(name)) for name in SOLVERS if name in best]
+    return sorted(counts, key=lambda item: -item[1])
 
 
 def rho_tells(rows: list[dict], score: str = "rho_3", pair: tuple[str, str] = PAIRS[0]) -> tuple:

@@ -13,6 +13,7 @@ from experiments.order.learned.numbers import (
     dial,
     rho_tells,
     slopes,
+    winners,
 )
 
 
@@ -88,9 +89,7 @@ def section(rows: list[dict], command: str) -> report.Section:
     else:
         tells = "nothing to tell"
     # Who most often has the lowest error of a cell.
-    best = [min(row["solvers"], key=lambda line: line["rms"])["solver"] for row in errors]
-    ranked = sorted(set(best), key=best.count, reverse=True)[:4]
-    winners = ", ".join(f"{name} {best.count(name)}" for name in ranked)
+    most_often = ", ".join(f"{name} {count}" for name, count in winners(errors)[:4])
 
     # Rounding and the reference must lie well below the smallest error.
     smallest = min(line["rms"] for row in errors for line in row["solvers"])
@@ -102,7 +101,7 @@ def section(rows: list[dict], command: str) -> report.Section:
         "straighter paths (optimal transport, reflow) leave less to "
         "gain from order. A network's field is smoother than the exact field of its data, so "
         "higher orders pay earlier.",
-        answer=f"{answer(rows)} The lowest error of a cell is reached by: {winners}. "
+        answer=f"{answer(rows)} The lowest error of a cell is reached by: {most_often}. "
         "Straightness, acceleration and smoothness (2 where a step of 1/40 resolves the "
         f"velocity) without guidance: {bends}. "
         f"The free rho_3 on whether 3M exact loses to 2M ({lost} lost, {won} won): {tells}.",

@@ -76,7 +76,7 @@ def check(config: Config) -> None:
     subjects.check_fields("cause_fields", config.cause_fields)
     if not any(n >= LEAST_NFE for n in config.nfe):
         raise ValueError(
-            f"experiments.order: nfe={config.nfe!r}; the ledger wants at least one of them to be "
+            f"--config.nfe: {config.nfe!r}; the ledger wants at least one of them to be "
             f"{LEAST_NFE} or more."
         )
 

@@ -31,7 +31,7 @@ def test_padded_and_grouped_plans_end_where_single_ones_do():
 
 
 def test_a_misspelt_solver_is_refused_with_the_near_name():
-    with pytest.raises(ValueError, match="solvers: solver 'Eulr' .* 'Euler'"):
+    with pytest.raises(ValueError, match="--config.solvers: 'Eulr' .* 'Euler'"):
         solvers.check("solvers", ("Euler", "Eulr"))
 
 
@@ -116,7 +116,7 @@ def test_a_plan_of_ones_own_with_two_rows_a_step_gets_half_the_steps(module):
     ],
 )
 def test_what_is_no_plan_of_ones_own_is_refused_in_a_sentence(module, name, message):
-    with pytest.raises(ValueError, match=f"^solvers: .*{message}"):
+    with pytest.raises(ValueError, match=f"^--config.solvers: .*{message}"):
         solvers.check("solvers", (name,), [solvers.shifted(1.0)], (8,))
 
 

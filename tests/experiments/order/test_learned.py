@@ -82,7 +82,7 @@ def test_the_coupled_networks_are_read_without_guidance_and_shifts_are_one_and_t
     ("change", "text"),
     [
         ({"networks": ("digits", "nonesuch")}, "nonesuch"),
-        ({"network_scales": (1.5, 4.0)}, r"network_scales=\(1.5, 4.0\)"),
+        ({"network_scales": (1.5, 4.0)}, r"network_scales: \(1.5, 4.0\)"),
     ],
 )
 def test_a_network_that_is_not_there_and_no_scale_one_are_refused(change, text):
@@ -200,6 +200,14 @@ def test_exact_fields_stand_beside_networks_on_the_same_cells():
 def test_order_between_the_last_two_counts():
     for line in numbers.slopes(synthetic()):
         assert (line["order on exact fields"], line["order on networks"]) == pytest.approx((2, 2))
+
+
+def test_winners_with_equal_counts_stand_in_the_order_of_the_solvers():
+    def won_by(name):
+        return {"solvers": [{"solver": s, "rms": 1.0 - (s == name)} for s in numbers.SOLVERS]}
+
+    cells = [won_by(name) for name in ("AB2", "DPM++ 2M", "Euler", "AB2")]
+    assert numbers.winners(cells) == [("AB2", 2), ("Euler", 1), ("DPM++ 2M", 1)]
 
 
 def test_rho_is_asked_whether_order_three_loses():

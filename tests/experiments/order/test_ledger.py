@@ -99,7 +99,7 @@ def test_the_numbers_of_a_cell_are_those_of_its_errors():
 
 def test_evaluations_that_leave_nothing_to_mend_are_refused():
     config = dataclasses.replace(get_config("quick"), nfe=(3, 4))
-    with pytest.raises(ValueError, match=r"nfe=\(3, 4\); the ledger wants .* 5 or more"):
+    with pytest.raises(ValueError, match=r"nfe: \(3, 4\); the ledger wants .* 5 or more"):
         ledger.check(config)
 
 
