@@ -197,8 +197,10 @@ def _measure(
             f"the run left no rows in {workdir}; run(config, workdir) adds them to Records."
         )
     summary = {"command": command}
-    # The seconds of a part of the rows would mislead, since the page gives them for all.
-    if not resumed:
+    # The page gives these seconds for the command that makes all rows; those of a part of the rows
+    # would mislead.
+    is_part = resumed or bool(getattr(config, "questions", ()))
+    if not is_part:
         summary["seconds"] = time.monotonic() - start
     records.finish(summary)
     return records.rows

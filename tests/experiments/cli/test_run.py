@@ -294,13 +294,16 @@ def test_only_the_selected_questions_are_measured(survey):
 
 def test_a_selection_changes_neither_the_configuration_nor_the_command(survey):
     survey.call("--config.questions=two", "--config.samples=7")
+    assert "seconds" not in records.read_summary(survey.workdir)
     config = (survey.workdir / "config.json").read_bytes()
     assert b"questions" not in config
     survey.call("--config.questions", "one", "--config.samples=7")
     survey.call("--config.samples=7")
     assert (survey.workdir / "config.json").read_bytes() == config
     assert len({row["config"] for row in records.read(survey.workdir)}) == 1
-    # The page gives this command for all its rows, so it must not measure a part of them.
+    # The page gives this command for all its rows, so it must not measure a part of them, and the
+    # seconds of a part are not its seconds.
+    assert "seconds" not in records.read_summary(survey.workdir)
     command = records.read_summary(survey.workdir)["command"]
     assert "--config.samples=7" in command and "questions" not in command and "one" not in command
 
