@@ -70,14 +70,15 @@ def test_respaced_grid_falls_between_the_ends_asked_for(schedule, respaced, step
 @every_respaced
 def test_jump_spends_the_last_of_the_steps_on_time_zero(schedule, respaced):
     times = respaced(schedule, 9, **SPAN, jump=True)
-    assert len(times) == 10 and times[-1] == 0
+    assert len(times) == 10
+    assert times[-1] == 0
     np.testing.assert_array_equal(times[:-1], respaced(schedule, 8, **SPAN))
 
 
 def test_uniform_start_and_end_are_before_the_shift():
     plain = grids.uniform(4, start=0.8, end=0.2)
     np.testing.assert_allclose(plain, [0.8, 0.65, 0.5, 0.35, 0.2], rtol=1e-15)
-    # t' = 3 t/(1 + 2 t) of each time
+    # t' = 3 t/(1 + 2 t) of the times before the shift
     shifted = grids.uniform(2, start=0.8, end=0.2, shift=3.0)
     times = np.array([0.8, 0.5, 0.2])
     np.testing.assert_allclose(shifted, 3 * times / (1 + 2 * times))
@@ -128,6 +129,7 @@ def test_shift_above_one_moves_towards_noise():
 def test_dynamic_shift_meets_the_published_anchors():
     assert grids.dynamic_shift(256) == pytest.approx(np.exp(0.5), rel=1e-14)
     assert grids.dynamic_shift(4096) == pytest.approx(np.exp(1.15), rel=1e-14)
+    # The logarithm is linear in between.
     middle = np.log(grids.dynamic_shift((256 + 4096) / 2))
     assert middle == pytest.approx((0.5 + 1.15) / 2, rel=1e-14)
 
@@ -135,7 +137,8 @@ def test_dynamic_shift_meets_the_published_anchors():
 def test_stretch_moves_only_the_last_time_before_zero_to_its_place():
     grid = grids.uniform(10, shift=2.0)
     moved = grids.stretched(grid, 0.1)
-    assert moved[0] == 1 and moved[-1] == 0 and moved[-2] == pytest.approx(0.1, rel=1e-14)
+    assert (moved[0], moved[-1]) == (1, 0)
+    assert moved[-2] == pytest.approx(0.1, rel=1e-14)
     gaps, before = -np.diff(moved[:-1]), -np.diff(grid[:-1])
     # The stretch is affine, so ratios of steps stay.
     np.testing.assert_allclose(gaps / gaps[0], before / before[0], rtol=1e-12)
@@ -177,6 +180,7 @@ def test_karras_approaches_exponential_as_rho_grows():
 
 
 def test_beta_one_one_is_uniform_in_noise_to_signal():
+    # Beta(1, 1) is the uniform law.
     values = ratio(Linear(), grids.beta(Linear(), 10, **SPAN, alpha=1, beta=1))
     np.testing.assert_allclose(np.diff(values), (values[-1] - values[0]) / 10, rtol=1e-10)
 
@@ -196,7 +200,8 @@ def test_beta_puts_equal_probability_in_every_step():
 def test_beta_below_one_gathers_steps_at_both_ends():
     values = ratio(Linear(), grids.beta(Linear(), 10, start=0.9, end=0.1))
     steps = -np.diff(values)
-    assert steps[0] < steps[5] and steps[-1] < steps[5]
+    assert steps[0] < steps[5]
+    assert steps[-1] < steps[5]
 
 
 def test_quadratic_is_uniform_in_the_square_root():
@@ -228,16 +233,20 @@ def test_check_accepts_lists_and_both_directions():
 
 
 BAD_GRIDS = {
+    # Shapes
     "scalar": (0.5, r"shape \(\).*grids\.uniform"),
     "one time": ([1.0], r"shape \(1,\)"),
     "matrix": ([[1.0, 0.0]], r"shape \(1, 2\)"),
+    # Times outside [0, 1]
     "labels": ([1000, 500, 0], r"time 0 of the grid is 1000, outside \[0, 1\].*divide"),
     "negative": ([1.0, -0.1], r"time 1 of the grid is -0\.1, outside"),
     "nan": ([1.0, np.nan, 0.0], r"time 1 of the grid is nan"),
+    # Steps of no length, or of the other direction
     "repeat": ([1.0, 0.5, 0.5, 0.0], r"not strictly monotone: times 1 and 2 are 0\.5 and 0\.5"),
     "repeat at the start": ([0.5, 0.5, 0.0], r"times 0 and 1"),
     "turn": ([1.0, 0.5, 0.7, 0.0], r"times 1 and 2 are 0\.5 and 0\.7"),
     "turn of an increasing grid": ([0.0, 0.5, 0.7, 0.6], r"times 2 and 3 are 0\.7 and 0\.6"),
+    # No times at all
     "schedule": (Linear(), r"the schedule Linear\(\) stands in the place of the grid"),
     "string": ("uniform", r"the grid is 'uniform'; wanted a vector of two or more times"),
     "ragged": ([[1.0, 0.5], [0.0]], r"the grid is a list; wanted a vector of two or more times"),
@@ -257,6 +266,7 @@ def test_increasing_grid_is_refused_where_only_sampling_is_meant():
 
 
 MISTAKES = {
+    # The number of steps
     "no steps": (lambda: grids.uniform(0), r"grids\.uniform: steps=0; wanted .* at least 1"),
     "fraction of a step": (
         lambda: grids.uniform(2.5),
@@ -282,6 +292,7 @@ MISTAKES = {
         lambda: grids.linear_quadratic(1),
         r"grids\.linear_quadratic: steps=1; wanted a whole number of at least 2",
     ),
+    # The schedule
     "steps before the schedule": (
         lambda: grids.karras(5, Linear(), **SPAN),
         r"grids\.karras: the schedule is 5; wanted a schedule such as flowjax\.Linear\(\)",
@@ -290,6 +301,7 @@ MISTAKES = {
         lambda: grids.beta(Linear, 5, **SPAN),
         r"grids\.beta: the schedule is the class Linear; wanted an object of it",
     ),
+    # The ends
     "from data to noise": (
         lambda: grids.uniform(5, start=0.0, end=1.0),
         r"grids\.uniform: start=0\.0, end=1\.0; .* reverse the grid: grid\[::-1\]",
@@ -298,6 +310,7 @@ MISTAKES = {
         lambda: grids.uniform(5, start=0.1, end=0.9),
         r"grids\.uniform: start=0\.1, end=0\.9; wanted",
     ),
+    # The shift, and other numbers that must be positive
     "shift below zero": (
         lambda: grids.uniform(5, shift=-3.0),
         r"grids\.uniform: shift=-3\.0; wanted a positive number",
@@ -328,6 +341,7 @@ MISTAKES = {
         lambda: grids.quadratic(5, end=-0.1),
         r"grids\.quadratic: .*end=-0\.1; wanted",
     ),
+    # Ends with infinite log-SNR
     "infinite end": (
         lambda: grids.log_snr(Linear(), 5, start=0.9, end=0.0),
         r"grids\.log_snr: log-SNR is infinite at t = 0; .*jump=True",
@@ -348,6 +362,7 @@ MISTAKES = {
         lambda: grids.beta(Linear(), 5, **SPAN, alpha=0),
         r"grids\.beta: alpha=0, beta=0\.6; wanted",
     ),
+    # Grids of their own
     "stretch place": (
         lambda: grids.stretched(grids.uniform(5), 1.0),
         r"grids\.stretched: last=1\.0.*wanted",

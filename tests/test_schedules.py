@@ -108,7 +108,8 @@ def test_rates_and_weights_are_finite_at_both_ends(name, dtype):
 @every_schedule
 def test_alpha_falls_sigma_grows_and_log_snr_falls(name):
     schedule, t = SCHEDULES[name], np.linspace(0, 1, 10001)
-    assert np.all(np.diff(schedule.alpha(t)) <= 0) and np.all(np.diff(schedule.sigma(t)) >= 0)
+    assert np.all(np.diff(schedule.alpha(t)) <= 0)
+    assert np.all(np.diff(schedule.sigma(t)) >= 0)
     with np.errstate(invalid="ignore"):  # inf - inf where a discrete schedule holds alpha = 1
         steps = np.diff(schedule.log_snr(t))
     assert np.all((steps < 0) | np.isnan(steps))
@@ -153,6 +154,7 @@ def test_linear_inverse_is_sigmoid_and_not_the_noise_to_signal_ratio():
     log_snr = np.linspace(-30, 30, 61)
     times = Linear().time_of_log_snr(log_snr)
     np.testing.assert_allclose(times, jax.nn.sigmoid(-log_snr), rtol=1e-14)
+    # exp(-log_snr), which some public codes have, passes 1 where log-SNR is negative.
     assert Linear().time_of_log_snr(-3.0) < 1 < np.exp(3.0)
 
 
@@ -301,6 +303,7 @@ def test_wrapped_network_receives_its_clock_and_gives_the_velocity(kind):
     model = as_velocity(network, schedule, kind, label=lambda t: 1000 * t)
     velocity = model(schedule.add_noise(data, noise, t), t)
     assert clocks == [300]
+    # alpha' data + sigma' noise, with sigma' = pi/2 alpha
     expected = schedule.alpha_dot(t) * data + np.pi / 2 * schedule.alpha(t) * noise
     np.testing.assert_allclose(velocity, expected, rtol=1e-12)
 
