@@ -281,4 +281,4 @@ def table(workdir: str | os.PathLike) -> list[pathlib.Path]:
 
 if __name__ == "__main__":
     jax.config.update("jax_platforms", "cpu")  # the machines that are compiled for are not here
-    main(run, table)
+    main(run, table, check=cells)

@@ -363,4 +363,4 @@ def table(workdir: str | os.PathLike) -> list:
 
 
 if __name__ == "__main__":
-    main(run, table)
+    main(run, table, check=check)

@@ -126,4 +126,4 @@ def table(workdir: str | os.PathLike) -> list[pathlib.Path]:
 
 
 if __name__ == "__main__":
-    main(run, table)
+    main(run, table, check=check)

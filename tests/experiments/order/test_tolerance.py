@@ -10,7 +10,6 @@ import pytest
 
 import flowjax
 from configs.order import get_config
-from experiments.benchmarks import adaptive as bench_adaptive
 from experiments.lab import subjects
 from experiments.order import guided, tolerance
 from experiments.order.tolerance import numbers
@@ -74,25 +73,6 @@ def test_a_batch_with_own_steps_computes_what_its_slowest_sample_needs():
 
 
 # ---- the benchmark of adaptive solvers
-
-
-def test_evaluations_of_an_explicit_solver_are_six_a_step_and_one():
-    pytest.importorskip("diffrax")
-    solve, field = bench_adaptive._theirs("Tsit5"), subjects.make_field("ring")
-    noise = flowjax.draw_noise(jax.random.key(0), np.arange(2), (2,))
-    at = jnp.asarray(1e-2)
-    _, counts = solve(field, noise, at)
-    assert bench_adaptive.evaluations(solve, field, noise, at) == np.mean(counts)
-
-
-def test_the_loosest_tolerance_that_is_good_enough_is_taken():
-    def solve(field, x, tolerance):
-        """An error of 1.5 tolerances."""
-        return x * (1 + 1.5 * tolerance), jnp.ones(3)
-
-    found = bench_adaptive.calibrate(solve, None, jnp.ones((3, 2)), np.ones((3, 2)))
-    good = [t for t in bench_adaptive.LADDER if 1.5 * t < bench_adaptive.GOAL]
-    assert found[0] == good[0] and found[1] == pytest.approx(1.5 * good[0])
 
 
 # ---- small runs
