@@ -39,11 +39,11 @@ demo-staleness: env
 	$(RUN) -m experiments.staleness --config=configs/staleness.py:quick --workdir=runs/demo/staleness
 
 test: lint  ## lint, then the tests that take less than ten seconds each
-	$(RUN) -m pytest -n $(WORKERS) --dist loadfile -m "not slow" $(ARGS)
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile --max-worker-restart=0 -m "not slow" $(ARGS)
 	@echo "test: lint and quick tests passed; 'make test-all' runs the slow ones too"
 
 test-all: lint  ## lint, then every test
-	$(RUN) -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile --max-worker-restart=0 $(ARGS)
 	@echo "test-all: lint and all tests passed"
 
 lint: env  ## look for mistakes in the code

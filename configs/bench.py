@@ -1,12 +1,15 @@
-"""What sampling costs beside the field's own evaluations, and beside other libraries.
+"""What sampling costs beside the evaluations of the field, and beside other libraries.
 
-    python -m experiments.benchmarks.samplers --config=configs/bench.py --workdir=runs/bench       (about five minutes on 2 cores)
+    python -m experiments.benchmarks.samplers --config=configs/bench.py --workdir=runs/bench
 
-Expect: the scan over a plan costs what a bare scan of the same evaluations costs, within the noise of the timing; one
-compilation serves 40 plans of one length; a Python loop of jitted steps is slower by its dispatches, which a large field
-hides. At an error of 1e-3 the explicit pairs of order 5, diffrax's and ours, need fewer evaluations than orders 2 and 3 in
-log-SNR; diffrax's loop is the quicker one on small fields, since it makes six evaluations a turn and ours one; Kvaerno5
-pays for Newton's iterations. Time only on a machine that does nothing else.
+About five minutes on 2 cores. Time only on a machine that does nothing else.
+
+Expect: the scan over a plan costs what a bare scan of the same evaluations costs, within the noise
+of the timing. One compilation serves 40 plans of one length. A Python loop of jitted steps is
+slower by its dispatches, which a large field hides. At an error of 1e-3 the explicit pairs of order
+5, diffrax's and ours, need fewer evaluations than orders 2 and 3 in log-SNR. diffrax's loop is
+faster on small fields, since it makes six evaluations in a turn and ours makes one. Kvaerno5 is
+slower by the iterations of Newton's method.
 """
 
 import dataclasses
@@ -16,31 +19,30 @@ from configs.common import shrink
 
 @dataclasses.dataclass
 class Config:
-    """Sizes of the timings.
+    """Sizes of the timings."""
 
-    Attributes:
-      batch: samples run together.
-      steps: evaluations of a run.
-      plans: plans of the ablation.
-      repeats: timed calls of each contender, interleaved; the median counts.
-      rtol: relative and absolute tolerance of the adaptive peers.
-      adaptive_fields, adaptive_batches: where error control is timed at equal error.
-    """
+    # Fixed steps.
+    batch: int = 256  # samples run together
+    steps: int = 20  # evaluations of a run
+    plans: int = 40  # plans of the ablation
+    repeats: int = 15  # timed calls of each contender, in turn; the median counts
 
-    batch: int = 256
-    steps: int = 20
-    plans: int = 40
-    repeats: int = 15
-    rtol: float = 1e-3
+    # Error control, timed at equal error.
+    rtol: float = 1e-3  # relative and absolute tolerance of the adaptive peers
     adaptive_fields: tuple[str, ...] = ("ring", "digits")
     adaptive_batches: tuple[int, ...] = (1, 64, 4096)
 
 
-def get_config(arg=""):
+QUICK = {
+    "batch": 16,
+    "steps": 6,
+    "plans": 4,
+    "repeats": 2,
+    "adaptive_fields": ("ring",),
+    "adaptive_batches": (4,),
+}
+
+
+def get_config(arg: str = "") -> Config:
     """`arg` "quick" times little, for a test that the command works."""
-    return shrink(
-        Config(), arg,
-        quick={
-            "batch": 16, "steps": 6, "plans": 4, "repeats": 2, "adaptive_fields": ("ring",), "adaptive_batches": (4,),
-        },
-    )  # fmt: skip
+    return shrink(Config(), arg, quick=QUICK)

@@ -1,12 +1,16 @@
-"""Guided sampling from a DiT-XL/2 on one NVIDIA GPU: images a second, share of the card's own matmul peak, memory.
+"""Guided sampling from a DiT-XL/2 on one NVIDIA GPU: images a second, use of the card, memory.
 
-    pip install -e ".[cuda12]"  torch diffusers                    (torch with CUDA; without it its rows are absent)
+    pip install -e ".[cuda12]"  torch diffusers
     python -m experiments.benchmarks.gpu --config=configs/bench_gpu.py --workdir=runs/bench-gpu
 
-At most eight minutes: the cases stand in the order of their worth, one that would not end in time is left out by name,
-the status is 0, and the same command goes on from the rows. Where no GPU is, one sentence says so, with status 2.
-`configs/bench_gpu.py:quick` runs everything in small on the CPU. Not yet run on a GPU. Expect, by the count of operations:
-most of the time in matrix products, so a share of the peak above one half at batch 8 and more, and less at batch 1.
+torch must be a build with CUDA; without it, its rows are absent. The run takes at most eight
+minutes. The most important cases come first. A case that would not end in time is left out by name,
+with status 0, and the same command goes on from the rows. Without a GPU the command ends with one
+sentence and status 2. `configs/bench_gpu.py:quick` runs everything in small on the CPU.
+
+Not yet run on a GPU. Expect, by the count of operations: most of the time is spent in matrix
+products, so the fraction of the card's own matmul peak is above one half at batch 8 and more, and
+less at batch 1.
 """
 
 import dataclasses
@@ -16,37 +20,40 @@ from configs.common import shrink
 
 @dataclasses.dataclass
 class Config:
-    """Sizes of the benchmark.
+    """Sizes of the benchmark."""
 
-    Attributes:
-      gpus: GPUs that must be there; 0 for a run on the CPU that shows that it runs.
-      width, depth, heads: of the DiT; patches are 2 x 2.
-      sizes: H = W of the latents; 32 is an image of 256 x 256 and 64 one of 512 x 512.
-      batches: images of a call, the most telling first.
-      steps: evaluations of DPM-Solver++ 2M.
-      guidance: scale of classifier-free guidance.
-      repeats: timed calls of each contender, in turn; the median counts.
-      peak: the matmul peak is measured on matrices of this size.
-      seconds: for everything.
-    """
+    gpus: int = 1  # GPUs that must be there; 0 for a run on the CPU that shows that it works
 
-    gpus: int = 1
+    # The network: a DiT with patches of 2 x 2.
     width: int = 1152
     depth: int = 28
     heads: int = 16
-    sizes: tuple[int, ...] = (32, 64)
-    batches: tuple[int, ...] = (8, 32, 1)
-    steps: int = 50
-    guidance: float = 4.0
-    repeats: int = 5
-    peak: int = 8192
-    seconds: float = 480.0
+
+    # The cases.
+    sizes: tuple[int, ...] = (32, 64)  # H = W of latents: images of 256 x 256 and of 512 x 512
+    batches: tuple[int, ...] = (8, 32, 1)  # images of a call, the most important first
+    steps: int = 50  # evaluations of DPM-Solver++ 2M
+    guidance: float = 4.0  # scale of classifier-free guidance
+
+    # The timing.
+    repeats: int = 5  # timed calls of each contender, in turn; the median counts
+    peak: int = 8192  # the matmul peak is measured on matrices of this size
+    seconds: float = 480.0  # for everything
 
 
-def get_config(arg=""):
+QUICK = {
+    "gpus": 0,
+    "width": 32,
+    "depth": 2,
+    "heads": 2,
+    "sizes": (8,),
+    "batches": (2,),
+    "steps": 3,
+    "repeats": 2,
+    "peak": 64,
+}
+
+
+def get_config(arg: str = "") -> Config:
     """`arg` "quick" shrinks all sizes and needs no GPU."""
-    return shrink(
-        Config(), arg,
-        quick={"gpus": 0, "width": 32, "depth": 2, "heads": 2, "sizes": (8,), "batches": (2,), "steps": 3, "repeats": 2,
-               "peak": 64},
-    )  # fmt: skip
+    return shrink(Config(), arg, quick=QUICK)

@@ -1,4 +1,4 @@
-"""What every configuration shares: the answer to the argument after the colon of `--config=configs/order.py:quick`.
+"""The smaller variants of a configuration, chosen after the colon of `--config=FILE:quick`.
 
 @dataclasses.dataclass
 class Config:
@@ -10,45 +10,48 @@ def get_config(arg=""):
 """
 
 import dataclasses
-import difflib
+from typing import Any, TypeVar
+
+from flowjax.errors import suggestion
+
+Config = TypeVar("Config")
 
 
-def nearest(name, known):
-    """The end of an error's sentence: "did you mean ...?" where a known name is near, and the known names."""
-    known = list(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return (f"did you mean {near[0]!r}? " if near else "") + f"known: {', '.join(known)}"
-
-
-def _larger(new, old):
-    """Whether `new` is no shrunken `old`: a larger number, a longer list, or another kind of thing."""
+def _enlarges(new, old):
+    """Whether `new` is not a smaller `old`: a larger number, a longer list, or another type."""
     if isinstance(old, (list, tuple)):
         return not isinstance(new, type(old)) or len(new) > len(old)
-    number = isinstance(old, (int, float)) and not isinstance(old, bool)
-    return not (number and isinstance(new, (int, float)) and new <= old)
+    if isinstance(old, bool) or not isinstance(old, (int, float)):
+        return True  # this field is no size
+    return not isinstance(new, (int, float)) or not new <= old
 
 
-def shrink(config, arg="", **variants):
-    """`config` itself when `arg` is empty, else a copy with the smaller sizes that `variants[arg]` gives.
+def shrink(config: Config, arg: str = "", **variants: dict[str, Any]) -> Config:
+    """`config` itself when `arg` is empty, else a copy with the sizes of `variants[arg]`.
 
     Args:
       config: a dataclass.
-      arg: what stood after the colon.
-      **variants: {field: smaller number, or shorter tuple} by name. A quick run answers the same question on less, so a
-        variant that enlarges a field, or changes what is no size, is refused.
+      arg: the text after the colon.
+      **variants: by name, {field: smaller number, or shorter tuple}. A quick run answers the same
+        question with less data, so a variant may change sizes only, and only to smaller ones.
+
+    Raises:
+      ValueError: an unknown variant or field; a variant that enlarges a field, or changes a field
+        that is no size.
     """
     if not arg:
         return config
     if arg not in variants:
-        raise ValueError(f"this config has no variant {arg!r}; {nearest(arg, variants)}.")
-    fields = [f.name for f in dataclasses.fields(config)]
+        raise ValueError(f"this config has no variant {arg!r}; {suggestion(arg, variants)}")
+    fields = [field.name for field in dataclasses.fields(config)]
     for name, new in variants[arg].items():
         if name not in fields:
             raise ValueError(
-                f"variant {arg!r} names {name!r}, which is no field; {nearest(name, fields)}."
+                f"variant {arg!r} names {name!r}, which is no field; {suggestion(name, fields)}"
             )
-        if _larger(new, getattr(config, name)):
+        old = getattr(config, name)
+        if _enlarges(new, old):
             raise ValueError(
-                f"variant {arg!r} makes {name} {new!r} of {getattr(config, name)!r}; a variant only shrinks."
+                f"variant {arg!r} makes {name} {new!r} of {old!r}; a variant only shrinks."
             )
     return dataclasses.replace(config, **variants[arg])

@@ -1,11 +1,14 @@
-"""How good are the shipped models: do their samples have the class that was asked for, the data's statistics, and are they new?
+"""How good are the shipped models? The class of their samples, their statistics, and copies.
 
-    python -m experiments.quality --config=configs/quality.py --workdir=runs/quality             (nine minutes on 2 cores)
+    python -m experiments.quality --config=configs/quality.py --workdir=runs/quality
     python -m experiments.quality --config=configs/quality.py:quick --workdir=runs/quality-quick
 
-Expect: with guidance 1.5 the classes are right more often than without, for both models, and on digits nearly always; guidance 4
-narrows the distribution, so that the Frechet distance is worst there. Digits are new (few near copies); 1906 emoji are few for a
-network of millions of parameters, and copies are likely.
+Nine minutes on 2 cores.
+
+Expect: with guidance 1.5 the classes are right more often than without, for both models, and on
+digits nearly always. Guidance 4 narrows the distribution, so the Frechet distance is worst there.
+Digits are new (few near copies). 1906 emoji are few for a network of millions of parameters, and
+copies are likely.
 """
 
 import dataclasses
@@ -15,30 +18,34 @@ from configs.common import shrink
 
 @dataclasses.dataclass
 class Config:
-    """Sizes of the measurement.
+    """Sizes of the measurement."""
 
-    Attributes:
-      networks: names or folders of models; their cards say what data they are judged by.
-      scales: of guidance.
-      seeds, samples: each scale draws `samples` images for each seed; labels go round the classes.
-      nfe: evaluations of a sample, by `solver` (a name of `experiments.order.lab`) on uniform times.
-      reference: images of the data that each seed's samples are compared with; with `samples` of the rest they make the floor.
-      batch: samples run together.
-    """
-
+    # Names or folders of models; their cards name the data with which samples are compared.
     networks: tuple[str, ...] = ("digits", "emoji")
-    scales: tuple[float, ...] = (1.0, 1.5, 4.0)
+    scales: tuple[float, ...] = (1.0, 1.5, 4.0)  # of classifier-free guidance
+
+    # Each scale draws `samples` images for each of `seeds` seeds; labels go round the classes.
     seeds: int = 4
     samples: int = 256
-    nfe: int = 20
-    solver: str = "AB2"
+    nfe: int = 20  # evaluations of a sample, on uniform times
+    solver: str = "AB2"  # a name of the order experiment's table of solvers
+    batch: int = 64  # samples drawn together
+
+    # Images of the data with which the samples of each seed are compared. The floor compares as
+    # many with `samples` of the remaining ones.
     reference: int = 1024
-    batch: int = 64
 
 
-def get_config(arg=""):
+QUICK = {
+    "networks": ("digits",),
+    "scales": (1.0, 1.5),
+    "seeds": 2,
+    "samples": 60,
+    "nfe": 10,
+    "batch": 60,
+}
+
+
+def get_config(arg: str = "") -> Config:
     """`arg` "quick" draws 120 digits a scale."""
-    return shrink(
-        Config(), arg,
-        quick={"networks": ("digits",), "scales": (1.0, 1.5), "seeds": 2, "samples": 60, "nfe": 10, "batch": 60},
-    )  # fmt: skip
+    return shrink(Config(), arg, quick=QUICK)

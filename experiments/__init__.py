@@ -1,1 +1,1 @@
-"""One module a question: `run(config, workdir)` measures rows, `report(workdir)` draws them."""
+"""Commands that measure and draw: `run(config, workdir)` adds rows, `report(workdir)` draws."""

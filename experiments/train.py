@@ -6,12 +6,14 @@ The work directory holds
 
     rows.jsonl       loss, norm of the gradient, images a second: one row each `log_every` steps
     checkpoints/     the newest few, see `flowjax.checkpoint`
-    samples.png      samples of the running mean of the parameters, one class a column, always from the same noise
-    pairs.npz        what the teacher made (coupling "reflow" only)
+    samples.png      samples of the running mean of the parameters, one class a column, always from
+                     the same noise
+    pairs.npz        noise and images of the teacher (coupling "reflow" only)
     model/           the running mean of the parameters at the end
 
-Nothing is lost: Ctrl-C and SIGTERM save and leave; after a SIGKILL the same command goes on from the newest checkpoint. Both
-end with the parameters of a run that was not stopped, on a CPU to the last bit.
+A run may be stopped: after Ctrl-C or SIGTERM it saves a checkpoint and ends. The same command goes
+on from the newest checkpoint, also after a SIGKILL. Its parameters at the end are those of a run
+that was not stopped, on a CPU to the last bit.
 """
 
 import contextlib
@@ -25,44 +27,65 @@ import shlex
 import signal
 import sys
 import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import safetensors
 
 import flowjax
 from experiments.cli.images import grid, save_png
-from experiments.cli.run import main
+from experiments.cli.run import check_names, main
 from experiments.lab.reflow import make_pairs, noise_for, sampler
 from flowjax import checkpoint, data, grids, models, plans, train
+from flowjax.environment import environment
 from flowjax.errors import check_choice
-from flowjax.records import Records, environment, plain
+from flowjax.records import Records, plain
 
 SCHEDULES = {"linear": flowjax.Linear(), "cosine": flowjax.Cosine()}
-# Where pictures begin: at t = 1 these predictions say nothing of the data, since alpha is 0 there.
+# Where the solver of pictures starts. At t = 1 alpha is 0, and the noise or the score there does
+# not determine the data.
 FIRST_TIME = {"noise": 0.999, "score": 0.999}
-STREAMS = {"parameters": 0, "training": 1, "samples": 2, "pairs": 3}  # of the seed
+# One stream of random numbers for each purpose, of the one seed.
+STREAMS = {"parameters": 0, "training": 1, "samples": 2, "pairs": 3}
+MOST_COLUMNS = 16  # classes shown in samples.png
 
 
-def key_of(config, stream):
-    """The key of one purpose."""
+def key_of(config: Any, stream: str) -> jax.Array:
+    """The key of one purpose, a name in STREAMS."""
     return jax.random.fold_in(jax.random.key(config.seed), STREAMS[stream])
 
 
-def make_card(config, held):
-    """The `Card` of the network that `config` trains on the data `held`."""
+def check(config: Any) -> None:
+    """Refuse names that are not known, before anything is written."""
+    check_names("schedule", config.schedule, SCHEDULES)
+    check_names("coupling", config.coupling, data.COUPLINGS)
+    check_names("times", config.times, train.TIMES)
+
+
+def make_card(config: Any, held: data.Data) -> models.Card:
+    """The card of the network that `config` trains on the data `held`."""
     check_choice("train", "schedule", config.schedule, SCHEDULES)
     sizes = models.DiTConfig(
-        held.images.shape[1:3], held.images.shape[3], config.patch, config.width, config.depth, config.heads,
-        len(held.classes), dtype=None if config.dtype == "float32" else config.dtype,
-    )  # fmt: skip
+        size=held.images.shape[1:3],
+        channels=held.images.shape[3],
+        patch=config.patch,
+        width=config.width,
+        depth=config.depth,
+        heads=config.heads,
+        classes=len(held.classes),
+        dtype=None if config.dtype == "float32" else config.dtype,
+    )
     name = pathlib.Path(held.name).stem
-    return models.Card(name, sizes, SCHEDULES[config.schedule], config.prediction, config.clock)
+    schedule = SCHEDULES[config.schedule]
+    return models.Card(name, sizes, schedule, config.prediction, config.clock)
 
 
-def make_optimizer(config):
-    """The optax chain of a run: `config.optimizer()` where a configuration defines one, else `flowjax.train.adamw`."""
+def make_optimizer(config: Any) -> optax.GradientTransformation:
+    """`config.optimizer()` where a configuration defines one, else `flowjax.train.adamw`."""
     if hasattr(config, "optimizer"):
         return config.optimizer()
     names = ("learning_rate", "warmup", "weight_decay", "clip")
@@ -70,100 +93,125 @@ def make_optimizer(config):
 
 
 @contextlib.contextmanager
-def signals():
-    """A list to which SIGTERM and SIGINT are added when they arrive; a second one acts as ever."""
-    seen, before = [], {}
+def signals() -> Iterator[list[int]]:
+    """Yield a list to which SIGTERM and SIGINT are appended when they arrive.
 
-    def note(number, frame):
+    The first one only asks the run to end; a second one has its usual effect.
+    """
+    seen = []
+    before = {}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def note(number: int, frame: Any) -> None:
         seen.append(number)
-        for which, handler in before.items():
-            signal.signal(which, handler)
+        restore()
 
-    for which in (signal.SIGTERM, signal.SIGINT):
-        before[which] = signal.signal(which, note)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        before[number] = signal.signal(number, note)
     try:
         yield seen
     finally:
-        for which, handler in before.items():
-            signal.signal(which, handler)
+        restore()
 
 
 class Run:
-    """One run in its work directory: what `run` reads, writes and resumes."""
+    """One run in its work directory.
 
-    def __init__(self, config, workdir):
-        self.config, self.workdir = config, pathlib.Path(workdir)
-        self.records = Records(workdir, config)
+    Attributes:
+      config: the configuration.
+      workdir, folder: the work directory, and that of its checkpoints.
+      records: its rows.
+      mesh: the devices, over which each batch is spread.
+      data, batches: the images, and the function from a step to its batch.
+      card: of the network.
+      state: parameters, their running mean, and the optimizer's state.
+      step: steps done.
+      seconds: spent on them, over all processes of the run.
+    """
+
+    def __init__(self, config: Any, workdir: str | os.PathLike):
+        self.config = config
+        self.workdir = pathlib.Path(workdir)
         self.folder = self.workdir / "checkpoints"
+        self.records = Records(workdir, config)
         self.mesh = train.data_mesh(_devices(config.devices))
         train.check_split(config.batch, self.mesh.size, config.microbatches)
-        teacher = _teacher(config.teacher) if config.coupling == "reflow" else None
-        self.data = (
-            data.load(config.data, size=config.size or None)
-            if teacher is None
-            else self._pairs(teacher)
-        )
+
+        # The data: images, or the pairs of a teacher.
+        teacher = None
+        if config.coupling == "reflow":
+            teacher = _teacher(config.teacher)
+            self.data = self._pairs(teacher)
+        else:
+            self.data = data.load(config.data, size=config.size or None)
         self.batches = data.Batches(
             self.data, config.batch, config.seed, config.coupling, config.pool, config.flip
         )
+
+        # The network and the state of training.
         self.card = make_card(config, self.data)
         self.state, self.seconds = self._begin(teacher)
         self.step = int(self.state.step)
 
-    def _begin(self, teacher):
+    def _begin(self, teacher: models.Model | None) -> tuple[train.State, float]:
         """(state, seconds spent so far): of the newest checkpoint, or of the start."""
         params = self._first_params(teacher)
         state, seconds = train.start(params, make_optimizer(self.config)), 0.0
         found = checkpoint.steps(self.folder)
-        if (
-            found and not self.records.rows
-        ):  # --overwrite forgets rows; it must not lose hours of training
+        if found and not self.records.rows:
+            # --overwrite forgets the rows; it must not lose hours of training.
             aside = _unused(self.workdir, "checkpoints-before")
             self.folder.rename(aside)
             print(
-                f"{self.workdir} has checkpoints and no rows; they were moved to {aside}, and the run begins anew."
+                f"{self.workdir} has checkpoints and no rows; they were moved to {aside}, "
+                "and the run begins anew."
             )
         elif found:
             state, details = checkpoint.restore(self.folder, found[-1], state)
             self._check(details)
             seconds = details["seconds"]
             print(
-                f"{self.folder} holds step {found[-1]} of {self.config.steps}; the run goes on from there."
+                f"{self.folder} holds step {found[-1]} of {self.config.steps}; "
+                "the run goes on from there."
             )
         return train.replicate(state, self.mesh), seconds
 
-    def _first_params(self, teacher):
+    def _first_params(self, teacher: models.Model | None) -> dict:
+        """Random parameters, or those of the teacher."""
         if teacher is None:
             return models.init(self.card.config, key_of(self.config, "parameters")).params
-        theirs = (
-            dataclasses.replace(teacher.card.config, dtype=self.card.config.dtype),
-            teacher.card.clock,
-        )
-        if theirs != (self.card.config, self.card.clock):
+        # The dtype of matrix products is the student's own choice.
+        sizes = dataclasses.replace(teacher.card.config, dtype=self.card.config.dtype)
+        if (sizes, teacher.card.clock) != (self.card.config, self.card.clock):
             raise ValueError(
-                f"train: the teacher {self.config.teacher} has sizes and clock {theirs}, and this run has "
-                f"{self.card.config} and {self.card.clock!r}; reflow goes on from the teacher's parameters, so they must agree."
+                f"train: the teacher {self.config.teacher} has sizes {sizes} and clock "
+                f"{teacher.card.clock!r}, and this run has {self.card.config} and "
+                f"{self.card.clock!r}; reflow goes on from the teacher's parameters, so they must "
+                "agree."
             )
         return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), teacher.params)
 
-    def _check(self, details):
+    def _check(self, details: dict) -> None:
         """Refuse a checkpoint that another configuration or other data made."""
-        config, hash = plain(self.config), self.data.hash
+        config = plain(self.config)
         # A checkpoint older than a field was made with what is now that field's default.
         there = plain(type(self.config)()) | details["config"]
         differ = [f"{k}: {there[k]} there, {v} now" for k, v in config.items() if there[k] != v]
-        if details["data"]["hash"] != hash:
-            differ.append(
-                f"the images of {self.config.data}: hash {details['data']['hash']} there, {hash} now"
-            )
+        old, new = details["data"]["hash"], self.data.hash
+        if old != new:
+            differ.append(f"the images of {self.config.data}: hash {old} there, {new} now")
         if differ:
             raise ValueError(
-                f"train: the checkpoints of {self.folder} belong to another run ({'; '.join(differ)}); give another --workdir, "
-                "or the settings and data that made them."
+                f"train: the checkpoints of {self.folder} belong to another run "
+                f"({'; '.join(differ)}); give another --workdir, or the settings and data that "
+                "made them."
             )
 
-    def details(self, **metrics):
-        """What a checkpoint and the finished model say of themselves."""
+    def details(self, **metrics: float) -> dict:
+        """Everything that made this state: for the checkpoint, and for the card of the model."""
         return {
             "config": plain(self.config),
             "data": self.data.describe(),
@@ -175,25 +223,21 @@ class Run:
             **metrics,
         }
 
-    def save(self, row):
-        """A checkpoint of this step."""
-        checkpoint.save(
-            self.folder, self.step, self.state, self.details(**row), keep=self.config.keep
-        )
+    def save(self, row: dict) -> None:
+        """Write a checkpoint of this step, with the metrics of its row."""
+        details = self.details(**row)
+        checkpoint.save(self.folder, self.step, self.state, details, keep=self.config.keep)
 
-    def _pairs(self, teacher):
+    def _pairs(self, teacher: models.Model) -> data.Data:
         """The data set of the teacher's pairs, made at the first call."""
         path = self.workdir / "pairs.npz"
         if not path.exists():
             make_pairs(path, teacher, self.config, key_of(self.config, "pairs"))
-        return dataclasses.replace(
-            data.load(path),
-            name=self.config.data,
-            classes=tuple(range(teacher.card.config.classes)),
-        )
+        classes = tuple(range(teacher.card.config.classes))
+        return dataclasses.replace(data.load(path), name=self.config.data, classes=classes)
 
 
-def _teacher(name):
+def _teacher(name: str) -> models.Model:
     """The model that makes the pairs of reflow."""
     try:
         return models.load(name)
@@ -201,7 +245,7 @@ def _teacher(name):
         raise ValueError(f"train: coupling 'reflow' needs a teacher. {error}") from error
 
 
-def _devices(count):
+def _devices(count: int) -> list:
     there = jax.devices()
     if count > len(there):
         raise ValueError(
@@ -210,17 +254,30 @@ def _devices(count):
     return there[: count or len(there)]
 
 
-def _unused(folder, name):
-    """A path in `folder` that is not there yet."""
-    return next(p for p in (folder / f"{name}-{n}" for n in range(1, 10**6)) if not p.exists())
+def _unused(folder: pathlib.Path, name: str) -> pathlib.Path:
+    """A path in `folder` that does not exist yet."""
+    paths = (folder / f"{name}-{n}" for n in range(1, 10**6))
+    return next(path for path in paths if not path.exists())
 
 
-def draw_samples(run, images):
-    """samples.png: one class a column; nothing for latents, which are no picture."""
+# ---- pictures
+
+
+def picture_sampler(run: Run) -> Callable:
+    """The compiled function (params, noise, label) -> images of samples.png."""
+    config, schedule = run.config, run.card.schedule
+    start = FIRST_TIME.get(config.prediction, 1.0)
+    grid_of_times = grids.uniform(config.sample_steps, start=start)
+    plan = plans.dpm_solver_pp(schedule, grid_of_times, 2)
+    return sampler(run.card, plan, config.guidance)
+
+
+def draw_samples(run: Run, images: Callable) -> None:
+    """Write samples.png, one class a column; nothing for latents, which cannot be shown."""
     config, card = run.config, run.card
     if card.config.channels not in (1, 3):
         return
-    columns = min(card.config.classes, 16)
+    columns = min(card.config.classes, MOST_COLUMNS)
     label = jnp.tile(jnp.arange(columns, dtype=jnp.int32), config.sample_rows)
     noise = noise_for(key_of(config, "samples"), np.arange(len(label)), card)
     made = np.asarray(images(jax.device_get(run.state.ema), noise, label))
@@ -233,8 +290,15 @@ def draw_samples(run, images):
     save_png(run.workdir / "samples.png", grid(made, columns), settings)
 
 
-def run(config, workdir):
-    """Train to the end, from the newest checkpoint if there is one, and write the model. Returns the rows."""
+# ---- the loop
+
+
+def run(config: Any, workdir: str | os.PathLike) -> list[dict]:
+    """Train to the end, from the newest checkpoint if there is one, and write the model.
+
+    Returns:
+      The rows.
+    """
     work = Run(config, workdir)
     times = functools.partial(
         train.draw_times,
@@ -244,70 +308,85 @@ def run(config, workdir):
         shift=config.time_shift,
     )
     step = train.make_step(
-        work.card, make_optimizer(config), work.mesh,
-        times=times, label_dropout=config.label_dropout, decay=config.ema, microbatches=config.microbatches,
-    )  # fmt: skip
-    pictures = grids.uniform(config.sample_steps, start=FIRST_TIME.get(config.prediction, 1.0))
-    images = sampler(
-        work.card, plans.dpm_solver_pp(work.card.schedule, pictures, 2), config.guidance
+        work.card,
+        make_optimizer(config),
+        work.mesh,
+        times=times,
+        label_dropout=config.label_dropout,
+        decay=config.ema,
+        microbatches=config.microbatches,
     )
+    images = picture_sampler(work)
     with signals() as stop:
         _loop(work, step, images, stop)
     _export(work)
     return work.records.rows
 
 
-def _loop(work, step, images, stop):
+def _loop(work: Run, step: Callable, images: Callable, stop: list[int]) -> None:
     """Steps, rows, checkpoints and pictures, until the last step or a signal."""
-    config, key = work.config, train.replicate(key_of(work.config, "training"), work.mesh)
+    config = work.config
+    key = train.replicate(key_of(config, "training"), work.mesh)
     pending, clock = [], time.monotonic()
     while work.step < config.steps:
-        work.state, metrics = step(work.state, train.shard(work.batches(work.step), work.mesh), key)
+        batch = train.shard(work.batches(work.step), work.mesh)
+        work.state, metrics = step(work.state, batch, key)
         work.step += 1
-        pending.append(metrics)  # stays on the device: reading it now would wait for the step
-        leave = bool(stop)  # asked once a step: a signal that comes later is seen after the next
+        # The metrics stay on the device: to read them now would be to wait for the step.
+        pending.append(metrics)
+
+        # Asked once a step: a signal that comes later is seen after the next step.
+        leave = bool(stop)
         last = leave or work.step == config.steps
-        save, draw = (
-            last or work.step % every == 0 for every in (config.save_every, config.sample_every)
-        )
-        if save or draw or work.step % config.log_every == 0:
-            row = _row(work, pending)  # waits for the steps
-            now = time.monotonic()
-            work.seconds, rate = (
-                work.seconds + now - clock,
-                len(pending) * config.batch / (now - clock),
-            )
-            _add_row(work, {**row, "images_per_second": rate, "seconds": work.seconds})
-            if save:
-                work.save(row)
-            _say(work, row, rate)
-            if leave:
-                _leave(work, stop[0])
-            if draw:
-                draw_samples(work, images)
-            pending, clock = [], time.monotonic()
+        save = last or work.step % config.save_every == 0
+        draw = last or work.step % config.sample_every == 0
+        if not (save or draw or work.step % config.log_every == 0):
+            continue
+
+        # The row of the steps since the last one. To read it waits for them.
+        row = _row(work, pending)
+        now = time.monotonic()
+        work.seconds += now - clock
+        rate = len(pending) * config.batch / (now - clock)
+        _add_row(work, {**row, "images_per_second": rate, "seconds": work.seconds})
+
+        # Their checkpoint and picture. A run that was asked to leave draws no picture.
+        if save:
+            work.save(row)
+        _print_step(work, row, rate)
+        if leave:
+            _leave(work, stop[0])
+        if draw:
+            draw_samples(work, images)
+        pending, clock = [], time.monotonic()
 
 
-def _row(work, pending):
-    """Mean loss and gradient of the pending steps; a number that is not finite stops the run."""
+def _row(work: Run, pending: list[dict]) -> dict[str, float]:
+    """Mean loss and norm of the gradient over the pending steps.
+
+    Raises:
+      ValueError: one of them is not finite. That ends the run.
+    """
     values = {name: np.array([float(m[name]) for m in pending]) for name in ("loss", "gradient")}
-    bad = np.flatnonzero(~(np.isfinite(values["loss"]) & np.isfinite(values["gradient"])))
-    if len(bad):
-        held, which = checkpoint.steps(work.folder), bad[0]
+    is_finite = np.isfinite(values["loss"]) & np.isfinite(values["gradient"])
+    if not np.all(is_finite):
+        bad = int(np.argmin(is_finite))  # the first that is not finite
+        held = checkpoint.steps(work.folder)
         kept = (
             f"the checkpoint of step {held[-1]} is kept" if held else "there is no checkpoint yet"
         )
         raise ValueError(
-            f"train: at step {work.step - len(pending) + which + 1} the loss is {values['loss'][which]} and the norm of its "
-            f"gradient {values['gradient'][which]}; {kept} in {work.folder}. Lower the learning rate, clip harder, or look at "
-            "the data."
+            f"train: at step {work.step - len(pending) + bad + 1} the loss is "
+            f"{values['loss'][bad]} and the norm of its gradient {values['gradient'][bad]}; "
+            f"{kept} in {work.folder}. Lower the learning rate, clip harder, or look at the data."
         )
     return {name: float(value.mean()) for name, value in values.items()}
 
 
-def _add_row(work, values):
+def _add_row(work: Run, values: dict[str, float]) -> None:
     key = {"step": work.step}
-    if work.records.done(key):  # measured before a kill, and the checkpoint was older
+    # The row was measured before a kill, and the checkpoint is older than the row.
+    if work.records.done(key):
         return
     try:
         work.records.add(key, **values)
@@ -317,21 +396,23 @@ def _add_row(work, values):
         ) from error
 
 
-def _say(work, row, rate):
-    left = (work.config.steps - work.step) * work.config.batch / rate
+def _print_step(work: Run, row: dict[str, float], rate: float) -> None:
+    seconds = (work.config.steps - work.step) * work.config.batch / rate
+    left = datetime.timedelta(seconds=math.ceil(seconds))
     print(
         f"step {work.step}/{work.config.steps}, loss {row['loss']:.4f}, {rate:.0f} images/s, "
-        f"{datetime.timedelta(seconds=math.ceil(left))} left",
+        f"{left} left",
         file=sys.stderr,
         flush=True,
     )
 
 
-def _leave(work, number):
+def _leave(work: Run, number: int) -> None:
     """End as the signal asks, after a sentence."""
     name = signal.Signals(number).name
     print(
-        f"{name}: step {work.step} of {work.config.steps} is saved in {work.folder}; the same command goes on from there."
+        f"{name}: step {work.step} of {work.config.steps} is saved in {work.folder}; "
+        "the same command goes on from there."
     )
     sys.stdout.flush()
     if number == signal.SIGINT:
@@ -339,29 +420,26 @@ def _leave(work, number):
     raise SystemExit(128 + number)
 
 
-def _export(work):
-    """The model of the running mean."""
-    rows = work.records.rows
-    details = work.details(loss=rows[-1]["loss"])
+def _export(work: Run) -> None:
+    """Write the model with the running mean of the parameters."""
+    details = work.details(loss=work.records.rows[-1]["loss"])
     card = dataclasses.replace(work.card, details=plain(details))
+    model = models.model(card, jax.device_get(work.state.ema))
     folder = work.workdir / "model"
     try:
-        models.save(folder, models.model(card, jax.device_get(work.state.ema)), dtype="float16")
+        models.save(folder, model, dtype="float16")
     except (OSError, safetensors.SafetensorError) as error:
         raise ValueError(
-            f"train: the model cannot be written to {folder} ({error}); the last checkpoint is kept. Make room, and give the same "
-            "command again."
+            f"train: the model cannot be written to {folder} ({error}); the last checkpoint is "
+            "kept. Make room, and give the same command again."
         ) from error
 
 
-def report(workdir):
-    """What a run has made."""
-    return [
-        path
-        for name in ("samples.png", "model")
-        if os.path.exists(path := os.path.join(workdir, name))
-    ]
+def report(workdir: str | os.PathLike) -> list[str]:
+    """The paths that a run has made."""
+    paths = [os.path.join(workdir, name) for name in ("samples.png", "model")]
+    return [path for path in paths if os.path.exists(path)]
 
 
 if __name__ == "__main__":
-    main(run, report)
+    main(run, report, check=check)

@@ -1,15 +1,18 @@
 """Images to train on, and the batch of every step as a function of (seed, step).
 
-A run that is stopped and goes on sees what it would have seen: no iterator has a state. Step s takes the positions
-s B .. (s+1) B - 1 of the permutations of epoch 0, 1, 2, ... laid end to end, so each epoch holds every image once, and a
-batch may straddle two. What is drawn on the host comes from numpy's `default_rng((stream, seed, n))`, the same on every
-machine with one version of numpy; the noise of independent couplings is drawn in the training step instead.
+A run that is stopped and goes on sees what it would have seen: no iterator has a state. Step s
+takes the positions s B .. (s+1) B - 1 of the permutations of epoch 0, 1, 2, ... laid end to end, so
+each epoch holds every image once, and a batch may straddle two. What is drawn on the host comes
+from numpy's `default_rng((stream, seed, n))`, the same on every machine with one version of numpy;
+the noise of independent couplings is drawn in the training step instead.
 
 How noise is coupled to data bends the paths, and with them what a solver's order is worth:
 
-    independent   noise and data know nothing of each other (arXiv:2210.02747)
-    ot            minibatch optimal transport: noise and data are paired at the least cost (arXiv:2302.00482)
-    reflow        pairs that a trained model has made: its noise, and what it turned it into (arXiv:2209.03003)
+    independent   noise and data are independent of each other (arXiv:2210.02747)
+    ot            minibatch optimal transport pairs noise and data at the least cost
+                  (arXiv:2302.00482)
+    reflow        pairs made by a trained model: its noise, and the sample that it made from it
+                  (arXiv:2209.03003)
 """
 
 import dataclasses
@@ -17,6 +20,7 @@ import functools
 import hashlib
 import pathlib
 import zipfile
+from collections.abc import Sequence
 from importlib import resources
 
 import numpy as np
@@ -33,7 +37,8 @@ class Data:
 
     Attributes:
       name: where it came from.
-      images: (N, H, W, C) uint8, or float32 in the units of the network: pixels in [-1, 1], or latents.
+      images: (N, H, W, C) uint8, or float32 in the units of the network: pixels in [-1, 1], or
+        latents.
       labels: (N,) int32, 0 .. classes-1.
       classes: names or numbers of the classes.
       noise: (N, H, W, C) float32, the noise that belongs to each image (reflow), or None.
@@ -45,12 +50,12 @@ class Data:
     classes: tuple
     noise: np.ndarray | None = None
 
-    def __len__(self):
+    def __len__(self) -> int:
         """N."""
         return len(self.images)
 
     @functools.cached_property
-    def hash(self):
+    def hash(self) -> str:
         """16 hexadecimal digits that tell this data set from another."""
         arrays = [self.images, self.labels] + ([] if self.noise is None else [self.noise])
         digest = hashlib.sha256(repr([(a.shape, str(a.dtype)) for a in arrays]).encode())
@@ -58,7 +63,7 @@ class Data:
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()[:16]
 
-    def describe(self):
+    def describe(self) -> dict:
         """What a checkpoint keeps of it: a dictionary for JSON."""
         return {
             "name": self.name,
@@ -68,18 +73,21 @@ class Data:
         }
 
 
-def load(name, *, size=None):
+def load(name: str, *, size: int | None = None) -> Data:
     """The data set `name`.
 
     Args:
-      name: "digits" (1797, 8 x 8 x 1, 10 classes), "emoji" (1906, 32 x 32 x 3, 9 classes), an .npz file, or a folder of
-        images. The file holds `images` (N, H, W, C), uint8 or floats in [-1, 1], or `latents` (N, H, W, C), floats in the
-        network's units; `labels` (N,) if there are classes; `noise` like the images if they are pairs for reflow. In a
-        folder each subfolder is a class; without subfolders there is one class.
-      size: pixels to which the images of a folder are cropped (to the square in the middle) and resized.
+      name: "digits" (1797, 8 x 8 x 1, 10 classes), "emoji" (1906, 32 x 32 x 3, 9 classes), an .npz
+        file, or a folder of images. The file holds `images` (N, H, W, C), uint8 or floats in [-1,
+        1], or `latents` (N, H, W, C), floats in the network's units; `labels` (N,) if there are
+        classes; `noise` like the images if they are pairs for reflow. In a folder each subfolder is
+        a class; without subfolders there is one class.
+      size: pixels to which the images of a folder are cropped (to the square in the middle) and
+        resized.
 
     Raises:
-      ValueError: nothing is there, or it cannot be read; for a folder with the first files that cannot.
+      ValueError: nothing is there, or it cannot be read; for a folder with the first files that
+        cannot.
     """
     if name == "digits":
         return _digits()
@@ -93,11 +101,18 @@ def load(name, *, size=None):
     if path.suffix == ".npz" and path.is_file():
         return _archive(path)
     raise ValueError(
-        f"data.load: {name!r} is neither 'digits' nor 'emoji', nor an .npz file or a folder that exists."
+        f"data.load: {name!r} is neither 'digits' nor 'emoji', nor an .npz file or a folder that "
+        "exists."
     )
 
 
-def _data(name, images, labels, noise=None, classes=None):
+def _data(
+    name: str,
+    images: np.ndarray,
+    labels: np.ndarray,
+    noise: np.ndarray | None = None,
+    classes: Sequence | None = None,
+) -> Data:
     """A `Data`, after checks of shapes and values."""
     images, labels = np.asarray(images), np.asarray(labels)
     if images.dtype != np.uint8:
@@ -106,43 +121,38 @@ def _data(name, images, labels, noise=None, classes=None):
             raise ValueError(f"data.load: the images of {name} hold values that are not finite.")
     if images.ndim != 4 or not len(images):
         raise ValueError(
-            f"data.load: the images of {name} have shape {images.shape}; wanted (N, H, W, C), N at least 1."
+            f"data.load: the images of {name} have shape {images.shape}; wanted (N, H, W, C) with "
+            "N at "
+            "least 1."
         )
-    if (
-        labels.shape != (len(images),)
-        or not np.issubdtype(labels.dtype, np.integer)
-        or labels.min() < 0
-    ):
+    are_whole = np.issubdtype(labels.dtype, np.integer)
+    if labels.shape != (len(images),) or not are_whole or labels.min() < 0:
         raise ValueError(
-            f"data.load: the labels of {name} have shape {labels.shape} and dtype {labels.dtype}; wanted ({len(images)},) "
-            "whole numbers from 0."
+            f"data.load: the labels of {name} have shape {labels.shape} and dtype {labels.dtype}; "
+            f"wanted ({len(images)},) whole numbers from 0."
         )
     if noise is not None and noise.shape != images.shape:
         raise ValueError(
-            f"data.load: {name} has noise of shape {noise.shape}; wanted that of its images, {images.shape}."
+            f"data.load: {name} has noise of shape {noise.shape}; wanted that of its images, "
+            f"{images.shape}."
         )
     classes = tuple(range(int(labels.max()) + 1)) if classes is None else tuple(classes)
     return Data(name, images, labels.astype(np.int32), classes, noise)
 
 
-def _digits():
+def _digits() -> Data:
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
     return _data("digits", bunch.images[..., None] / 8 - 1, bunch.target)
 
 
-def _archive(path):
+def _archive(path: pathlib.Path) -> Data:
     try:
-        with (
-            open(path, "rb") as handle,
-            np.load(handle) as file,
-        ):  # numpy leaves a file that it cannot read open
-            arrays = {
-                key: file[key]
-                for key in ("images", "latents", "labels", "noise")
-                if key in file.files
-            }
+        # numpy leaves a file open that it cannot read, so the file is opened here.
+        with open(path, "rb") as handle, np.load(handle) as file:
+            names = ("images", "latents", "labels", "noise")
+            arrays = {key: file[key] for key in names if key in file.files}
             found = file.files
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"data.load: {path} cannot be read as .npz ({error}).") from None
@@ -151,32 +161,29 @@ def _archive(path):
         raise ValueError(
             f"data.load: {path} holds {found}; wanted 'images' or 'latents', and 'labels'."
         )
-    if (
-        "images" in arrays
-        and images.dtype != np.uint8
-        and np.abs(images).max(initial=0) > 1.01
-        and "noise" not in arrays
-    ):
+    # Pairs of a reflow may leave [-1, 1], since a model made their images.
+    must_be_pixels = "images" in arrays and "noise" not in arrays and images.dtype != np.uint8
+    if must_be_pixels and np.abs(images).max(initial=0) > 1.01:
         raise ValueError(
-            f"data.load: the images of {path} reach {np.abs(images).max():.3g}; wanted uint8, or floats in [-1, 1] (what is "
-            "no image may stand under 'latents')."
+            f"data.load: the images of {path} reach {np.abs(images).max():.3g}; wanted uint8, or "
+            "floats "
+            "in [-1, 1]. Arrays that are not images belong under 'latents'."
         )
-    return _data(
-        str(path),
-        images,
-        arrays.get("labels", np.zeros(len(images), np.int32)),
-        arrays.get("noise"),
-    )
+    labels = arrays.get("labels", np.zeros(len(images), np.int32))
+    return _data(str(path), images, labels, arrays.get("noise"))
 
 
-def _folder(path, size):
+def _folder(path: pathlib.Path, size: int | None) -> Data:
     from PIL import Image
 
     if not size:
         raise ValueError(
-            f"data.load: {path} is a folder of images; say to which size they are resized (size=32)."
+            f"data.load: {path} is a folder of images; give the size to which they are resized, "
+            "for "
+            "example size=32."
         )
     known = Image.registered_extensions()
+    # Each subfolder is a class; without subfolders the folder is the only class.
     folders = sorted(p for p in path.iterdir() if p.is_dir()) or [path]
     files = [
         (file, label)
@@ -186,18 +193,14 @@ def _folder(path, size):
     ]
     if not files:
         raise ValueError(
-            f"data.load: there are no images in {path} (.png, .jpg, ...), nor in its subfolders."
+            f"data.load: there are no images (.png, .jpg, ...) in {path} or in its subfolders."
         )
     images, bad = [], []
     for file, _ in files:
         try:
             images.append(_read_image(file, size))
-        except (
-            OSError,
-            ValueError,
-            SyntaxError,
-            Image.DecompressionBombError,
-        ) as error:  # all of which Pillow raises
+        # Pillow raises each of these for files that are damaged, or are no images.
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             bad.append(f"{file} ({error})")
     if bad:
         raise ValueError(
@@ -205,16 +208,12 @@ def _folder(path, size):
             + "; ".join(bad[:5])
             + ("; ..." if len(bad) > 5 else ".")
         )
-    return _data(
-        str(path),
-        np.stack(images),
-        [label for _, label in files],
-        classes=[f.name for f in folders],
-    )
+    labels = [label for _, label in files]
+    return _data(str(path), np.stack(images), labels, classes=[f.name for f in folders])
 
 
-def _read_image(file, size):
-    """(size, size, 3) uint8: transparent parts on white, the square in the middle, resized."""
+def _read_image(file: pathlib.Path, size: int) -> np.ndarray:
+    """The image as (size, size, 3) uint8: on white, cropped to the middle square, resized."""
     from PIL import Image, ImageOps
 
     with Image.open(file) as image:
@@ -228,10 +227,11 @@ def _read_image(file, size):
 class Batches:
     """The batches of a run: `batches(step)` depends on nothing else.
 
-    Minibatch optimal transport pairs the noise and the data of `pool` successive batches, the images of each label among
-    themselves: then the noise of a label is normal, as a conditional sampler draws it. Paired over all labels it would tell
-    the label, and sampling a label from normal noise would start where training never was. The pool is there because a
-    batch has few images of a label, and few pairs to choose from straighten little.
+    Minibatch optimal transport pairs the noise and the data of `pool` successive batches, for each
+    label separately. Then the noise of a label is normal, as a conditional sampler draws it. If
+    noise were paired over all labels it would reveal the label, and sampling a label from normal
+    noise would start where training never was. A pool is needed because a batch has few images of
+    a label, and a small choice of pairs straightens paths only a little.
 
     Attributes:
       data: the `Data`.
@@ -249,7 +249,7 @@ class Batches:
     pool: int = 16
     flip: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Refuse what does not fit together."""
         check_choice("data.Batches", "coupling", self.coupling, COUPLINGS)
         if self.size < 1 or self.pool < 1:
@@ -257,62 +257,71 @@ class Batches:
         if (self.coupling == "reflow") != (self.data.noise is not None):
             raise ValueError(
                 f"data.Batches: coupling={self.coupling!r}, and {self.data.name} has "
-                f"{'no ' if self.data.noise is None else ''}noise of its own: 'reflow' goes with pairs, and pairs with it."
+                f"{'no ' if self.data.noise is None else ''}noise of its own; 'reflow' needs pairs "
+                "of "
+                "noise and image, and pairs need 'reflow'."
             )
         if self.flip and self.data.noise is not None:
             raise ValueError(
-                "data.Batches: flip=True would part the pairs of noise and image; leave it False."
+                "data.Batches: flip=True would separate the pairs of noise and image; leave it "
+                "False."
             )
 
-    def __call__(self, step):
-        """{"images": (B, H, W, C) float32, "labels": (B,) int32}, and "noise" like the images unless independent."""
+    def __call__(self, step: int) -> dict[str, np.ndarray]:
+        """The batch of a step: {"images": (B, H, W, C) float32, "labels": (B,) int32}.
+
+        Couplings other than "independent" add "noise", of the images' shape.
+        """
         if self.coupling != "ot":
             return self._plain(step)
         batch = _paired_pool(self, step // self.pool)
+        # This step's place within the pool.
         here = slice(step % self.pool * self.size, (step % self.pool + 1) * self.size)
         return {name: array[here] for name, array in batch.items()}
 
-    def _plain(self, step):
+    def _plain(self, step: int) -> dict[str, np.ndarray]:
         index = self._index(step)
         images = to_float(self.data.images[index])
         if self.flip:
+            # (B,) bool, which images are mirrored
             mirrored = np.random.default_rng((FLIPS, self.seed, step)).random(self.size) < 0.5
             images = np.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
         batch = {"images": images, "labels": self.data.labels[index]}
         return batch if self.data.noise is None else {**batch, "noise": self.data.noise[index]}
 
-    def _index(self, step):
+    def _index(self, step: int) -> np.ndarray:
         """(B,) indices into the data."""
-        epoch, place = np.divmod(step * self.size + np.arange(self.size), len(self.data))
-        return np.concatenate(
-            [
-                _permutation(self.seed, e, len(self.data))[place[epoch == e]]
-                for e in np.unique(epoch)
-            ]
-        )
+        positions = step * self.size + np.arange(self.size)
+        epoch, place = np.divmod(positions, len(self.data))
+        # A batch may hold the end of one epoch and the start of the next.
+        parts = []
+        for e in np.unique(epoch):
+            permutation = _permutation(self.seed, e, len(self.data))
+            parts.append(permutation[place[epoch == e]])
+        return np.concatenate(parts)
 
 
 @functools.lru_cache(maxsize=4)
-def _permutation(seed, epoch, size):
+def _permutation(seed: int, epoch: int, size: int) -> np.ndarray:
     return np.random.default_rng((ORDER, seed, int(epoch))).permutation(size)
 
 
-@functools.lru_cache(maxsize=1)  # the pool in work, so that its batches do not pair it anew
-def _paired_pool(batches, number):
-    parts = [
-        batches._plain(step) for step in range(number * batches.pool, (number + 1) * batches.pool)
-    ]
+@functools.lru_cache(maxsize=1)  # the current pool: its batches share one pairing
+def _paired_pool(batches: "Batches", number: int) -> dict[str, np.ndarray]:
+    first = number * batches.pool
+    parts = [batches._plain(step) for step in range(first, first + batches.pool)]
     pool = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     rng = np.random.default_rng((NOISE, batches.seed, number))
     noise = rng.standard_normal(pool["images"].shape, np.float32)
     return {**pool, "noise": noise[pair(pool["images"], noise, pool["labels"])]}
 
 
-def pair(images, noise, labels):
-    """The permutation of the noise that brings it nearest to the images, the images of each label among themselves.
+def pair(images: np.ndarray, noise: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The permutation of the noise that brings it nearest to the images, for each label separately.
 
-    Minimises the sum over i of |images[i] - noise[order[i]]|^2 (Tong et al. 2023, arXiv:2302.00482, section 3.2, whose plan
-    between two equal numbers of equal weights is a permutation) over the orders that keep the labels.
+    Minimises the sum over i of |images[i] - noise[order[i]]|^2 (Tong et al. 2023, arXiv:2302.00482,
+    section 3.2, whose plan between two equal numbers of equal weights is a permutation) over the
+    orders that keep the labels.
 
     Args:
       images, noise: (B, *D).
@@ -332,6 +341,6 @@ def pair(images, noise, labels):
     return order
 
 
-def to_float(images):
+def to_float(images: np.ndarray) -> np.ndarray:
     """Bytes as float32 in [-1, 1]; floats as they are."""
     return images.astype(np.float32) / np.float32(127.5) - 1 if images.dtype == np.uint8 else images

@@ -1,25 +1,110 @@
-"""Sentences for a caller's mistakes that several modules share."""
+"""Checks of a caller's arguments that several modules share, and the sentences they raise.
+
+A sentence names the function, the option and the value that was given, then what was wanted. An
+option with a closed set of values is checked by `check_choice`, a whole number by `check_whole`,
+the order of a solver by `check_order`.
+"""
 
 import difflib
+from collections.abc import Collection
+from typing import Any
 
 import numpy as np
 
-
-def check_choice(name, option, value, choices):
-    """Raise a ValueError in the name of `name` if `value` is not among `choices`, with the nearest one."""
-    if value not in choices:
-        near = difflib.get_close_matches(str(value), [str(c) for c in choices], n=1, cutoff=0.0)[0]
-        raise ValueError(
-            f"{name}: {option}={value!r} is not known; did you mean {near!r}? The choices are {', '.join(map(repr, choices))}."
-        )
+NEAR = 0.6  # similarity from 0 to 1 (difflib) above which a misspelt name is taken for a known one
 
 
-def check_order(name, order, most, steps=None):
-    """Raise if `order` is not one of 1..most, or if `steps` steps are too few for a multistep method to reach it."""
-    if not isinstance(order, (int, np.integer)) or order not in range(1, most + 1):
-        raise ValueError(f"{name}: order={order!r}; wanted a whole number from 1 to {most}.")
+def suggestion(value: Any, choices: Collection[Any]) -> str:
+    """The end of a sentence about an unknown name: a name that is near, if any, and all names.
+
+    Args:
+      value: what was given.
+      choices: what is known; strings are compared without regard to case.
+
+    Returns:
+      "did you mean 'heun'? The choices are 'cold', 'heun'." or "the choices are 'cold', 'heun'."
+    """
+    known = ", ".join(map(repr, choices))
+    # Compared without regard to case, and shown as they are written
+    spellings = {str(choice).casefold(): choice for choice in choices}
+    near = []
+    if isinstance(value, str):  # a number is never a misspelt number
+        near = difflib.get_close_matches(value.casefold(), spellings, n=1, cutoff=NEAR)
+    if not near:
+        return f"the choices are {known}."
+    return f"did you mean {spellings[near[0]]!r}? The choices are {known}."
+
+
+def check_choice(name: str, option: str, value: Any, choices: Collection[Any]) -> None:
+    """Check that `value` is one of `choices`.
+
+    Args:
+      name: the public function that the error speaks for, for example "plans.unipc".
+      option: the argument of that function.
+      value: what the caller gave.
+      choices: all values that the argument may have.
+
+    Raises:
+      ValueError: `value` is not among them. The sentence suggests a choice only where one is near,
+        and lists all.
+    """
+    try:
+        is_known = value in choices
+    except (TypeError, ValueError):  # a list is no key of a dict; an array has no single truth
+        is_known = False
+    if not is_known:
+        raise ValueError(f"{name}: {option}={value!r} is not known; {suggestion(value, choices)}")
+
+
+def check_whole(name: str, option: str, value: Any, least: int, most: int | None = None) -> None:
+    """Check that `value` is a whole number from `least` to `most`, of Python or of numpy.
+
+    Args:
+      name: the public function that the error speaks for.
+      option: the argument of that function.
+      value: what the caller gave. 20.0 and True are refused, so that a mistake shows where it is
+        made.
+      least, most: both are allowed values; most=None sets no upper limit.
+
+    Raises:
+      ValueError: `value` is no whole number, or lies outside the limits.
+    """
+    within = _within(value, least, most)
+    if within and isinstance(value, int | np.integer) and not isinstance(value, bool):
+        return
+    # Say what was wanted, and for the usual slips what to write in its place.
+    limits = f"of at least {least}" if most is None else f"from {least} to {most}"
+    hint = ""
+    if isinstance(value, str):
+        hint = ", not a string"
+    elif within and isinstance(value, float | np.floating) and value == np.round(value):
+        hint = f", for example {int(value)} instead of {value!r}"
+    raise ValueError(f"{name}: {option}={value!r}; wanted a whole number {limits}{hint}.")
+
+
+def _within(value, least, most):
+    """Whether `value` is a finite number within the limits."""
+    if not isinstance(value, int | float | np.integer | np.floating) or not np.isfinite(value):
+        return False
+    return value >= least and (most is None or value <= most)
+
+
+def check_order(name: str, order: Any, most: int, steps: int | None = None) -> None:
+    """Check the order of a solver.
+
+    Args:
+      name: the public function that the error speaks for.
+      order: what the caller gave; wanted a whole number from 1 to `most`.
+      most: the highest order of the method.
+      steps: number of steps of a multistep method, which reaches its order p at step p; None for
+        other methods.
+
+    Raises:
+      ValueError: `order` is no such number, or `steps` steps are too few to reach it.
+    """
+    check_whole(name, "order", order, 1, most)
     if steps is not None and steps < order:
         raise ValueError(
-            f"{name}: {steps} step(s) are too few for order {order}, which would never be reached; take at least {order} "
-            f"steps, or order={steps}."
+            f"{name}: {steps} step(s) are too few for order {order}, which would never be "
+            f"reached; take at least {order} steps, or order={steps}."
         )

@@ -1,15 +1,21 @@
 """Training by flow matching: the loss on any schedule, and one compiled step.
 
-With t, noise and an image drawn, the network sees x_t = alpha(t) data + sigma(t) noise and regresses what it predicts; for
-the velocity (Lipman et al. 2023, arXiv:2210.02747, eq. 9; Liu et al. 2023, arXiv:2209.03003, eq. 1)
+With t, noise and an image drawn, the network receives x_t = alpha(t) data + sigma(t) noise, and its
+prediction is fitted to a target by least squares. For the velocity (Lipman et al. 2023,
+arXiv:2210.02747, eq. 9; Liu et al. 2023, arXiv:2209.03003, eq. 1)
 
-    loss = E |prediction(x_t, t, label) - u|^2,      u = alpha'(t) data + sigma'(t) noise      (linear path: noise - data)
+    loss = E |prediction(x_t, t, label) - u|^2,      u = alpha'(t) data + sigma'(t) noise,
 
-Everything random in a step comes from (key, step, place in the batch) alone: a batch may be cut into microbatches and spread
-over devices, and the run is the same but for the order in which gradients are added up.
+which on the linear path is u = noise - data.
+
+Everything random in a step is a function of (key, step, place in the batch). So a batch may be cut
+into microbatches and spread over devices, and the run differs only in the order in which gradients
+are added.
 """
 
-from typing import Any, NamedTuple
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -18,30 +24,59 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from flowjax.errors import check_choice
-from flowjax.models.card import CLOCKS
+from flowjax.models.card import Card
+from flowjax.schedules import Schedule
+from flowjax.types import Array, PyTree
 
 TIMES = ("uniform", "logit-normal", "shifted")
 
+# "images" (B, H, W, C), "labels" (B,), and "noise" (B, H, W, C) where it is not to be drawn
+Batch: TypeAlias = dict[str, Array]
+Metrics: TypeAlias = dict[str, jax.Array]
+DrawTime: TypeAlias = Callable[..., jax.Array]  # (key, *, dtype) -> one time in (0, 1]
 
-def draw_times(key, kind, *, mean=0.0, std=1.0, shift=3.0, dtype=jnp.float32):
+
+# The loss.
+
+
+def draw_times(
+    key: jax.Array,
+    kind: str,
+    *,
+    mean: float = 0.0,
+    std: float = 1.0,
+    shift: float = 3.0,
+    dtype: jnp.dtype = jnp.float32,
+) -> jax.Array:
     """One time in (0, 1].
 
     Args:
       key: a JAX key.
-      kind: "uniform"; "logit-normal", sigmoid(mean + std n) with n normal (SD3, arXiv:2403.03206, section 3.1); "shifted",
-        s u/(1 + (s-1) u) with u uniform and s = `shift`: more noise for s > 1, as on the shifted grids of sampling.
+      kind: the distribution, with u uniform in (0, 1] and n standard normal:
+        "uniform": u;
+        "logit-normal": sigmoid(mean + std n) (SD3, arXiv:2403.03206, section 3.1);
+        "shifted": s u/(1 + (s-1) u) with s = `shift`. s > 1 gives more noise, as the shifted grids
+        of sampling do.
+      mean, std: of "logit-normal".
+      shift: of "shifted".
+      dtype: of the result.
     """
     check_choice("train.draw_times", "kind", kind, TIMES)
     if kind == "logit-normal":
         return jax.nn.sigmoid(mean + std * jax.random.normal(key, (), dtype))
-    u = 1 - jax.random.uniform(
-        key, (), dtype
-    )  # never 0, where sigma' of some schedules is infinite
-    return u if kind == "uniform" else shift * u / (1 + (shift - 1) * u)
+    # uniform is in [0, 1). The time must not be 0, where sigma' of some schedules is infinite.
+    u = 1 - jax.random.uniform(key, (), dtype)
+    if kind == "uniform":
+        return u
+    return shift * u / (1 + (shift - 1) * u)
 
 
-def target(schedule, prediction, data, noise, t):
-    """What a network that predicts `prediction` should say of one pair on average, (B, *D).
+def target(
+    schedule: Schedule, prediction: str, data: jax.Array, noise: jax.Array, t: jax.Array
+) -> jax.Array:
+    """The target (B, *D) of a network that predicts `prediction`, for one pair of data and noise.
+
+    The mean of the target over all pairs with the same x_t is what a perfect network predicts.
 
     Args:
       schedule: the path.
@@ -49,157 +84,299 @@ def target(schedule, prediction, data, noise, t):
       data, noise: (B, *D).
       t: (B,) in (0, 1].
     """
-    if prediction in ("data", "noise"):
-        return {"data": data, "noise": noise}[prediction]
+    if prediction == "data":
+        return data
+    if prediction == "noise":
+        return noise
     if prediction == "velocity":
+        # alpha' data + sigma' noise; the schedule gives (alpha'/W, sigma'/W, 1/W).
         alpha_rate, sigma_rate, rate = schedule.rates(t)
-        a, s = alpha_rate / rate, sigma_rate / rate
-    else:  # score = -noise/sigma, v = alpha noise - sigma data
-        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        a, s = (jnp.zeros_like(t), -1 / sigma) if prediction == "score" else (-sigma, alpha)
-    wide = (-1,) + (1,) * (data.ndim - 1)
-    return a.reshape(wide) * data + s.reshape(wide) * noise
+        data_weight, noise_weight = alpha_rate / rate, sigma_rate / rate
+    elif prediction == "score":
+        # -noise / sigma
+        data_weight, noise_weight = jnp.zeros_like(t), -1 / schedule.sigma(t)
+    else:
+        # v = alpha noise - sigma data
+        data_weight, noise_weight = -schedule.sigma(t), schedule.alpha(t)
+    wide = (-1,) + (1,) * (data.ndim - 1)  # (B,) -> (B, 1, ..., 1)
+    return data_weight.reshape(wide) * data + noise_weight.reshape(wide) * noise
 
 
-def squared_errors(predict, schedule, prediction, data, noise, t):
-    """Mean squared error of each pair, (B,): `predict(x, t)` against `target`."""
+def squared_errors(
+    predict: Callable[[jax.Array, jax.Array], jax.Array],
+    schedule: Schedule,
+    prediction: str,
+    data: jax.Array,
+    noise: jax.Array,
+    t: jax.Array,
+) -> jax.Array:
+    """The mean squared error (B,) of each pair.
+
+    Args:
+      predict: function (x, t) -> (B, *D), such as `Card.predict` with its other arguments bound.
+      schedule, prediction, data, noise, t: as for `target`.
+    """
     x = schedule.add_noise(data, noise, t)
     error = predict(x, t) - target(schedule, prediction, data, noise, t)
     return jnp.mean(error**2, axis=tuple(range(1, error.ndim)))
 
 
-def network_prediction(card, params, x, t, label):
-    """What the network of `card` predicts, (B, H, W, C): `card.prediction` itself, not yet made a velocity."""
-    out = card.raw(params, x, CLOCKS[card.clock](card.schedule, t), label)[
-        ..., : card.config.channels
-    ]
-    return (
-        -out if card.clock == "1 - t" else out
-    )  # that clock runs towards the data, and so does what it predicts
+# The state of a run, and the optimizer.
 
 
 class State(NamedTuple):
-    """What a run carries from step to step, all arrays: steps done, parameters, their running mean, the optimizer's state."""
+    """What a run passes from step to step, all arrays.
+
+    Attributes:
+      step: number of steps that are done.
+      params: the parameters.
+      ema: their running mean.
+      optimizer: the optimizer's state.
+    """
 
     step: jax.Array
-    params: Any
-    ema: Any
-    optimizer: Any
+    params: PyTree
+    ema: PyTree
+    optimizer: PyTree
 
 
-def adamw(steps, *, learning_rate=1e-3, warmup=50, weight_decay=0.0, clip=1.0):
-    """The default optimizer: AdamW on gradients clipped to a global norm, linear warm-up, then a cosine to 0 at `steps`."""
+def adamw(
+    steps: int,
+    *,
+    learning_rate: float = 1e-3,
+    warmup: int = 50,
+    weight_decay: float = 0.0,
+    clip: float = 1.0,
+) -> optax.GradientTransformation:
+    """The default optimizer: AdamW on gradients that are clipped to a global norm.
+
+    Args:
+      steps: length of the run. The learning rate falls to 0 at its end, on a cosine.
+      learning_rate: its largest value.
+      warmup: steps of linear growth at the start, at most half of the run.
+      weight_decay: of AdamW.
+      clip: the largest global norm of a gradient.
+    """
     rate = optax.warmup_cosine_decay_schedule(
-        0.0, learning_rate, min(warmup, steps // 2), max(steps, 2)
+        init_value=0.0,
+        peak_value=learning_rate,
+        warmup_steps=min(warmup, steps // 2),
+        decay_steps=max(steps, 2),
     )
     return optax.chain(
         optax.clip_by_global_norm(clip), optax.adamw(rate, weight_decay=weight_decay)
     )
 
 
-def start(params, optimizer):
+def start(params: PyTree, optimizer: optax.GradientTransformation) -> State:
     """The `State` before the first step."""
-    # copies: a step gives the buffers of its state to its result, and none may be given twice
-    copy = lambda tree: jax.tree.map(jnp.array, tree)
+    # The step donates the buffers of its state. No buffer may be donated twice, so all are copies.
     return State(
-        jnp.zeros((), jnp.int32), copy(params), copy(params), jax.jit(optimizer.init)(params)
+        step=jnp.zeros((), jnp.int32),
+        params=_copy(params),
+        ema=_copy(params),
+        optimizer=jax.jit(optimizer.init)(params),
     )
 
 
-def ema_decay(step, decay):
-    """Decay of the running mean at a step counted from 0, which soon forgets the start: min(decay, (1 + step)/(10 + step))."""
+def _copy(tree: PyTree) -> PyTree:
+    return jax.tree.map(jnp.array, tree)
+
+
+def ema_decay(step: Array, decay: float) -> jax.Array:
+    """Decay of the running mean at a step counted from 0: min(decay, (1 + step)/(10 + step)).
+
+    The small values at the beginning let the mean forget the start soon.
+    """
     step = jnp.asarray(step, jnp.float32)
     return jnp.minimum(jnp.float32(decay), (1 + step) / (10 + step))
 
 
-def data_mesh(devices=None):
-    """A mesh with the one axis "data" over `devices` (a list; all there are by default)."""
+# The devices.
+
+
+def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh with the one axis "data" over `devices`, all that there are by default."""
     return Mesh(np.asarray(devices or jax.devices()), ("data",))
 
 
-def shard(batch, mesh):
-    """The arrays of a batch (B, ...) spread over the mesh, B/n samples a device."""
+def shard(batch: Batch, mesh: Mesh) -> Batch:
+    """The arrays of a batch (B, ...) spread over the mesh, B/n samples on each of n devices."""
     return jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
 
 
-def replicate(tree, mesh):
-    """The arrays of a tree whole on every device."""
+def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
+    """The arrays of a tree, complete on every device."""
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-def check_split(size, devices, microbatches):
+def check_split(size: int, devices: int, microbatches: int) -> None:
     """Refuse a batch that does not divide into microbatches that divide over the devices."""
     parts = devices * microbatches
-    if size % parts:
-        near = sorted({max(size // parts, 1) * parts, -(-size // parts) * parts})
-        raise ValueError(
-            f"train: a batch of {size} does not divide over {devices} device(s) in {microbatches} microbatch(es); take "
-            f"{' or '.join(map(str, near))}, or {_divisors(size, microbatches)} devices."
-        )
+    if size % parts == 0:
+        return
+    below = max(size // parts, 1) * parts
+    above = -(-size // parts) * parts
+    sizes = " or ".join(str(near) for near in sorted({below, above}))
+    raise ValueError(
+        f"train: a batch of {size} does not divide over {devices} device(s) in {microbatches} "
+        f"microbatch(es); take {sizes}, or {_fitting_devices(size, microbatches)} devices."
+    )
 
 
-def _divisors(size, microbatches):
-    fit = [str(n) for n in range(1, 65) if size % (n * microbatches) == 0]
-    return ", ".join(fit) if fit else "a multiple of the microbatches, and then other"
+def _fitting_devices(size: int, microbatches: int) -> str:
+    """The numbers of devices, up to 64, over which a batch of this size divides."""
+    fitting = [str(n) for n in range(1, 65) if size % (n * microbatches) == 0]
+    return ", ".join(fitting) or "a multiple of the microbatches, and then other"
 
 
-def make_step(card, optimizer, mesh, *, times, label_dropout=0.1, decay=0.999, microbatches=1):
-    """The compiled step (state, batch, key) -> (state, metrics); the state given is used up.
+# One step, in its parts.
+
+
+def make_step(
+    card: Card,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    times: DrawTime,
+    label_dropout: float = 0.1,
+    decay: float = 0.999,
+    microbatches: int = 1,
+) -> Callable[[State, Batch, jax.Array], tuple[State, Metrics]]:
+    """The compiled step (state, batch, key) -> (state, metrics).
+
+    It donates the buffers of the state that it receives, which cannot be used after it.
 
     Args:
       card: of the network.
       optimizer: an optax transformation of gradients.
-      mesh: see `data_mesh`; the batch lies spread over it (`shard`), the state whole on each device (`replicate`).
-      times: key -> one time, such as `functools.partial(draw_times, kind="uniform")`.
-      label_dropout: probability that a label is replaced with the null label, for guidance.
+      mesh: see `data_mesh`. The batch lies spread over it (`shard`), and the state lies complete on
+        each device (`replicate`).
+      times: draws one time from a key.
+      label_dropout: the probability that a label is replaced with the null label, for guidance.
       decay: of the running mean of the parameters, see `ema_decay`.
-      microbatches: parts of the batch whose gradients are computed one after the other, to save memory.
+      microbatches: parts of the batch whose gradients are computed one after the other, which saves
+        memory.
 
     Returns:
-      Function of a `State`, {"images" (B, H, W, C), "labels" (B,), and "noise" unless it is to be drawn} and a key; metrics
-      are {"loss", "gradient"}: the mean loss of the batch before the step, and the global norm of its gradient.
+      A function of a `State`, a batch and a key. The batch has "images" (B, H, W, C) and "labels"
+      (B,), and "noise" (B, H, W, C) where it is not to be drawn. The metrics are "loss", the mean
+      loss of the batch before the step, and "gradient", the global norm of its gradient.
     """
-
-    def mean_loss(params, batch, ids, key):
-        images = batch["images"]
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, ids)
-        time_keys, noise_keys, drop_keys = (
-            jax.vmap(jax.random.fold_in, (0, None))(keys, i) for i in range(3)
-        )
-        t = jax.vmap(lambda k: times(k, dtype=images.dtype))(time_keys)
-        draw = lambda k: jax.random.normal(k, images.shape[1:], images.dtype)
-        noise = batch["noise"] if "noise" in batch else jax.vmap(draw)(noise_keys)
-        dropped = jax.vmap(lambda k: jax.random.uniform(k, (), jnp.float32) < label_dropout)(
-            drop_keys
-        )
-        label = jnp.where(dropped, card.null_label, batch["labels"])
-        predict = lambda x, t: network_prediction(card, params, x, t, label)
-        return jnp.mean(squared_errors(predict, card.schedule, card.prediction, images, noise, t))
-
-    def gradient(params, batch, key):
-        """Loss and gradient of the batch: the mean over microbatches of theirs."""
-        ids = jnp.arange(len(batch["images"]))
-        of = jax.value_and_grad(mean_loss)
-        if microbatches == 1:
-            return of(params, batch, ids, key)
-        # sample i goes to microbatch i mod m: each keeps an equal share of every device's samples
-        parts = jax.tree.map(
-            lambda a: jnp.moveaxis(a.reshape(-1, microbatches, *a.shape[1:]), 1, 0), (batch, ids)
-        )
-        add = lambda total, part: (jax.tree.map(jnp.add, total, of(params, *part, key)), None)
-        zero = jax.tree.map(jnp.zeros_like, (jnp.zeros((), batch["images"].dtype), params))
-        return jax.tree.map(lambda a: a / microbatches, jax.lax.scan(add, zero, parts)[0])
+    loss_of = functools.partial(mean_loss, card=card, times=times, label_dropout=label_dropout)
 
     def step(state, batch, key):
         check_split(len(batch["images"]), mesh.size, microbatches)
-        loss, gradients = gradient(state.params, batch, jax.random.fold_in(key, state.step))
-        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
-        rest = 1 - ema_decay(state.step, decay)
-        ema = jax.tree.map(
-            lambda mean, p: mean + rest.astype(p.dtype) * (p - mean), state.ema, params
-        )
+        step_key = jax.random.fold_in(key, state.step)
+        # The gradient of the batch, on all devices; XLA adds up what the devices found.
+        loss, gradients = accumulate(loss_of, state.params, batch, step_key, microbatches)
+        # The step of the optimizer, and of the running mean.
+        params, optimizer_state = apply_gradients(optimizer, gradients, state)
+        ema = update_ema(state.ema, params, state.step, decay)
         metrics = {"loss": loss, "gradient": optax.tree.norm(gradients)}
         return State(state.step + 1, params, ema, optimizer_state), metrics
 
     return jax.jit(step, donate_argnums=0, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+
+def mean_loss(
+    params: PyTree,
+    batch: Batch,
+    ids: jax.Array,
+    key: jax.Array,
+    *,
+    card: Card,
+    times: DrawTime,
+    label_dropout: float,
+) -> jax.Array:
+    """The mean loss of a microbatch.
+
+    Args:
+      params: the parameters of the network.
+      batch: as in `make_step`, or some samples of one.
+      ids: (B,) the places of these samples in the batch of the step; they fix what is drawn.
+      key: the key of the step.
+      card, times, label_dropout: as in `make_step`.
+    """
+    images = batch["images"]
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, ids)  # one for each sample
+    time_keys, noise_keys, drop_keys = (
+        jax.vmap(jax.random.fold_in, (0, None))(keys, purpose) for purpose in range(3)
+    )
+    t = jax.vmap(functools.partial(times, dtype=images.dtype))(time_keys)  # (B,)
+    noise = batch["noise"] if "noise" in batch else _draw_noise(noise_keys, images)
+    label = _drop_labels(drop_keys, batch["labels"], label_dropout, card.null_label)
+
+    def predict(x, t):
+        return card.predict(params, x, t, label)
+
+    errors = squared_errors(predict, card.schedule, card.prediction, images, noise, t)
+    return jnp.mean(errors)
+
+
+def _draw_noise(keys: jax.Array, images: jax.Array) -> jax.Array:
+    """Normal noise shaped like the images (B, H, W, C), one key (B,) for each."""
+    draw = functools.partial(jax.random.normal, shape=images.shape[1:], dtype=images.dtype)
+    return jax.vmap(draw)(keys)
+
+
+def _drop_labels(
+    keys: jax.Array, labels: jax.Array, probability: float, null_label: int
+) -> jax.Array:
+    """Labels (B,), each replaced with the null label with this probability."""
+    draw = functools.partial(jax.random.uniform, shape=(), dtype=jnp.float32)
+    dropped = jax.vmap(draw)(keys) < probability
+    return jnp.where(dropped, null_label, labels)
+
+
+def accumulate(
+    loss_of: Callable[..., jax.Array],
+    params: PyTree,
+    batch: Batch,
+    key: jax.Array,
+    microbatches: int,
+) -> tuple[jax.Array, PyTree]:
+    """The loss of a batch and its gradient: the means of those of its microbatches.
+
+    Args:
+      loss_of: function (params, batch, ids, key) -> loss, see `mean_loss`.
+      params: the parameters.
+      batch: as in `make_step`.
+      key: the key of the step.
+      microbatches: m.
+    """
+    ids = jnp.arange(len(batch["images"]))
+    loss_and_gradient = jax.value_and_grad(loss_of)
+    if microbatches == 1:
+        return loss_and_gradient(params, batch, ids, key)
+
+    # Sample i goes to microbatch i mod m, so each has equally many samples of every device.
+    split = functools.partial(_split, microbatches)
+    parts = jax.tree.map(split, (batch, ids))  # (m, B/m, ...)
+
+    def add(total, part):
+        return jax.tree.map(jnp.add, total, loss_and_gradient(params, *part, key)), None
+
+    zero_loss = jnp.zeros((), batch["images"].dtype)
+    zero = jax.tree.map(jnp.zeros_like, (zero_loss, params))
+    total, _ = jax.lax.scan(add, zero, parts)
+    return jax.tree.map(lambda a: a / microbatches, total)
+
+
+def _split(parts: int, a: jax.Array) -> jax.Array:
+    """(B, ...) -> (parts, B/parts, ...), sample i in part i mod `parts`."""
+    return jnp.moveaxis(a.reshape(-1, parts, *a.shape[1:]), 1, 0)
+
+
+def apply_gradients(
+    optimizer: optax.GradientTransformation, gradients: PyTree, state: State
+) -> tuple[PyTree, PyTree]:
+    """The optimizer's step: (parameters, optimizer's state) after it."""
+    updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
+    return optax.apply_updates(state.params, updates), optimizer_state
+
+
+def update_ema(ema: PyTree, params: PyTree, step: jax.Array, decay: float) -> PyTree:
+    """The running mean after a step: mean + (1 - decay) (params - mean)."""
+    rest = 1 - ema_decay(step, decay)
+    return jax.tree.map(lambda mean, p: mean + rest.astype(p.dtype) * (p - mean), ema, params)

@@ -1,4 +1,4 @@
-"""The command `python -m tests.golden_models [FOLDER]`: networks beside what their originals compute."""
+"""The command `python -m tests.golden_models [FOLDER]`: networks beside their originals."""
 
 import sys
 

@@ -97,7 +97,9 @@ def test_checkpoint_of_another_model_is_refused(tmp_path, change):
     checkpoint.save(tmp_path, 1, tree(), {})
     other = tree()
     change(other)
-    with pytest.raises(ValueError, match="another model or optimizer: .* there, .* now"):
+    with pytest.raises(
+        ValueError, match="another model or optimizer: .* in the checkpoint, .* wanted"
+    ):
         checkpoint.restore(tmp_path, 1, other)
 
 
@@ -128,7 +130,8 @@ SAVER = """
     step = max(checkpoint.steps(sys.argv[1]), default=0)
     while True:
         step += 1
-        checkpoint.save(sys.argv[1], step, {"x": np.full((300, 300), float(step)), "step": np.asarray(step)}, {}, keep=2)
+        tree = {"x": np.full((300, 300), float(step)), "step": np.asarray(step)}
+        checkpoint.save(sys.argv[1], step, tree, {}, keep=2)
         print(step, flush=True)
 """
 

@@ -193,20 +193,19 @@ def test_minibatch_transport_permutes_normal_noise_and_never_raises_the_cost():
         drawn = np.random.default_rng((data.NOISE, 5, pool)).standard_normal(
             noise.shape, np.float32
         )
-        for label in range(
-            2
-        ):  # each label keeps the noise that was drawn in its places, so that noise is normal for it
+        # Each label keeps the noise that was drawn in its places, so its noise is normal.
+        for label in range(2):
             here = labels == label
             assert np.array_equal(np.sort(noise[here], axis=0), np.sort(drawn[here], axis=0))
             assert cost(images[here], noise[here]) < cost(images[here], drawn[here])
 
 
 def test_couplings_that_do_not_fit_the_data_are_refused():
-    with pytest.raises(ValueError, match="did you mean 'ot'"):
+    with pytest.raises(ValueError, match="coupling='to' is not known; the choices are"):
         data.Batches(toy(), 4, 0, "to")
     with pytest.raises(ValueError, match="no noise of its own"):
         data.Batches(toy(), 4, 0, "reflow")
-    with pytest.raises(ValueError, match="part the pairs"):
+    with pytest.raises(ValueError, match="separate the pairs"):
         data.Batches(toy(noise=True), 4, 0, "reflow", flip=True)
     with pytest.raises(ValueError, match="size=0"):
         data.Batches(toy(), 0, 0)

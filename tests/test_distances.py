@@ -1,6 +1,10 @@
-"""Distances against closed forms, brute force, invariances and the null hypothesis; each with what it must not see."""
+"""Distances against closed forms, brute force, invariances and the null hypothesis.
+
+Tests also hold what each distance sees, and what it does not see.
+"""
 
 import functools
+import itertools
 
 import jax
 import numpy as np
@@ -12,8 +16,9 @@ from flowjax import distances, fields
 from flowjax.schedules import Linear
 
 RNG = np.random.default_rng(0)
-X, Y = RNG.normal(size=(40, 3)), RNG.normal(size=(30, 3)) * 1.5 + 0.5
-TURN = np.linalg.qr(RNG.normal(size=(3, 3)))[0]
+X = RNG.normal(size=(40, 3))
+Y = RNG.normal(size=(30, 3)) * 1.5 + 0.5
+TURN = np.linalg.qr(RNG.normal(size=(3, 3)))[0]  # a rotation
 SLICED = functools.partial(distances.sliced_wasserstein, directions=64, seed=1)
 ALL = {
     "sliced": SLICED,
@@ -27,7 +32,7 @@ UNBIASED = {name: ALL[name] for name in ("energy", "mmd", "kid")}
 each = pytest.mark.parametrize("distance", ALL.values(), ids=ALL)
 
 
-# --- errors on the same noise ---------------------------------------------------------------------------------------
+# ---- errors on the same noise
 
 
 def test_endpoint_errors_of_known_differences():
@@ -35,7 +40,11 @@ def test_endpoint_errors_of_known_differences():
     x = exact.copy()
     x[:, 0, 0] = [3.0, 0.0, 1.0, 0.0]
     x[:, 1, 2] = [4.0, 0.0, 0.0, 0.0]
-    found = distances.endpoint_errors(x, exact, lambda x: (np.asarray(x)[:, 0, 0] > 2).astype(int))
+
+    def nearest(x):
+        return (np.asarray(x)[:, 0, 0] > 2).astype(int)
+
+    found = distances.endpoint_errors(x, exact, nearest)
     assert_allclose(found.errors, [5.0, 0.0, 1.0, 0.0])
     assert_allclose([found.median, found.rms, found.misrouted], [0.5, np.sqrt(26 / 4), 0.25])
 
@@ -54,8 +63,9 @@ def test_bootstrap_of_the_mean_matches_the_normal_interval():
     values = np.random.default_rng(1).normal(size=400)
     low, high = distances.bootstrap(values, np.mean, seed=0, resamples=4000)
     half = 1.96 * values.std() / 20
+    normal = values.mean() + np.array([-half, half])
     # Two quantiles of 4000 resamples scatter by about 4 % of the half-width.
-    assert_allclose([low, high], values.mean() + np.array([-half, half]), atol=0.15 * half)
+    assert_allclose([low, high], normal, atol=0.15 * half)
 
 
 def test_bootstrap_covers_the_truth_as_often_as_it_says():
@@ -65,16 +75,16 @@ def test_bootstrap_covers_the_truth_as_often_as_it_says():
         for i, row in enumerate(draws)
     ]
     covered = np.mean([low < 1.0 < high for low, high in intervals])
-    assert (
-        0.87 < covered <= 1.0
-    )  # 95 % less the known shortfall at 60 rows and three standard errors of 200
+    # 95 % less the known shortfall at 60 rows and three standard errors of 200.
+    assert 0.87 < covered <= 1.0
 
 
 def test_pairing_removes_what_is_hard_for_both():
     rng = np.random.default_rng(3)
     hard = rng.lognormal(sigma=2.0, size=300)
     ratio = distances.paired_ratio(0.9 * hard * rng.normal(1, 0.02, 300), hard, seed=0)
-    assert ratio.verdict == "win" and ratio.low < 0.9 < ratio.high
+    assert ratio.verdict == "win"
+    assert ratio.low < 0.9 < ratio.high
     unpaired = distances.paired_ratio(0.9 * rng.permutation(hard), hard, seed=0)
     assert unpaired.high - unpaired.low > 5 * (ratio.high - ratio.low)
 
@@ -91,14 +101,12 @@ def test_verdicts(factor, verdict):
 
 def test_noisy_ratio_is_undecided_and_exact_methods_tie():
     rng = np.random.default_rng(5)
-    assert (
-        distances.paired_ratio(rng.lognormal(size=30), rng.lognormal(size=30), seed=0).verdict
-        == "undecided"
-    )
+    unrelated = distances.paired_ratio(rng.lognormal(size=30), rng.lognormal(size=30), seed=0)
+    assert unrelated.verdict == "undecided"
     assert distances.paired_ratio(np.zeros(9), np.zeros(9), seed=0) == (1.0, 1.0, 1.0, "tie")
 
 
-# --- distributions --------------------------------------------------------------------------------------------------
+# ---- distributions
 
 
 @each
@@ -123,21 +131,20 @@ def test_zero_on_itself(name):
 @pytest.mark.parametrize("name", UNBIASED)
 def test_zero_in_the_mean_under_the_null(name):
     rng = np.random.default_rng(6)
-    values = [
-        UNBIASED[name](rng.normal(size=(20, 2)), rng.normal(size=(30, 2))) for _ in range(400)
-    ]
+    values = []
+    for _ in range(400):
+        x, y = rng.normal(size=(20, 2)), rng.normal(size=(30, 2))
+        values.append(UNBIASED[name](x, y))
     assert abs(np.mean(values)) < 4 * np.std(values) / 20
     assert min(values) < 0  # unbiased, so not clipped
 
 
 def test_sliced_distance_of_a_translation():
-    # The projections are shifted by direction . shift, so the distance is their root mean square: near |shift|/sqrt(F).
+    # The projections are shifted by direction . shift, so the distance is their root mean square:
+    # near |shift|/sqrt(F).
     shift = np.array([3.0, 0.0, 4.0])
-    assert_allclose(
-        distances.sliced_wasserstein(X, X + shift, directions=20000, seed=0),
-        5 / np.sqrt(3),
-        rtol=0.02,
-    )
+    found = distances.sliced_wasserstein(X, X + shift, directions=20000, seed=0)
+    assert_allclose(found, 5 / np.sqrt(3), rtol=0.02)
 
 
 def test_sliced_distance_of_the_line_is_the_quantile_distance():
@@ -157,10 +164,14 @@ def test_sliced_distance_of_the_line_is_the_quantile_distance():
 )
 def test_unbiased_sums_against_loops(name, kernel, monkeypatch):
     def among(x):
-        return np.mean([kernel(x[i], x[j]) for i in range(len(x)) for j in range(len(x)) if i != j])
+        pairs = itertools.permutations(x, 2)  # of different rows, in both orders
+        return np.mean([kernel(a, b) for a, b in pairs])
 
-    expected = among(X) + among(Y) - 2 * np.mean([kernel(x, y) for x in X for y in Y])
+    between = np.mean([kernel(x, y) for x in X for y in Y])
+    expected = among(X) + among(Y) - 2 * between
     assert_allclose(ALL[name](X, Y), expected, rtol=1e-10)
+
+    # Blocks that do not divide the number of rows.
     monkeypatch.setattr(distances, "BLOCK", 7)
     assert_allclose(ALL[name](X, Y), expected, rtol=1e-10)
 
@@ -177,25 +188,25 @@ def test_w2_of_gaussians_in_closed_form():
     # Commuting covariances: the distance of the standard deviations.
     first, second = np.array([1.0, 4.0, 0.0]), np.array([9.0, 1.0, 4.0])
     expected = np.linalg.norm(np.sqrt(first) - np.sqrt(second))
-    assert_allclose(
-        distances.gaussian_w2(zero, TURN * first @ TURN.T, zero, TURN * second @ TURN.T), expected
-    )
+    one, other = TURN * first @ TURN.T, TURN * second @ TURN.T
+    assert_allclose(distances.gaussian_w2(zero, one, zero, other), expected)
     # Two perpendicular rank-one covariances share nothing.
     flat, tall = np.diag([1.0, 0.0]), np.diag([0.0, 1.0])
     assert_allclose(distances.gaussian_w2(np.zeros(2), flat, np.zeros(2), tall), np.sqrt(2))
 
 
 def test_w2_of_gaussians_equals_the_length_of_the_optimal_map():
-    # The map T = A^-1/2 (A^1/2 B A^1/2)^1/2 A^-1/2 carries N(0, A) to N(0, B); W2^2 = E|x - T x|^2 = tr (I-T) A (I-T).
+    # The map T = A^-1/2 (A^1/2 B A^1/2)^1/2 A^-1/2 carries N(0, A) to N(0, B), and
+    # W2^2 = E|x - T x|^2 = tr (I-T) A (I-T).
     rng = np.random.default_rng(7)
     a, b = (factor @ factor.T for factor in rng.normal(size=(2, 4, 4)))
     root = distances._root(a)
     inverse = np.linalg.inv(root)
-    left = np.eye(4) - inverse @ distances._root(root @ b @ root) @ inverse
+    optimal_map = inverse @ distances._root(root @ b @ root) @ inverse
+    moved = np.eye(4) - optimal_map
     zero = np.zeros(4)
-    assert_allclose(
-        distances.gaussian_w2(zero, a, zero, b), np.sqrt(np.trace(left @ a @ left)), rtol=1e-9
-    )
+    expected = np.sqrt(np.trace(moved @ a @ moved))
+    assert_allclose(distances.gaussian_w2(zero, a, zero, b), expected, rtol=1e-9)
 
 
 def test_frechet_is_the_squared_w2_of_the_fitted_moments():
@@ -210,7 +221,7 @@ def test_frechet_with_fewer_rows_than_features_is_finite_and_zero_on_itself():
     assert np.isfinite(distances.frechet(wide, wide[::-1] + 1))
 
 
-# --- what each sees -------------------------------------------------------------------------------------------------
+# ---- what each sees
 
 
 def ring_samples(std, seed, n=2000):
@@ -230,16 +241,18 @@ def ring_samples(std, seed, n=2000):
     ids=["narrow mmd", "wide mmd", "sliced", "energy", "kid", "frechet"],
 )
 def test_who_sees_modes_that_are_too_narrow(distance, sees):
-    # 30 % too little spread in each mode, against the value for two draws of the right distribution.
-    floor = distances.floor(
-        distance, lambda seed, n: ring_samples(0.15, seed, n), (1000, 1000), seeds=range(1, 6)
-    )
+    # 30 % too little spread in each mode, against two draws of the right distribution.
+    def draw(seed, n):
+        return ring_samples(0.15, seed, n)
+
+    floor = distances.floor(distance, draw, (1000, 1000), seeds=range(1, 6))
     found = distance(ring_samples(0.105, 0, 1000), ring_samples(0.15, 6, 1000))
     assert (found > floor.mean + 3 * floor.sd) == sees
 
 
 def test_shared_draws_let_the_sliced_distance_see_narrow_modes():
-    # The pairing is a coupling, so the distance is at most its own: 0.045 a standard normal in each direction.
+    # The pairing is a coupling, so the distance is at most its own: 0.045 times a standard normal
+    # in each direction.
     found = SLICED(ring_samples(0.105, 0), ring_samples(0.15, 0))
     assert 0.6 * 0.045 < found < 1.1 * 0.045
 
@@ -248,16 +261,16 @@ def test_shared_draws_let_the_sliced_distance_see_narrow_modes():
 def test_within_mode_spread_reads_the_factor(factor):
     field = fields.ring(Linear())
     x = ring_samples(0.15, 1)
-    x = field.means[np.asarray(field.nearest(x))] + factor * (
-        x - field.means[np.asarray(field.nearest(x))]
-    )
-    # 4000 squared normals: relative standard error of a root mean square 1/sqrt(8000).
-    assert abs(distances.within_mode_spread(x, field) / factor - 1) < 4 / np.sqrt(8000)
+    centres = field.means[np.asarray(field.nearest(x))]
+    found = distances.within_mode_spread(centres + factor * (x - centres), field)
+    # 4000 squared normals: the relative standard error of a root mean square is 1/sqrt(8000).
+    assert abs(found / factor - 1) < 4 / np.sqrt(8000)
 
 
 def test_within_mode_spread_of_a_smoothed_data_set():
     field = fields.DataSet(10 * np.random.default_rng(9).normal(size=(20, 2, 4)), 0.2, Linear())
     x = field.draw(jax.random.key(0), 2000)
+    # 16000 squared normals.
     assert abs(distances.within_mode_spread(x, field) - 1) < 4 / np.sqrt(2 * 16000)
 
 
@@ -266,7 +279,8 @@ def test_floor_falls_with_the_sample_size():
     small, large = (distances.floor(SLICED, draw, (n, n), seeds=range(8)) for n in (50, 800))
     # As 1/sqrt(N): a factor 4, within its scatter.
     assert 2.5 < small.mean / large.mean < 6
-    assert small.values.shape == (8,) and small.sd == np.std(small.values, ddof=1)
+    assert small.values.shape == (8,)
+    assert small.sd == np.std(small.values, ddof=1)
 
 
 def test_floor_draws_from_a_pool_without_sharing_rows():
@@ -276,6 +290,11 @@ def test_floor_draws_from_a_pool_without_sharing_rows():
     assert shared.mean == 0
     with pytest.raises(ValueError, match="gave 10 samples where n \\+ m = 12"):
         distances.floor(SLICED, draw, (6, 6), seeds=[0, 1])
+
+
+# ---- mistakes, and groups of rows
+
+POINTS = fields.two_points(Linear(), distance=1.0, std=0.0)
 
 
 @pytest.mark.parametrize(
@@ -294,12 +313,7 @@ def test_floor_draws_from_a_pool_without_sharing_rows():
             r"\(F, F\)",
         ),
         (lambda: distances.floor(SLICED, None, (3, 3), seeds=[0]), "at least two seeds"),
-        (
-            lambda: distances.within_mode_spread(
-                np.zeros((1, 1)), fields.two_points(Linear(), distance=1.0, std=0.0)
-            ),
-            "no width",
-        ),
+        (lambda: distances.within_mode_spread(np.zeros((1, 1)), POINTS), "no width"),
     ],
 )
 def test_mistakes_are_refused_with_the_way_out(call, says):
@@ -309,15 +323,18 @@ def test_mistakes_are_refused_with_the_way_out(call, says):
 
 
 def test_bootstrap_of_groups_sees_the_scatter_between_them():
-    # Ten groups of ten equal rows: the mean's standard error is that of ten numbers, not of a hundred.
+    # Ten groups of ten equal rows: the standard error of the mean is that of ten numbers, not of a
+    # hundred.
     rng = np.random.default_rng(0)
     centres = rng.standard_normal(10)
     values, groups = np.repeat(centres, 10), np.repeat(np.arange(10), 10)
     low, high = distances.bootstrap(values, np.mean, seed=0, groups=groups, resamples=4000)
     wanted = 2 * 1.96 * centres.std() / np.sqrt(10)
     assert abs((high - low) / wanted - 1) < 0.1  # a percentile interval of ten numbers
-    plain = np.subtract(*distances.bootstrap(values, np.mean, seed=0, resamples=4000)[::-1])
-    assert plain < 0.5 * (high - low)
+
+    # Without groups the rows count as independent, and the interval is too short.
+    plain_low, plain_high = distances.bootstrap(values, np.mean, seed=0, resamples=4000)
+    assert plain_high - plain_low < 0.5 * (high - low)
 
 
 def test_bootstrap_refuses_groups_of_unequal_size():

@@ -1,4 +1,4 @@
-"""Geometry of paths with known curvature, and increments of successive orders against quadrature."""
+"""Geometry of paths of known curvature, and increments of orders against quadrature."""
 
 import jax
 import jax.numpy as jnp
@@ -8,22 +8,29 @@ import pytest
 import flowjax
 from flowjax import Cosine, Linear, fields, geometry, grids, plans
 
-T = np.linspace(1, 0, 401)
+T = np.linspace(1, 0, 401)  # the times of every curve
+
+
+# ---- curves of known geometry
 
 
 def curve(position):
     """Path and velocity (M, 1, D) of a curve t -> (D,), the velocity by differentiation."""
-    path = jax.vmap(position)(jnp.asarray(T))
-    return np.asarray(path)[:, None], np.asarray(jax.vmap(jax.jacfwd(position))(jnp.asarray(T)))[
-        :, None
-    ]
+    t = jnp.asarray(T)
+    path = np.asarray(jax.vmap(position)(t))
+    velocity = np.asarray(jax.vmap(jax.jacfwd(position))(t))
+    return path[:, None], velocity[:, None]
+
+
+def geometry_of(position):
+    """The geometry of a curve t -> (D,)."""
+    path, velocity = curve(position)
+    return geometry.path_geometry(T, path, velocity)
 
 
 @pytest.mark.parametrize("radius", [0.1, 3.0])
 def test_half_circle(radius):
-    found = geometry.path_geometry(
-        T, *curve(lambda t: radius * jnp.array([jnp.cos(jnp.pi * t), jnp.sin(jnp.pi * t)]))
-    )
+    found = geometry_of(lambda t: radius * jnp.array([jnp.cos(jnp.pi * t), jnp.sin(jnp.pi * t)]))
     wanted = {
         "length": np.pi / 2,
         "straightness": np.pi**2 / 4 - 1,
@@ -37,25 +44,21 @@ def test_half_circle(radius):
 
 def test_helix_turns_its_plane():
     angle, rise = 1.7, 0.8
-    found = geometry.path_geometry(
-        T, *curve(lambda t: jnp.array([jnp.cos(angle * t), jnp.sin(angle * t), rise * t]))
-    )
+    found = geometry_of(lambda t: jnp.array([jnp.cos(angle * t), jnp.sin(angle * t), rise * t]))
     speed = np.hypot(angle, rise)
     np.testing.assert_allclose(found.curvature, angle**2 / speed, rtol=1e-3)
     np.testing.assert_allclose(found.torsion, angle * rise / speed, rtol=1e-3)
 
 
 def test_straight_line_is_straight():
-    found = geometry.path_geometry(
-        T, *curve(lambda t: jnp.array([1.0, 2.0, 3.0]) + t * jnp.array([1.0, -1.0, 0.5]))
-    )
+    found = geometry_of(lambda t: jnp.array([1.0, 2.0, 3.0]) + t * jnp.array([1.0, -1.0, 0.5]))
     np.testing.assert_allclose(found.length, 1, rtol=1e-12)
     for name in ("straightness", "acceleration", "curvature", "torsion"):
         np.testing.assert_allclose(getattr(found, name), 0, atol=1e-9, err_msg=name)
 
 
 def test_changing_speed_costs_euler_but_not_curvature():
-    found = geometry.path_geometry(T, *curve(lambda t: jnp.array([2.0, 1.0, 0.0]) * (t + t**2) / 2))
+    found = geometry_of(lambda t: jnp.array([2.0, 1.0, 0.0]) * (t + t**2) / 2)
     np.testing.assert_allclose(found.curvature, 0, atol=1e-6)
     np.testing.assert_allclose(found.length, 1, rtol=1e-6)
     np.testing.assert_allclose(found.straightness, 1 / 12, rtol=1e-4)
@@ -63,9 +66,7 @@ def test_changing_speed_costs_euler_but_not_curvature():
 
 
 def test_path_that_stops_has_finite_curvature():
-    found = geometry.path_geometry(
-        T, *curve(lambda t: jnp.array([jnp.cos(t**2), jnp.sin(t**2), t**2]))
-    )
+    found = geometry_of(lambda t: jnp.array([jnp.cos(t**2), jnp.sin(t**2), t**2]))
     np.testing.assert_allclose(found.curvature, 1 / np.sqrt(2), rtol=0.01)
     np.testing.assert_allclose(found.torsion, 1 / np.sqrt(2), rtol=0.03)
 
@@ -75,17 +76,15 @@ def test_path_that_one_euler_step_takes_has_no_straightness():
     noise = jax.random.normal(jax.random.key(0), (8, 3))
     path = flowjax.sample(field.velocity, noise, plans.euler(T), save_path=True).path
     velocity = jax.lax.map(lambda at: field.velocity(*at), (path, jnp.asarray(T)))
-    np.testing.assert_allclose(
-        geometry.path_geometry(T, path, velocity).straightness, 0, atol=1e-20
-    )
+    found = geometry.path_geometry(T, path, velocity)
+    np.testing.assert_allclose(found.straightness, 0, atol=1e-20)
 
 
 def test_images_are_samples_too():
     path, velocity = curve(lambda t: jnp.array([jnp.cos(t), jnp.sin(t), t, t**2]))
     flat = geometry.path_geometry(T, path, velocity)
-    image = geometry.path_geometry(
-        T, path.reshape(-1, 1, 2, 2, 1), velocity.reshape(-1, 1, 2, 2, 1)
-    )
+    images = (array.reshape(-1, 1, 2, 2, 1) for array in (path, velocity))
+    image = geometry.path_geometry(T, *images)
     np.testing.assert_array_equal(flat, image)
 
 
@@ -94,6 +93,9 @@ def test_wrong_shapes_are_refused():
         geometry.path_geometry(T[:4], np.zeros((4, 1, 2)), np.zeros((4, 1, 2)))
     with pytest.raises(ValueError, match="3 data predictions for a grid of 4 steps"):
         geometry.order_increments(Linear(), grids.uniform(4), np.zeros((3, 1, 2)))
+
+
+# ---- stiffness
 
 
 def test_stiffness_of_a_linear_field_is_its_largest_eigenvalue():
@@ -111,17 +113,29 @@ def test_stiffness_of_a_constant_field_is_zero():
     np.testing.assert_array_equal(found, np.zeros(3))
 
 
+# ---- increments of successive orders
+
+
 @jax.jit
-def _data_along(field, start, times):
+def data_along(field, start, times):
+    """Data predictions at all times (N,) of the exact path from `start` at times[0]."""
     return jax.lax.map(lambda t: field.data(field.flow(start, times[0], t), t), times)
 
 
 def exact_data(schedule, grid):
-    """Data predictions (N, B, D) along the exact path of a Gaussian with structure at every scale."""
+    """Data predictions (N, B, D) along exact paths of a Gaussian with structure at every scale."""
     field = fields.power_law(schedule, dim=4, exponent=2.0)
-    return np.asarray(
-        _data_along(field, field.draw_at(jax.random.key(3), 6, grid[0]), jnp.asarray(grid[:-1]))
-    )
+    start = field.draw_at(jax.random.key(3), 6, grid[0])
+    return np.asarray(data_along(field, start, jnp.asarray(grid[:-1])))
+
+
+def lagrange(u, nodes, j):
+    """At places `u`, the polynomial that is 1 at nodes[j] and 0 at the other nodes."""
+    value = np.ones_like(u)
+    for m, node in enumerate(nodes):
+        if m != j:
+            value = value * (u - node) / (nodes[j] - node)
+    return value
 
 
 @pytest.mark.parametrize("schedule", [Linear(), Cosine()])
@@ -129,31 +143,25 @@ def test_increments_are_those_of_interpolation_and_quadrature(schedule):
     grid = np.array([0.9, 0.8, 0.66, 0.5, 0.31, 0.2])
     data = np.random.default_rng(4).standard_normal((5, 3, 2))
     found = geometry.order_increments(schedule, grid, data)
-    lambdas = schedule.log_snr(grid)
+    log_snr = schedule.log_snr(grid)
     points, weights = np.polynomial.legendre.leggauss(40)
     for i in range(5):
-        h = lambdas[i + 1] - lambdas[i]
-        u = lambdas[i] + (points + 1) / 2 * h
-        kernel = schedule.alpha(grid[i + 1]) * weights / 2 * h * np.exp(-(lambdas[i + 1] - u))
+        # Gauss-Legendre quadrature of alpha1 int exp(-(lambda1 - u)) data(u) du over the step.
+        h = log_snr[i + 1] - log_snr[i]
+        u = log_snr[i] + (points + 1) / 2 * h
+        alpha = schedule.alpha(grid[i + 1])
+        kernel = alpha * weights / 2 * h * np.exp(-(log_snr[i + 1] - u))
         previous = np.zeros((3, 2))
         for order in range(1, 5):
             if order > i + 1:
                 assert np.all(np.isnan(found[i, order - 1 :]))
                 break
-            used = range(i, i - order, -1)
-            basis = [
-                np.prod(
-                    [np.ones(40)]
-                    + [(u - lambdas[m]) / (lambdas[j] - lambdas[m]) for m in used if m != j],
-                    axis=0,
-                )
-                for j in used
-            ]
-            following = sum((kernel @ b) * data[j] for b, j in zip(basis, used, strict=True))
-            np.testing.assert_allclose(
-                found[i, order - 1], np.linalg.norm(following - previous, axis=-1), rtol=1e-9
-            )
-            previous = following
+            used = np.arange(i, i - order, -1)  # the newest first
+            basis = [lagrange(u, log_snr[used], j) for j in range(order)]
+            update = sum((kernel @ b) * data[j] for b, j in zip(basis, used, strict=True))
+            increment = np.linalg.norm(update - previous, axis=-1)
+            np.testing.assert_allclose(found[i, order - 1], increment, rtol=1e-9)
+            previous = update
 
 
 @pytest.mark.parametrize("third_order", ["exact", "published"])
@@ -166,19 +174,22 @@ def test_increments_are_those_of_the_plans(third_order):
         for order in (1, 2, 3)
     ]
     for i in range(4, 7):  # steps whose history is finite and long enough
-        first, second, third = (sum(plan.b[i, j] * data[i - j] for j in range(4)) for plan in made)
-        np.testing.assert_allclose(found[i, 0], np.linalg.norm(first, axis=-1), rtol=1e-10)
-        np.testing.assert_allclose(found[i, 1], np.linalg.norm(second - first, axis=-1), rtol=1e-10)
-        np.testing.assert_allclose(found[i, 2], np.linalg.norm(third - second, axis=-1), rtol=1e-10)
+        updates = [sum(plan.b[i, j] * data[i - j] for j in range(4)) for plan in made]
+        first, second, third = updates
+        for order, increment in enumerate([first, second - first, third - second]):
+            size = np.linalg.norm(increment, axis=-1)
+            np.testing.assert_allclose(found[i, order], size, rtol=1e-10)
 
 
 @pytest.mark.parametrize("schedule", [Linear(), Cosine()])
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_rho_halves_with_the_step_on_a_smooth_field(schedule, order):
-    coarse, fine = (
-        geometry.rho(geometry.order_increments(schedule, grid, exact_data(schedule, grid)), order)
-        for grid in (grids.log_snr(schedule, n, start=0.9, end=0.1) for n in (80, 160))
-    )
+    def rho(steps):
+        grid = grids.log_snr(schedule, steps, start=0.9, end=0.1)
+        increments = geometry.order_increments(schedule, grid, exact_data(schedule, grid))
+        return geometry.rho(increments, order)
+
+    coarse, fine = rho(80), rho(160)
     np.testing.assert_allclose(np.median(fine / coarse), 0.5, atol=0.05)
 
 
@@ -186,7 +197,8 @@ def test_infinite_ends_have_no_increments():
     grid = grids.uniform(6)
     found = geometry.order_increments(Linear(), grid, np.ones((6, 2, 3)))
     assert np.all(np.isnan(found[[0, 5]]))
-    assert np.all(np.isfinite(found[1:5, 0])) and np.all(np.isnan(found[1, 1:]))
+    assert np.all(np.isfinite(found[1:5, 0]))
+    assert np.all(np.isnan(found[1, 1:]))
     assert np.all(np.isfinite(found[4]))  # the first step with four evaluations at finite log-SNR
 
 
@@ -202,11 +214,10 @@ def test_rho_without_enough_history_is_nan():
 
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_shift_does_not_change_spans_on_the_linear_path(order):
-    plain, shifted = (
-        geometry.log_snr_span(Linear(), grids.uniform(10, shift=s), order) for s in (1.0, 5.0)
-    )
+    plain = geometry.log_snr_span(Linear(), grids.uniform(10, shift=1.0), order)
+    shifted = geometry.log_snr_span(Linear(), grids.uniform(10, shift=5.0), order)
     np.testing.assert_allclose(plain, shifted, rtol=1e-12)
     assert np.isinf(plain[[0, -1]]).all()
-    np.testing.assert_allclose(
-        plain[5], np.log(6 / 4) - np.log((5 - order + 1) / (5 + order - 1)), rtol=1e-12
-    )
+    # On the linear path log-SNR is log((1 - t)/t), here in tenths: step 5 goes to t = 0.4.
+    newest, oldest = np.log(6 / 4), np.log((5 - order + 1) / (5 + order - 1))
+    np.testing.assert_allclose(plain[5], newest - oldest, rtol=1e-12)

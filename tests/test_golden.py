@@ -29,34 +29,39 @@ def test_all_cases_have_the_original_numbers(family):
 
 @pytest.fixture(scope="module")
 def variant(tmp_path_factory):
-    """Another folder of the same layout: a part of the cases, one field under a new name, five samples of each.
+    """Another folder of the same layout.
 
-    The adaptive family is left out: there the peers' steps depend on the whole batch, so a part of it ends elsewhere.
+    It has a part of the cases, one field under a new name, and five samples of each. The adaptive
+    family is left out: there the peers' steps depend on the whole batch, so a part of it ends
+    elsewhere.
     """
     path = tmp_path_factory.mktemp("variant")
     manifest = json.loads((golden.HERE / "manifest.json").read_text(encoding="utf-8"))
     source = golden.Folder(golden.HERE)
+    # The cases: every eleventh of one field, and two that draw noise
     known = set(golden.FAMILIES) - {"adaptive"}
     cases = [
         case
         for case in manifest["cases"]
         if case.get("field") == "gmm16" and case["family"] in known
     ]
-    cases = cases[::11] + [case for case in cases if case["family"] == "sde_multistep_vp"][:2]
-    fields, outputs = {}, {}
+    stochastic = [case for case in cases if case["family"] == "sde_multistep_vp"]
+    cases = cases[::11] + stochastic[:2]
+    # The field: its arrays that have a batch axis are cut to five samples.
+    fields = {}
+    batch_axis = {"sde_noise": 1, "xT": 0, "x0_data": 0, "noise": 0}
     for name, array in source.file("fields").items():
         if name.startswith("gmm16__"):
-            axis = {"sde_noise": 1, "xT": 0, "x0_data": 0, "noise": 0}.get(
-                name.removeprefix("gmm16__")
-            )
-            fields["renamed__" + name.removeprefix("gmm16__")] = (
-                array if axis is None else array.take(range(5), axis)
-            )
+            part = name.removeprefix("gmm16__")
+            if part in batch_axis:
+                array = array.take(range(5), batch_axis[part])
+            fields[f"renamed__{part}"] = array
+    # The outputs: paths have the batch as their second axis.
+    outputs = {}
     for i, case in enumerate(cases):
         array = source.array(case["file"], case["id"])
-        outputs[f"case{i}"] = (
-            array[:, :5] if case["family"] == "multistep_trajectory" else array[:5]
-        )
+        is_path = case["family"] == "multistep_trajectory"
+        outputs[f"case{i}"] = array[:, :5] if is_path else array[:5]
         case |= {"id": f"case{i}", "file": "all", "field": "renamed"}
     np.savez(path / "fields.npz", **fields)
     np.savez(path / "all.npz", **outputs)
@@ -70,7 +75,7 @@ def test_another_folder_of_the_layout_passes(variant):
 
 
 def spoilt(variant, tmp_path, change):
-    """The folder `variant` with one case, to which `change` is done."""
+    """(passed, failed) of the folder `variant` with one case, which `change` has altered."""
     manifest = json.loads((variant / "manifest.json").read_text(encoding="utf-8"))
     case = manifest["cases"][0]
     output = change(case, golden.Folder(variant).array("all", case["id"]))

@@ -1,4 +1,7 @@
-"""Laws of the grids: exact ends, the shift as a translation of log-SNR, the shapes of the papers, errors that help."""
+"""Laws of the grids: exact ends, the shift as a translation of log-SNR, the shapes of the papers.
+
+Mistakes are refused with the number that is wrong and the way out.
+"""
 
 import numpy as np
 import pytest
@@ -16,14 +19,16 @@ SCHEDULES = {
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 SPAN = {"start": 0.99, "end": 0.01}
 
+# Grids that need a schedule, and a start and an end where log-SNR is finite
 RESPACED = {
-    "log_snr": lambda schedule, steps, **span: grids.log_snr(schedule, steps, **span),
-    "exponential": lambda schedule, steps, **span: grids.exponential(schedule, steps, **span),
-    "karras": lambda schedule, steps, **span: grids.karras(schedule, steps, **span),
-    "beta": lambda schedule, steps, **span: grids.beta(schedule, steps, **span),
+    "log_snr": grids.log_snr,
+    "exponential": grids.exponential,
+    "karras": grids.karras,
+    "beta": grids.beta,
 }
 every_respaced = pytest.mark.parametrize("respaced", RESPACED.values(), ids=RESPACED)
 
+# Grids from exactly 1 to exactly 0, as functions of the number of steps
 WHOLE = {
     "uniform": grids.uniform,
     "shifted": lambda steps: grids.uniform(steps, shift=3.0),
@@ -44,8 +49,10 @@ def ratio(schedule, grid):
 @pytest.mark.parametrize("steps", [2, 3, 20, 101])
 def test_grid_falls_from_exactly_one_to_exactly_zero(grid, steps):
     times = grid(steps)
-    assert times.shape == (steps + 1,) and times.dtype == np.float64
-    assert times[0] == 1 and times[-1] == 0 and np.all(np.diff(times) < 0)
+    assert times.shape == (steps + 1,)
+    assert times.dtype == np.float64
+    assert (times[0], times[-1]) == (1, 0)
+    assert np.all(np.diff(times) < 0)
 
 
 @every_schedule
@@ -53,8 +60,10 @@ def test_grid_falls_from_exactly_one_to_exactly_zero(grid, steps):
 @pytest.mark.parametrize("steps", [1, 2, 17])
 def test_respaced_grid_falls_between_the_ends_asked_for(schedule, respaced, steps):
     times = respaced(schedule, steps, **SPAN)
-    assert times.shape == (steps + 1,) and times.dtype == np.float64
-    assert times[0] == 0.99 and times[-1] == 0.01 and np.all(np.diff(times) < 0)
+    assert times.shape == (steps + 1,)
+    assert times.dtype == np.float64
+    assert (times[0], times[-1]) == (0.99, 0.01)
+    assert np.all(np.diff(times) < 0)
 
 
 @every_schedule
@@ -66,13 +75,12 @@ def test_jump_spends_the_last_of_the_steps_on_time_zero(schedule, respaced):
 
 
 def test_uniform_start_and_end_are_before_the_shift():
-    np.testing.assert_allclose(
-        grids.uniform(4, start=0.8, end=0.2), [0.8, 0.65, 0.5, 0.35, 0.2], rtol=1e-15
-    )
-    shift = lambda t: 3 * t / (1 + 2 * t)
-    np.testing.assert_allclose(
-        grids.uniform(2, start=0.8, end=0.2, shift=3.0), [shift(0.8), shift(0.5), shift(0.2)]
-    )
+    plain = grids.uniform(4, start=0.8, end=0.2)
+    np.testing.assert_allclose(plain, [0.8, 0.65, 0.5, 0.35, 0.2], rtol=1e-15)
+    # t' = 3 t/(1 + 2 t) of each time
+    shifted = grids.uniform(2, start=0.8, end=0.2, shift=3.0)
+    times = np.array([0.8, 0.5, 0.2])
+    np.testing.assert_allclose(shifted, 3 * times / (1 + 2 * times))
 
 
 # The shift
@@ -81,7 +89,9 @@ def test_uniform_start_and_end_are_before_the_shift():
 @pytest.mark.parametrize("shift", [0.3, 1.0, 3.0, 12.0])
 def test_shift_translates_log_snr_by_minus_its_logarithm(shift):
     grid = grids.uniform(50)
-    moved = Linear().log_snr(grids.shifted(grid, shift)[1:-1]) - Linear().log_snr(grid[1:-1])
+    before = Linear().log_snr(grid[1:-1])
+    after = Linear().log_snr(grids.shifted(grid, shift)[1:-1])
+    moved = after - before
     np.testing.assert_allclose(moved, -np.log(shift), rtol=0, atol=1e-12)
 
 
@@ -89,27 +99,25 @@ def test_shift_translates_log_snr_by_minus_its_logarithm(shift):
 def test_shift_leaves_the_ends_and_the_steps_in_log_snr(shift):
     grid = grids.uniform(20)
     moved = grids.shifted(grid, shift)
-    assert moved[0] == 1 and moved[-1] == 0
-    np.testing.assert_allclose(
-        grids.log_snr_steps(moved)[1:-1], grids.log_snr_steps(grid)[1:-1], rtol=1e-12
-    )
-    assert np.all(np.isposinf(grids.log_snr_steps(moved)[[0, -1]]))
+    assert (moved[0], moved[-1]) == (1, 0)
+    before, after = grids.log_snr_steps(grid), grids.log_snr_steps(moved)
+    np.testing.assert_allclose(after[1:-1], before[1:-1], rtol=1e-12)
+    # The first and the last step touch an infinite log-SNR.
+    assert np.all(np.isposinf(after[[0, -1]]))
 
 
 def test_no_shift_moves_exactly_one():
-    # One rounding off, and log-SNR at the start would be -36 instead of -inf: a step of a higher order would follow it.
+    # One rounding off, and log-SNR at the start would be -36 instead of -inf: a step of a higher
+    # order would follow it.
     for shift in np.exp(np.linspace(-3, 4, 1001)):
         assert grids.uniform(2, shift=shift)[0] == 1, shift
 
 
 def test_shifts_multiply():
     grid = grids.uniform(30)
-    np.testing.assert_allclose(
-        grids.shifted(grids.shifted(grid, 3.0), 2.5), grids.shifted(grid, 7.5), rtol=1e-14
-    )
-    np.testing.assert_allclose(
-        grids.shifted(grids.shifted(grid, 3.0), 1 / 3), grid, rtol=0, atol=1e-15
-    )
+    three = grids.shifted(grid, 3.0)
+    np.testing.assert_allclose(grids.shifted(three, 2.5), grids.shifted(grid, 7.5), rtol=1e-14)
+    np.testing.assert_allclose(grids.shifted(three, 1 / 3), grid, rtol=0, atol=1e-15)
 
 
 def test_shift_above_one_moves_towards_noise():
@@ -120,9 +128,8 @@ def test_shift_above_one_moves_towards_noise():
 def test_dynamic_shift_meets_the_published_anchors():
     assert grids.dynamic_shift(256) == pytest.approx(np.exp(0.5), rel=1e-14)
     assert grids.dynamic_shift(4096) == pytest.approx(np.exp(1.15), rel=1e-14)
-    assert np.log(grids.dynamic_shift((256 + 4096) / 2)) == pytest.approx(
-        (0.5 + 1.15) / 2, rel=1e-14
-    )
+    middle = np.log(grids.dynamic_shift((256 + 4096) / 2))
+    assert middle == pytest.approx((0.5 + 1.15) / 2, rel=1e-14)
 
 
 def test_stretch_moves_only_the_last_time_before_zero_to_its_place():
@@ -130,9 +137,8 @@ def test_stretch_moves_only_the_last_time_before_zero_to_its_place():
     moved = grids.stretched(grid, 0.1)
     assert moved[0] == 1 and moved[-1] == 0 and moved[-2] == pytest.approx(0.1, rel=1e-14)
     gaps, before = -np.diff(moved[:-1]), -np.diff(grid[:-1])
-    np.testing.assert_allclose(
-        gaps / gaps[0], before / before[0], rtol=1e-12
-    )  # affine: ratios of steps stay
+    # The stretch is affine, so ratios of steps stay.
+    np.testing.assert_allclose(gaps / gaps[0], before / before[0], rtol=1e-12)
 
 
 # Shapes
@@ -146,9 +152,8 @@ def test_log_snr_grid_has_equal_steps_in_log_snr(schedule):
 
 def test_exponential_has_equal_ratios_of_noise_to_signal():
     values = ratio(Cosine(), grids.exponential(Cosine(), 12, **SPAN))
-    np.testing.assert_allclose(
-        values[1:] / values[:-1], (values[-1] / values[0]) ** (1 / 12), rtol=1e-11
-    )
+    expected = (values[-1] / values[0]) ** (1 / 12)
+    np.testing.assert_allclose(values[1:] / values[:-1], expected, rtol=1e-11)
 
 
 @every_schedule
@@ -162,11 +167,13 @@ def test_karras_ratio_is_uniform_in_its_rho_th_root(schedule, rho):
 
 def test_karras_approaches_exponential_as_rho_grows():
     exponential = grids.exponential(Linear(), 15, **SPAN)
-    far, near = (
-        np.abs(grids.karras(Linear(), 15, **SPAN, rho=rho) - exponential).max()
-        for rho in (1e3, 1e4)
-    )
-    assert near < 1e-3 and far / near == pytest.approx(10, rel=0.01)  # the difference is O(1/rho)
+
+    def difference(rho):
+        return np.abs(grids.karras(Linear(), 15, **SPAN, rho=rho) - exponential).max()
+
+    far, near = difference(1e3), difference(1e4)
+    assert near < 1e-3
+    assert far / near == pytest.approx(10, rel=0.01)  # the difference is O(1/rho)
 
 
 def test_beta_one_one_is_uniform_in_noise_to_signal():
@@ -177,10 +184,12 @@ def test_beta_one_one_is_uniform_in_noise_to_signal():
 def test_beta_puts_equal_probability_in_every_step():
     values = ratio(Linear(), grids.beta(Linear(), 5, **SPAN, alpha=2.0, beta=3.0))
     places = (values - values[-1]) / (values[0] - values[-1])
-    density = lambda y: 12 * y * (1 - y) ** 2  # of Beta(2, 3)
-    masses = [
-        integrate.quad(density, b, a)[0] for a, b in zip(places[:-1], places[1:], strict=True)
-    ]
+
+    def density(y):  # of Beta(2, 3)
+        return 12 * y * (1 - y) ** 2
+
+    ends = zip(places[:-1], places[1:], strict=True)
+    masses = [integrate.quad(density, low, high)[0] for high, low in ends]
     np.testing.assert_allclose(masses, 0.2, rtol=1e-9)
 
 
@@ -205,9 +214,8 @@ def test_linear_quadratic_is_fine_steps_and_then_a_parabola(steps):
 
 
 def test_linear_quadratic_scales_with_its_start():
-    np.testing.assert_allclose(
-        grids.linear_quadratic(6, start=0.9), 0.9 * grids.linear_quadratic(6), rtol=1e-15
-    )
+    expected = 0.9 * grids.linear_quadratic(6)
+    np.testing.assert_allclose(grids.linear_quadratic(6, start=0.9), expected, rtol=1e-15)
 
 
 # The check
@@ -223,12 +231,17 @@ BAD_GRIDS = {
     "scalar": (0.5, r"shape \(\).*grids\.uniform"),
     "one time": ([1.0], r"shape \(1,\)"),
     "matrix": ([[1.0, 0.0]], r"shape \(1, 2\)"),
-    "labels": ([1000, 500, 0], r"time 1000, outside \[0, 1\].*divide"),
-    "negative": ([1.0, -0.1], r"time -0\.1, outside"),
-    "nan": ([1.0, np.nan, 0.0], r"time nan"),
+    "labels": ([1000, 500, 0], r"time 0 of the grid is 1000, outside \[0, 1\].*divide"),
+    "negative": ([1.0, -0.1], r"time 1 of the grid is -0\.1, outside"),
+    "nan": ([1.0, np.nan, 0.0], r"time 1 of the grid is nan"),
     "repeat": ([1.0, 0.5, 0.5, 0.0], r"not strictly monotone: times 1 and 2 are 0\.5 and 0\.5"),
     "repeat at the start": ([0.5, 0.5, 0.0], r"times 0 and 1"),
     "turn": ([1.0, 0.5, 0.7, 0.0], r"times 1 and 2 are 0\.5 and 0\.7"),
+    "turn of an increasing grid": ([0.0, 0.5, 0.7, 0.6], r"times 2 and 3 are 0\.7 and 0\.6"),
+    "schedule": (Linear(), r"the schedule Linear\(\) stands in the place of the grid"),
+    "string": ("uniform", r"the grid is 'uniform'; wanted a vector of two or more times"),
+    "ragged": ([[1.0, 0.5], [0.0]], r"the grid is a list; wanted a vector of two or more times"),
+    "nothing": (None, r"shape \(\)"),
 }
 
 
@@ -249,9 +262,57 @@ MISTAKES = {
         lambda: grids.uniform(2.5),
         r"grids\.uniform: steps=2\.5; wanted a whole number",
     ),
+    "steps as a float": (
+        lambda: grids.uniform(20.0),
+        r"grids\.uniform: steps=20\.0; .* at least 1, for example 20 instead of 20\.0",
+    ),
+    "steps as a string": (
+        lambda: grids.uniform("20"),
+        r"grids\.uniform: steps='20'; wanted a whole number of at least 1, not a string",
+    ),
+    "steps as a float, log-SNR": (
+        lambda: grids.log_snr(Linear(), 5.0, **SPAN),
+        r"grids\.log_snr: steps=5\.0; wanted a whole number",
+    ),
+    "steps as a string, quadratic": (
+        lambda: grids.quadratic("5"),
+        r"grids\.quadratic: steps='5'; wanted a whole number",
+    ),
+    "one linear-quadratic step": (
+        lambda: grids.linear_quadratic(1),
+        r"grids\.linear_quadratic: steps=1; wanted a whole number of at least 2",
+    ),
+    "steps before the schedule": (
+        lambda: grids.karras(5, Linear(), **SPAN),
+        r"grids\.karras: the schedule is 5; wanted a schedule such as flowjax\.Linear\(\)",
+    ),
+    "class of a schedule": (
+        lambda: grids.beta(Linear, 5, **SPAN),
+        r"grids\.beta: the schedule is the class Linear; wanted an object of it",
+    ),
+    "from data to noise": (
+        lambda: grids.uniform(5, start=0.0, end=1.0),
+        r"grids\.uniform: start=0\.0, end=1\.0; .* reverse the grid: grid\[::-1\]",
+    ),
     "ends swapped": (
         lambda: grids.uniform(5, start=0.1, end=0.9),
         r"grids\.uniform: start=0\.1, end=0\.9; wanted",
+    ),
+    "shift below zero": (
+        lambda: grids.uniform(5, shift=-3.0),
+        r"grids\.uniform: shift=-3\.0; wanted a positive number",
+    ),
+    "shift of the uniform grid nan": (
+        lambda: grids.uniform(5, shift=np.nan),
+        r"grids\.uniform: shift=nan; wanted a positive number",
+    ),
+    "shift as a string": (
+        lambda: grids.shifted([1, 0], "3"),
+        r"grids\.shifted: shift='3'; wanted a positive number",
+    ),
+    "karras rho nan": (
+        lambda: grids.karras(Linear(), 5, **SPAN, rho=np.nan),
+        r"grids\.karras: rho=nan; wanted a positive number",
     ),
     "start beyond noise": (
         lambda: grids.uniform(5, start=1.5),
@@ -259,7 +320,7 @@ MISTAKES = {
     ),
     "shift zero": (
         lambda: grids.uniform(5, shift=0),
-        r"grids\.shifted: shift=0; wanted a positive number",
+        r"grids\.uniform: shift=0; wanted a positive number",
     ),
     "shift nan": (lambda: grids.shifted([1, 0], np.nan), r"grids\.shifted: shift=nan; wanted"),
     "shift inf": (lambda: grids.shifted([1, 0], np.inf), r"grids\.shifted: shift=inf; wanted"),

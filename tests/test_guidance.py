@@ -1,3 +1,5 @@
+"""Laws of guidance: what the scale means, what is evaluated, and identities between its forms."""
+
 import functools
 
 import jax
@@ -11,7 +13,7 @@ from flowjax.fields import Gaussian, random_mixture
 from flowjax.schedules import Cosine, Linear, VPDiscrete, VPLinear, as_velocity, predict
 
 SCHEDULES = [Linear(), Cosine(), VPLinear(), VPDiscrete.linear()]
-INNER = (0.2, 0.8)
+INNER = (0.2, 0.8)  # an interval of time
 
 
 def normal(seed, *shape):
@@ -26,13 +28,21 @@ def pair(schedule, dim=3):
 
 def affine(x, t, label):
     """A network whose velocity depends on its three arguments; labels (B,)."""
-    shape = (-1,) + (1,) * (x.ndim - 1)
+    shape = (-1,) + (1,) * (x.ndim - 1)  # (B, 1, ...)
     label = jnp.asarray(label, x.dtype).reshape(shape)
     return jnp.tanh(x * (1 + label)) - jnp.reshape(t, shape) * x + 0.3 * label
 
 
+def affine_with(label):
+    """`affine` as a model, with its label bound."""
+    return functools.partial(affine, label=label)
+
+
 class Counter:
-    """A model that counts the samples that it is asked for, in Python: outside jit, or under disable_jit."""
+    """A model that counts the samples that it evaluates, in Python.
+
+    It counts outside jit, or under disable_jit.
+    """
 
     def __init__(self, model):
         self.model, self.samples = model, 0
@@ -43,6 +53,7 @@ class Counter:
 
 
 def guided_affine(scale, **options):
+    """(the guided network, its labels), for a batch of 4 with the null label 9."""
     labels = jnp.arange(4)
     return guidance.classifier_free(affine, labels, 9, scale, **options), labels
 
@@ -56,6 +67,9 @@ def rules(schedule):
         "projection": {"projection": projection},
         "both": {"projection": projection, "rescale": 0.7},
     }
+
+
+# ---- the scale
 
 
 @pytest.mark.parametrize("rule", rules(Linear()))
@@ -77,25 +91,26 @@ def test_scale_zero_is_unconditional(t):
 def test_network_and_two_models_are_guided_alike():
     x, t = normal(0, 4, 2, 2, 3), 0.3
     model, labels = guided_affine(2.5, rescale=0.5)
-    two = guidance.combine(
-        lambda x, t: affine(x, t, labels),
-        lambda x, t: affine(x, t, jnp.full(4, 9)),
-        2.5,
-        rescale=0.5,
-    )
+    conditional, unconditional = affine_with(labels), affine_with(jnp.full(4, 9))
+    two = guidance.combine(conditional, unconditional, 2.5, rescale=0.5)
     np.testing.assert_allclose(model(x, t), two(x, t), rtol=1e-13)
 
 
 def test_labels_may_be_a_tree_and_null_labels_lack_the_batch_axis():
     def network(x, t, label):
-        return x * label["mask"][:, None] + jnp.sum(label["text"], axis=(1, 2))[:, None]
+        text = jnp.sum(label["text"], axis=(1, 2))
+        return x * label["mask"][:, None] + text[:, None]
 
     x = normal(0, 3, 2)
     label = {"text": normal(1, 3, 4, 5), "mask": jnp.ones(3)}
     null = {"text": np.zeros((4, 5)), "mask": 0.5}
-    conditional, unconditional = x + jnp.sum(label["text"], axis=(1, 2))[:, None], 0.5 * x
+    conditional = x + jnp.sum(label["text"], axis=(1, 2))[:, None]
+    unconditional = 0.5 * x
     model = guidance.classifier_free(network, label, null, 3.0)
     np.testing.assert_allclose(model(x, 0.5), 3 * conditional - 2 * unconditional, rtol=1e-12)
+
+
+# ---- what is evaluated
 
 
 # Samples per evaluation: 8 with the null label, 4 without.
@@ -118,27 +133,25 @@ COUNTS = [
 
 @pytest.mark.parametrize("scale, interval, t, samples", COUNTS)
 def test_null_half_is_evaluated_only_where_a_sample_is_guided(scale, interval, t, samples):
-    network, x = Counter(affine), normal(0, 4, 3)
-    model = guidance.classifier_free(network, jnp.arange(4), 9, scale, interval=interval)
-    one, other = (
-        Counter(functools.partial(affine, label=jnp.arange(4))),
-        Counter(functools.partial(affine, label=9)),
-    )
+    x, labels = normal(0, 4, 3), jnp.arange(4)
+    network = Counter(affine)
+    model = guidance.classifier_free(network, labels, 9, scale, interval=interval)
+    one, other = Counter(affine_with(labels)), Counter(affine_with(9))
     two = guidance.combine(one, other, scale, interval=interval)
     with jax.disable_jit():
         velocity = model(x, t)
         np.testing.assert_allclose(velocity, two(x, t), rtol=1e-13)
-    assert network.samples == one.samples + other.samples == samples
-    conditional, unconditional = (affine(x, t, label) for label in (jnp.arange(4), jnp.full(4, 9)))
-    guided = (
-        (scale != 1)
-        & (samples == 8)
-        & ((interval == (0, 1)) | ((jnp.asarray(t) > 0.2) & (jnp.asarray(t) < 0.8)))
-    )
+    assert network.samples == samples
+    assert one.samples + other.samples == samples
+
+    # Samples are guided one by one, by their own scale and time.
+    t = jnp.asarray(t)
+    at_guided_time = (interval == (0, 1)) | ((t > 0.2) & (t < 0.8))
+    guided = (scale != 1) & (samples == 8) & at_guided_time
     weight = jnp.broadcast_to(jnp.where(guided, scale, 1.0), 4)[:, None]
-    np.testing.assert_allclose(
-        velocity, conditional + (weight - 1) * (conditional - unconditional), rtol=1e-13
-    )
+    conditional, unconditional = affine(x, t, labels), affine(x, t, jnp.full(4, 9))
+    expected = conditional + (weight - 1) * (conditional - unconditional)
+    np.testing.assert_allclose(velocity, expected, rtol=1e-13)
 
 
 def test_sampling_evaluates_the_null_half_inside_the_interval_only():
@@ -147,32 +160,33 @@ def test_sampling_evaluates_the_null_half_inside_the_interval_only():
     model = guidance.classifier_free(network, jnp.arange(4), 9, 3.0, interval=INNER)
     with jax.disable_jit():
         solution = flowjax.sample(model, normal(0, 4, 3), plan)
-    assert network.samples == 4 * (5 + np.sum((plan.t > 0.2) & (plan.t < 0.8)))
+    guided_rows = np.sum((plan.t > 0.2) & (plan.t < 0.8))
+    assert network.samples == 4 * (5 + guided_rows)
     assert solution.stats.nfe[0] == 5  # rows, whatever a row cost
+
+
+# ---- identities
 
 
 def test_guiding_velocity_noise_and_data_is_the_same():
     x, t, scale = normal(0, 5, 3), 0.6, 3.5
     for schedule in (Linear(), VPLinear()):
         conditional, unconditional = pair(schedule)
-        velocity = jax.jit(guidance.combine(conditional.velocity, unconditional.velocity, scale))(
-            x, t
-        )
+        model = guidance.combine(conditional.velocity, unconditional.velocity, scale)
+        velocity = jax.jit(model)(x, t)
         for kind in ("noise", "data"):
             strong, weak = (getattr(field, kind)(x, t) for field in (conditional, unconditional))
             expected = weak + scale * (strong - weak)
-            np.testing.assert_allclose(
-                predict(schedule, kind, velocity, x, t), expected, rtol=1e-9, atol=1e-9
-            )
+            found = predict(schedule, kind, velocity, x, t)
+            np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_guided_gaussians_have_the_score_of_the_product_of_their_densities():
-    # p^w q^(1-w) of Gaussians is Gaussian: precision w P + (1-w) Q, precision times mean alike.
+    # p^w q^(1-w) of Gaussians is Gaussian, with precision w P + (1-w) Q. The product of precision
+    # and mean is combined alike.
     schedule, t, scale = Linear(), 0.4, 2.5
-    narrow, wide = (
-        Gaussian([1.0, -0.5], [[0.2, 0.1], [0.1, 0.3]], schedule),
-        Gaussian([0.0, 0.2], np.eye(2), schedule),
-    )
+    narrow = Gaussian([1.0, -0.5], [[0.2, 0.1], [0.1, 0.3]], schedule)
+    wide = Gaussian([0.0, 0.2], np.eye(2), schedule)
     x = normal(0, 6, 2)
     velocity = guidance.combine(narrow.velocity, wide.velocity, scale)(x, t)
     precisions, pulls = [], []
@@ -185,11 +199,15 @@ def test_guided_gaussians_have_the_score_of_the_product_of_their_densities():
     np.testing.assert_allclose(score, pull[None] - x @ precision, rtol=1e-10)
 
 
+# ---- projection and rescaling
+
+
 @pytest.mark.parametrize("shape", [(4, 6), (4, 3, 3, 2)])
 def test_neutral_projection_is_classifier_free_guidance(shape):
     x, t = normal(0, *shape), jnp.array([0.0, 0.01, 0.3, 1.0])
+    plain, labels = guided_affine(4.0)
     # At t = 0 data = x/alpha whatever the velocity is, so there is nothing to guide.
-    expected = guided_affine(4.0)[0](x, t).at[0].set(affine(x, t, jnp.arange(4))[0])
+    expected = plain(x, t).at[0].set(affine(x, t, labels)[0])
     for schedule in SCHEDULES:
         neutral = guidance.Projection(schedule, momentum=0.0, threshold=np.inf, eta=1.0)
         projected = jax.jit(guided_affine(4.0, projection=neutral)[0])(x, t)
@@ -197,12 +215,15 @@ def test_neutral_projection_is_classifier_free_guidance(shape):
 
 
 def change_of_data(x, t, scale, **options):
-    """(change of the data prediction by guidance, conditional data), both (B, F), on the linear path."""
+    """(change of the data prediction by guidance, conditional data), both (B, F).
+
+    On the linear path data = x - t velocity.
+    """
     model, labels = guided_affine(scale, projection=guidance.Projection(Linear(), **options))
     conditional = affine(x, t, labels)
-    return -t * (model(x, t) - conditional).reshape(len(x), -1), (x - t * conditional).reshape(
-        len(x), -1
-    )
+    change = -t * (model(x, t) - conditional)
+    data = x - t * conditional
+    return change.reshape(len(x), -1), data.reshape(len(x), -1)
 
 
 @pytest.mark.parametrize("shape", [(4, 6), (4, 3, 3, 2)])
@@ -210,11 +231,13 @@ def test_projected_guidance_is_orthogonal_to_the_data_and_the_rest_is_parallel(s
     x = normal(0, *shape)
     rest, data = change_of_data(x, 0.7, 5.0, eta=0.0)
     full, _ = change_of_data(x, 0.7, 5.0)
-    size = jnp.linalg.norm(rest, axis=1) * jnp.linalg.norm(data, axis=1)
-    assert jnp.all(jnp.linalg.norm(rest, axis=1) > 0.1)
-    np.testing.assert_allclose(jnp.sum(rest * data, axis=1) / size, 0, atol=1e-14)
-    cosine = jnp.sum((full - rest) * data, axis=1) / jnp.linalg.norm(full - rest, axis=1)
-    np.testing.assert_allclose(jnp.abs(cosine), jnp.linalg.norm(data, axis=1), rtol=1e-12)
+    rest_size, data_size = jnp.linalg.norm(rest, axis=1), jnp.linalg.norm(data, axis=1)
+    assert jnp.all(rest_size > 0.1)
+    cosine = jnp.sum(rest * data, axis=1) / (rest_size * data_size)
+    np.testing.assert_allclose(cosine, 0, atol=1e-14)
+    along = full - rest
+    projection = jnp.sum(along * data, axis=1) / jnp.linalg.norm(along, axis=1)
+    np.testing.assert_allclose(jnp.abs(projection), data_size, rtol=1e-12)
 
 
 def test_threshold_bounds_the_difference_of_each_sample():
@@ -223,25 +246,25 @@ def test_threshold_bounds_the_difference_of_each_sample():
     norms = jnp.linalg.norm(free, axis=1) / 2  # |d|, since w - 1 = 2
     most = float(jnp.median(norms))
     bounded, _ = change_of_data(x, 0.7, 3.0, threshold=most)
-    np.testing.assert_allclose(
-        jnp.linalg.norm(bounded, axis=1) / 2, jnp.minimum(norms, most), rtol=1e-12
-    )
-    np.testing.assert_allclose(
-        bounded / free, jnp.broadcast_to((jnp.minimum(norms, most) / norms)[:, None], (4, 6))
-    )
+    expected = jnp.minimum(norms, most)
+    np.testing.assert_allclose(jnp.linalg.norm(bounded, axis=1) / 2, expected, rtol=1e-12)
+    # The direction does not change.
+    factor = jnp.broadcast_to((expected / norms)[:, None], (4, 6))
+    np.testing.assert_allclose(bounded / free, factor)
 
 
 def test_momentum_sums_differences_geometrically():
     x, t, momentum = normal(0, 4, 6), 0.7, -0.5
     projection = guidance.Projection(Linear(), momentum=momentum)
     model, labels = guided_affine(3.0, projection=projection)
-    difference = -t * (affine(x, t, labels) - affine(x, t, jnp.full(4, 9)))
+    conditional = affine(x, t, labels)
+    difference = -t * (conditional - affine(x, t, jnp.full(4, 9)))
     carry = projection.start(x)
     for call in range(3):
         velocity, carry = model(x, t, carry)
         total = difference * sum(momentum**k for k in range(call + 1))
         np.testing.assert_allclose(carry.difference, total, rtol=1e-12)
-        np.testing.assert_allclose(-t * (velocity - affine(x, t, labels)), 2 * total, rtol=1e-10)
+        np.testing.assert_allclose(-t * (velocity - conditional), 2 * total, rtol=1e-10)
 
 
 def test_momentum_rests_where_a_sample_is_not_guided():
@@ -259,21 +282,22 @@ def test_momentum_rests_where_a_sample_is_not_guided():
 
 def test_full_rescale_keeps_the_standard_deviation():
     x, t = normal(0, 4, 3, 3, 2), 0.6
+    axes = (1, 2, 3)
     model, labels = guided_affine(6.0, rescale=1.0)
     conditional, guided = affine(x, t, labels), model(x, t)
-    np.testing.assert_allclose(
-        jnp.std(guided, (1, 2, 3)), jnp.std(conditional, (1, 2, 3)), rtol=1e-12
-    )
-    plain = guided_affine(6.0)[0](x, t)
-    np.testing.assert_allclose(
-        guided_affine(6.0, rescale=0.3)[0](x, t), 0.7 * plain + 0.3 * guided, rtol=1e-12
-    )
-    projected = guided_affine(6.0, rescale=1.0, projection=guidance.Projection(Linear(), eta=0.0))[
-        0
-    ](x, t)
-    np.testing.assert_allclose(
-        jnp.std(x - t * projected, (1, 2, 3)), jnp.std(x - t * conditional, (1, 2, 3))
-    )
+    np.testing.assert_allclose(jnp.std(guided, axes), jnp.std(conditional, axes), rtol=1e-12)
+
+    # A fraction mixes the plain and the rescaled guidance.
+    plain, _ = guided_affine(6.0)
+    in_part, _ = guided_affine(6.0, rescale=0.3)
+    mixed = 0.7 * plain(x, t) + 0.3 * guided
+    np.testing.assert_allclose(in_part(x, t), mixed, rtol=1e-12)
+
+    # With a projection it is the standard deviation of the data prediction.
+    projection = guidance.Projection(Linear(), eta=0.0)
+    projected, _ = guided_affine(6.0, rescale=1.0, projection=projection)
+    data, conditional_data = x - t * projected(x, t), x - t * conditional
+    np.testing.assert_allclose(jnp.std(data, axes), jnp.std(conditional_data, axes))
 
 
 def test_constant_predictions_are_guided_without_dividing_by_zero():
@@ -285,19 +309,27 @@ def test_constant_predictions_are_guided_without_dividing_by_zero():
         {"projection": projection},
         {"projection": projection, "rescale": 0.7},
     ):
-        assert jnp.all(guidance.combine(zero, zero, 3.0, **options)(jnp.zeros((2, 3)), 0.5) == 0)
+        model = guidance.combine(zero, zero, 3.0, **options)
+        assert jnp.all(model(jnp.zeros((2, 3)), 0.5) == 0)
+
+
+# ---- classifier guidance
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
 def test_exact_classifier_makes_the_conditional_field(schedule):
     conditional, field = pair(schedule)
-    x, t = normal(0, 10, 3), jnp.repeat(jnp.array([0.0, 1e-3, 0.5, 0.999, 1.0]), 2)
+    x = normal(0, 10, 3)
+    t = jnp.repeat(jnp.array([0.0, 1e-3, 0.5, 0.999, 1.0]), 2)
+
+    def log_prob(x, t):
+        return conditional.log_density(x, t) - field.log_density(x, t)
 
     @jax.jit
     def both(scale, t):
-        log_prob = lambda x, t: conditional.log_density(x, t) - field.log_density(x, t)
-        model = guidance.classifier(field.velocity, log_prob, scale, schedule)
-        return model(x, t), guidance.combine(conditional.velocity, field.velocity, scale)(x, t)
+        by_classifier = guidance.classifier(field.velocity, log_prob, scale, schedule)
+        by_fields = guidance.combine(conditional.velocity, field.velocity, scale)
+        return by_classifier(x, t), by_fields(x, t)
 
     ours, expected = both(jnp.ones(10), t)
     np.testing.assert_allclose(expected, conditional.velocity(x, t), rtol=1e-12)
@@ -310,12 +342,13 @@ def test_classifier_moves_the_noise_prediction_by_sigma_times_the_gradient():
     slope = jnp.array([1.0, -2.0, 0.5])
     model = guidance.classifier(lambda x, t: 0.1 * x, lambda x, t: x @ slope, scale, schedule)
     x = normal(0, 4, 3)
-    moved = predict(schedule, "noise", model(x, t), x, t) - predict(
-        schedule, "noise", 0.1 * x, x, t
-    )
-    np.testing.assert_allclose(
-        moved, jnp.broadcast_to(-scale * schedule.sigma(t) * slope, (4, 3)), rtol=1e-12
-    )
+    guided = predict(schedule, "noise", model(x, t), x, t)
+    unguided = predict(schedule, "noise", 0.1 * x, x, t)
+    expected = jnp.broadcast_to(-scale * schedule.sigma(t) * slope, (4, 3))
+    np.testing.assert_allclose(guided - unguided, expected, rtol=1e-12)
+
+
+# ---- corrections of the data prediction
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (5, 3, 3, 2)])
@@ -324,7 +357,8 @@ def test_classifier_moves_the_noise_prediction_by_sigma_times_the_gradient():
 )
 def test_threshold_is_the_loop_in_numpy(shape, options):
     quantile, limits = options
-    data = 3 * normal(0, *shape) * jnp.linspace(0.05, 1, 5).reshape((5,) + (1,) * (len(shape) - 1))
+    scales = jnp.linspace(0.05, 1, 5).reshape((5,) + (1,) * (len(shape) - 1))
+    data = 3 * normal(0, *shape) * scales
     result = guidance.dynamic_threshold(quantile, **limits)(data, 0.5)
     assert jnp.all(jnp.abs(result) <= 1)
     for sample, found in zip(np.asarray(data), result):
@@ -351,21 +385,26 @@ def test_corrected_model_samples_as_the_hook_of_the_sampler(schedule):
     np.testing.assert_allclose(flowjax.sample(corrected, x, plan).x, inside, rtol=1e-9, atol=1e-12)
     times = jnp.array([0.0, 0.5, 0.9, 1.0])
     np.testing.assert_array_equal(corrected(x, times)[0], model(x, 0.0)[0])
+    found = predict(schedule, "data", corrected(x, times), x, times)
     for i in (1, 2, 3):
-        data = hook(predict(schedule, "data", model(x, times[i]), x, times[i]), times[i])
-        np.testing.assert_allclose(
-            predict(schedule, "data", corrected(x, times), x, times)[i], data[i], rtol=1e-9
-        )
+        data = predict(schedule, "data", model(x, times[i]), x, times[i])
+        np.testing.assert_allclose(found[i], hook(data, times[i])[i], rtol=1e-9)
+
+
+# ---- batches, dtypes and transformations
 
 
 def every_model(schedule, batch):
-    label, weak = jnp.arange(batch), lambda x, t: affine(x, t, 1)
+    """One model of every kind of guidance."""
+    labels, weak = jnp.arange(batch), affine_with(1)
+
+    def log_prob(x, t):
+        return jnp.sum(jnp.sin(x), axis=1) * (1 - t)
+
     for options in rules(schedule).values():
-        yield guidance.classifier_free(affine, label, 9, 3.0, interval=INNER, **options)
-    yield guidance.combine(lambda x, t: affine(x, t, label), weak, 3.0, interval=INNER)
-    yield guidance.classifier(
-        weak, lambda x, t: jnp.sum(jnp.sin(x), axis=1) * (1 - t), 3.0, schedule
-    )
+        yield guidance.classifier_free(affine, labels, 9, 3.0, interval=INNER, **options)
+    yield guidance.combine(affine_with(labels), weak, 3.0, interval=INNER)
+    yield guidance.classifier(weak, log_prob, 3.0, schedule)
     yield guidance.correct_data(weak, schedule, guidance.dynamic_threshold(0.7))
 
 
@@ -380,9 +419,8 @@ def test_sample_does_not_depend_on_its_batch_and_times_may_differ():
     alone = all_velocities(x[:1], times[:1], 1)
     np.testing.assert_allclose(together[:, :1], alone, rtol=1e-11, atol=1e-12)
     for i, t in enumerate(times):
-        np.testing.assert_allclose(
-            together[:, i], all_velocities(x, t, 4)[:, i], rtol=1e-11, atol=1e-12
-        )
+        at_one_time = all_velocities(x, t, 4)
+        np.testing.assert_allclose(together[:, i], at_one_time[:, i], rtol=1e-11, atol=1e-12)
 
 
 def test_float32_stays_float32_and_close_to_float64():
@@ -409,11 +447,11 @@ def test_scale_and_interval_may_be_arguments_of_jit():
         calls.append(1)
         return guided_affine(scale, interval=interval)[0](x, t)
 
-    for scale, interval in [(1.0, (0.0, 1.0)), (3.0, (0.0, 1.0)), (3.0, INNER), (0.0, (0.0, 1.0))]:
-        np.testing.assert_allclose(
-            run(x, scale, interval), guided_affine(scale, interval=interval)[0](x, t), rtol=1e-12
-        )
-    assert len(calls) == 1
+    every_time = (0.0, 1.0)
+    for scale, interval in [(1.0, every_time), (3.0, every_time), (3.0, INNER), (0.0, every_time)]:
+        untraced, _ = guided_affine(scale, interval=interval)
+        np.testing.assert_allclose(run(x, scale, interval), untraced(x, t), rtol=1e-12)
+    assert len(calls) == 1  # one trace
 
 
 def test_vmap_over_plans_and_scales():
@@ -421,14 +459,11 @@ def test_vmap_over_plans_and_scales():
     projection = guidance.Projection(Linear(), momentum=-0.5, threshold=2.0, eta=0.2)
 
     def run(plan, scale):
-        options = {"interval": INNER, "rescale": 0.3, "projection": projection}
-        return flowjax.sample(
-            guided_affine(scale, **options)[0], x, plan, carry=projection.start(x)
-        ).x
+        model, _ = guided_affine(scale, interval=INNER, rescale=0.3, projection=projection)
+        return flowjax.sample(model, x, plan, carry=projection.start(x)).x
 
-    ladder = [
-        plans.dpm_solver_pp(Linear(), grids.uniform(6, shift=shift), 2) for shift in (1.0, 2.0, 3.0)
-    ]
+    shifts = (1.0, 2.0, 3.0)
+    ladder = [plans.dpm_solver_pp(Linear(), grids.uniform(6, shift=s), 2) for s in shifts]
     stacked = jax.tree.map(lambda *columns: np.stack(columns), *ladder)
     together = jax.jit(jax.vmap(run))(stacked, scales)
     one = jax.jit(run)
@@ -436,44 +471,57 @@ def test_vmap_over_plans_and_scales():
         np.testing.assert_allclose(found, one(plan, scale), rtol=1e-9, atol=1e-12)
 
 
-def test_carries_of_networks_are_kept():
-    def network(x, t, label, carry):
-        return affine(x, t, label), carry + jnp.ones(len(x))
+def counting_network(x, t, label, carry):
+    """`affine`, which counts in its carry (B,) how often each sample is evaluated."""
+    return affine(x, t, label), carry + jnp.ones(len(x))
 
+
+def test_carries_of_networks_are_kept():
     x, labels = normal(0, 4, 3), jnp.arange(4)
     plan = plans.euler(grids.uniform(5))
     plain = guided_affine(3.0, interval=INNER)[0]
-    kept = guidance.classifier_free(network, labels, 9, 3.0, interval=INNER)
-    solution = flowjax.sample(kept, x, plan, carry=jnp.zeros(8))
+
+    # One network: both halves of its carry are evaluated at every row.
+    one = guidance.classifier_free(counting_network, labels, 9, 3.0, interval=INNER)
+    solution = flowjax.sample(one, x, plan, carry=jnp.zeros(8))
     np.testing.assert_allclose(solution.x, flowjax.sample(plain, x, plan).x, rtol=1e-12)
-    np.testing.assert_array_equal(solution.carry, 5)  # both halves at every row
+    np.testing.assert_array_equal(solution.carry, 5)
+
+    # Two models, of which the first has a carry, under a projection.
+    def with_carry(x, t, carry):
+        return counting_network(x, t, labels, carry)
 
     projection = guidance.Projection(Linear(), momentum=0.3)
-    two = guidance.combine(
-        functools.partial(lambda label, x, t, carry: network(x, t, label, carry), labels),
-        lambda x, t: affine(x, t, jnp.full(4, 9)), 3.0, interval=INNER, projection=projection,
-    )  # fmt: skip
-    solution = flowjax.sample(two, x, plan, carry=projection.start(x, (jnp.zeros(4), None)))
+    without_carry = affine_with(jnp.full(4, 9))
+    two = guidance.combine(with_carry, without_carry, 3.0, interval=INNER, projection=projection)
+    start = projection.start(x, (jnp.zeros(4), None))
+    solution = flowjax.sample(two, x, plan, carry=start)
     np.testing.assert_array_equal(solution.carry.networks[0], 5)
     assert solution.carry.networks[1] is None
 
+    # Guidance by a classifier, and corrections.
     counting = lambda x, t, carry: (-x, carry + 1)
-    for wrap in (
+    for wrapped in (
         guidance.classifier(counting, lambda x, t: x[:, 0], 1.0, Linear()),
         guidance.correct_data(counting, Linear(), lambda data, t: data),
     ):
-        assert flowjax.sample(wrap, x, plan, carry=jnp.zeros(())).carry == 5
+        assert flowjax.sample(wrapped, x, plan, carry=jnp.zeros(())).carry == 5
 
 
 def test_noise_network_is_guided_through_its_wrapper():
     # Guidance before or after the conversion to velocity: linear, hence equal.
     schedule, x, t = Cosine(), normal(0, 4, 3), 0.4
-    before = guidance.classifier_free(affine, jnp.arange(4), 9, 3.0)
-    wrapped = lambda x, t, label: as_velocity(lambda x, t: affine(x, t, label), schedule, "noise")(
-        x, t
-    )
-    after = guidance.classifier_free(wrapped, jnp.arange(4), 9, 3.0)(x, t)
-    np.testing.assert_allclose(as_velocity(before, schedule, "noise")(x, t), after, rtol=1e-12)
+    guided_noise = guidance.classifier_free(affine, jnp.arange(4), 9, 3.0)
+    before = as_velocity(guided_noise, schedule, "noise")
+
+    def network(x, t, label):
+        return as_velocity(affine_with(label), schedule, "noise")(x, t)
+
+    after = guidance.classifier_free(network, jnp.arange(4), 9, 3.0)
+    np.testing.assert_allclose(before(x, t), after(x, t), rtol=1e-12)
+
+
+# ---- mistakes
 
 
 MOMENTUM = guidance.Projection(Linear(), momentum=0.5)
@@ -514,6 +562,9 @@ def test_mistakes_are_refused_with_the_way_out(mistake, sentence):
         mistake(normal(0, 4, 3))
 
 
+# ---- channels
+
+
 @pytest.mark.parametrize("rule", rules(Linear()))
 def test_leading_channels_are_guided_as_if_alone_and_the_others_are_conditional(rule):
     x, t, options = normal(0, 4, 3, 3, 4), 0.4, rules(Linear())[rule]
@@ -526,26 +577,26 @@ def test_leading_channels_are_guided_as_if_alone_and_the_others_are_conditional(
 
 def test_two_models_are_guided_on_leading_channels_as_in_the_published_code():
     x, t = normal(0, 4, 3, 3, 4), 0.4
-    strong, weak = (
-        (lambda x, t: affine(x, t, jnp.arange(4))),
-        (lambda x, t: affine(x, t, jnp.full(4, 9))),
-    )
+    strong, weak = affine_with(jnp.arange(4)), affine_with(jnp.full(4, 9))
     a, b = strong(x, t), weak(x, t)
-    published = np.concatenate(
-        [(b + 4.0 * (a - b))[..., :3], a[..., 3:]], axis=-1
-    )  # DiT.forward_with_cfg, models.py
-    np.testing.assert_allclose(
-        guidance.combine(strong, weak, 4.0, channels=3)(x, t), published, rtol=1e-12
-    )
+    # DiT.forward_with_cfg, models.py
+    published = np.concatenate([(b + 4.0 * (a - b))[..., :3], a[..., 3:]], axis=-1)
+    found = guidance.combine(strong, weak, 4.0, channels=3)(x, t)
+    np.testing.assert_allclose(found, published, rtol=1e-12)
 
 
 def test_momentum_rests_in_channels_that_are_not_guided():
-    x, projection = normal(0, 4, 3, 3, 4), guidance.Projection(Linear(), momentum=-0.5, eta=0.3)
+    x = normal(0, 4, 3, 3, 4)
+    projection = guidance.Projection(Linear(), momentum=-0.5, eta=0.3)
     model, _ = guided_affine(2.5, channels=3, projection=projection)
     _, carry = model(x, 0.4, projection.start(x))
     _, carry = model(x, 0.3, carry)
-    alone, start = guided_affine(2.5, projection=projection)[0], projection.start(x[..., :3])
-    _, wanted = alone(x[..., :3], 0.3, alone(x[..., :3], 0.4, start)[1])
+
+    # The guided channels alone.
+    alone, _ = guided_affine(2.5, projection=projection)
+    guided = x[..., :3]
+    _, wanted = alone(guided, 0.4, projection.start(guided))
+    _, wanted = alone(guided, 0.3, wanted)
     np.testing.assert_allclose(carry.difference[..., :3], wanted.difference, rtol=1e-12)
     np.testing.assert_array_equal(carry.difference[..., 3:], 0)
 

@@ -1,9 +1,11 @@
 """Imports inside flowjax go one way, and `import flowjax` stays light."""
 
 import ast
+import importlib
 import inspect
 import json
 import pathlib
+import pkgutil
 import subprocess
 import sys
 
@@ -14,9 +16,10 @@ import flowjax
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "flowjax"
 
-# What each unit may import from flowjax. A unit is a file of the package, or a folder such as models/.
+# What each unit may import from flowjax. A unit is a file of the package, or a folder such as
+# models/.
 ALLOWED = {
-    "errors": set(),  # shared wording of refusals, open to all
+    "errors": set(),  # shared checks and their sentences, open to all
     "types": set(),  # what signatures name, open to all
     "files": set(),  # the one atomic writer, open to all
     "schedules": set(),
@@ -35,7 +38,7 @@ ALLOWED = {
         "schedules",
         "grids",
         "plans",
-        "sample",
+        "sampling",
         "adaptive",
         "guidance",
         "fields",
@@ -44,10 +47,7 @@ ALLOWED = {
 }
 SAMPLERS = {"sampling", "adaptive", "parallel", "plans"}
 NEVER = {"configs", "experiments", "tests", "absl", "matplotlib"}
-NEVER_AT_IMPORT = {
-    "tensorflow",
-    "torch",
-}  # inside a function, a reader of checkpoints may ask for them
+NEVER_AT_IMPORT = {"tensorflow", "torch"}  # a reader of checkpoints may import them in a function
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -57,6 +57,7 @@ def unit(path):
 
 
 def walk(node, inside_functions):
+    """All nodes below `node`, or those that run when the file is imported."""
     for child in ast.iter_child_nodes(node):
         if inside_functions or not isinstance(
             child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
@@ -66,15 +67,16 @@ def walk(node, inside_functions):
 
 
 def imported(source, package, inside_functions=True):
-    """Full dotted names that `source` imports, relative ones resolved against the dotted name `package`."""
+    """Full dotted names that `source`, a file of `package`, imports."""
     names = set()
     for node in walk(ast.parse(source), inside_functions):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            above = (
-                package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
-            )
+            above = []
+            if node.level:  # relative: one level is the package itself
+                parts = package.split(".")
+                above = parts[: len(parts) + 1 - node.level]
             base = ".".join([*above, *([node.module] if node.module else [])])
             names |= {f"{base}.{alias.name}" for alias in node.names}
     return names
@@ -86,7 +88,7 @@ def imports_of(path, inside_functions=True):
 
 
 def units_of(names):
-    """The units of flowjax among `names`; the package itself counts as the unit `flowjax`, since it holds them all."""
+    """The units of flowjax among `names`; the package itself counts as the unit `flowjax`."""
     return {(name.split(".") + ["flowjax"])[1] for name in names if name.split(".")[0] == "flowjax"}
 
 
@@ -123,7 +125,8 @@ def test_every_form_of_import_is_read():
     "path", [f for f in FILES if unit(f) in ALLOWED], ids=lambda f: str(f.relative_to(PACKAGE))
 )
 def test_imports_go_one_way(path):
-    assert units_of(imports_of(path)) <= ALLOWED[unit(path)] | {unit(path), "errors", "types", "files"}
+    open_to_all = {unit(path), "errors", "types", "files"}
+    assert units_of(imports_of(path)) <= ALLOWED[unit(path)] | open_to_all
 
 
 @pytest.mark.parametrize(
@@ -133,6 +136,23 @@ def test_models_import_no_sampler(path):
     assert not units_of(imports_of(path)) & (SAMPLERS | {"flowjax"})
 
 
+PARALLEL = PACKAGE / "parallel"
+ORACLES = ("flowjax.parallel.emulation", "flowjax.parallel.analysis")
+
+
+@pytest.mark.parametrize(
+    "path", sorted(PARALLEL.rglob("*.py")), ids=lambda f: str(f.relative_to(PARALLEL))
+)
+def test_parallel_production_imports_neither_emulation_nor_analysis(path):
+    """An oracle that production used could not show its faults. Nothing imports the analysis."""
+    folder = path.relative_to(PARALLEL).parts[0]
+    emulation, analysis = (
+        {name for name in imports_of(path) if name.startswith(oracle)} for oracle in ORACLES
+    )
+    assert folder == "emulation" or not emulation
+    assert folder == "analysis" or not analysis
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
 def test_library_stands_without_experiments_and_other_frameworks(path):
     assert not {name.split(".")[0] for name in imports_of(path)} & NEVER
@@ -140,13 +160,69 @@ def test_library_stands_without_experiments_and_other_frameworks(path):
     assert not {name.split(".")[0] for name in at_import} & NEVER_AT_IMPORT
 
 
+# Imported when it is first needed, since it is heavy or wanted by few.
+HEAVY = [
+    "matplotlib",
+    "sklearn",
+    "flax",
+    "orbax",
+    "optax",
+    "clu",
+    "tensorflow",
+    "torch",
+    "scipy.stats",
+]
+PUBLIC = [
+    "adaptive",
+    "checkpoint",
+    "compat",
+    "data",
+    "distances",
+    "errors",
+    "fields",
+    "geometry",
+    "grids",
+    "guidance",
+    "models",
+    "parallel",
+    "plans",
+    "records",
+    "sampling",
+    "schedules",
+    "train",
+    "types",
+]
+
+
+def printed(program):
+    """What a fresh interpreter prints for `program`, read as JSON."""
+    command = [sys.executable, "-c", f"import json, sys\n{program}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
 def test_import_is_light():
-    heavy = ["matplotlib", "sklearn", "flax", "orbax", "optax", "clu", "tensorflow", "torch"]
-    program = f"import json, sys, flowjax; print(json.dumps([name for name in {heavy} if name in sys.modules]))"
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    program = "import flowjax\nprint(json.dumps([name for name in {} if name in sys.modules]))"
+    assert printed(program.format(HEAVY)) == []
+
+
+def test_import_gives_every_public_submodule_by_name():
+    program = "import flowjax\nprint(json.dumps([getattr(flowjax, name).__name__ for name in {}]))"
+    assert printed(program.format(PUBLIC)) == [f"flowjax.{name}" for name in PUBLIC]
+
+
+def test_dir_lists_every_submodule_before_it_is_imported():
+    listed, imported_too = printed(
+        "import flowjax\nprint(json.dumps([dir(flowjax), 'flowjax.models' in sys.modules]))"
     )
-    assert json.loads(done.stdout) == []
+    files = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in FILES}
+    assert files - {"__init__"} <= set(listed) and set(PUBLIC) <= set(listed)
+    assert {"sample", "Linear"} <= set(listed) and not imported_too
+
+
+def test_an_unknown_attribute_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'flowjax' has no attribute 'modles'"):
+        _ = flowjax.modles
 
 
 @pytest.mark.parametrize("name", getattr(flowjax, "__all__", ["__all__"]))
@@ -154,3 +230,16 @@ def test_public_name_has_docstring(name):
     doc = inspect.getdoc(getattr(flowjax, name)) or ""
     generated = f"{name}("  # what a NamedTuple or a dataclass writes where its author wrote nothing
     assert doc.strip() and not doc.startswith(generated)
+
+
+def modules_of(package):
+    """The dotted names of all modules in `package`, but for commands."""
+    found = pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    return [module.name for module in found if not module.name.endswith("__main__")]
+
+
+@pytest.mark.parametrize("name", modules_of(flowjax))
+def test_no_public_name_hides_a_module(name):
+    module = importlib.import_module(name)
+    parent, last = name.rsplit(".", 1)
+    assert getattr(importlib.import_module(parent), last) is module

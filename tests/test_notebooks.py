@@ -22,8 +22,9 @@ def test_notebook_runs_from_the_top(path, rows, monkeypatch):
     monkeypatch.setenv("FLOWJAX_ROWS", str(rows))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(
-        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": path.parent}}
-    ).execute()
+    resources = {"metadata": {"path": path.parent}}
+    client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources)
+    client.execute()
+    # Every cell ran once, in order.
     counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
     assert counts == list(range(1, len(counts) + 1))

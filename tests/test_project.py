@@ -9,11 +9,25 @@ import subprocess
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-TARGETS = (
-    "help env demo test test-all lint format bench bench-transformer golden report-full staleness-full notebooks clean"
-).split()
+TARGETS = [
+    "help",
+    "env",
+    "demo",
+    "test",
+    "test-all",
+    "lint",
+    "format",
+    "bench",
+    "bench-transformer",
+    "golden",
+    "report-full",
+    "staleness-full",
+    "notebooks",
+    "clean",
+]
 
-# One machine's folders, and settings that point an installer at an index. Written so that this file does not match.
+# One machine's folders, and settings that point an installer at an index. Written so that this file
+# does not match.
 PLACES = re.compile(
     r"(?<![\w.~-])/(root|home|work|Users|opt/(wheels|pypi))/|(extra-)?index[-_]url|find[-_]links"
 )

@@ -1,4 +1,4 @@
-"""The folder of rows: what goes in comes out, nothing is lost silently, a run goes on from what it has."""
+"""The folder of rows: what goes in comes out, nothing is lost silently, a run goes on."""
 
 import collections
 import dataclasses
@@ -36,6 +36,7 @@ Colour = enum.Enum("Colour", "RED BLUE")
 @pytest.mark.parametrize(
     "value, back",
     [
+        # Scalars and arrays of numpy and JAX.
         (np.float32(0.1), float(np.float32(0.1))),
         (np.float64(1e-300), 1e-300),
         (np.int64(2**40), 2**40),
@@ -44,11 +45,13 @@ Colour = enum.Enum("Colour", "RED BLUE")
         (jnp.arange(3.0), [0.0, 1.0, 2.0]),
         (np.eye(2, dtype=np.int32), [[1, 0], [0, 1]]),
         (np.asarray(["a", "b"]), ["a", "b"]),
+        # Containers, enums and paths.
         (Point(1, np.float32(2)), {"x": 1, "y": 2.0}),
         (Inner(), {"depth": 2}),
         (Colour.RED, "RED"),
         (pathlib.PurePosixPath("a/b"), "a/b"),
         ((1, (2, "ø")), [1, [2, "ø"]]),
+        # What JSON does not have, and what resembles it.
         (math.inf, math.inf),
         (-math.inf, -math.inf),
         (np.asarray([1.0, np.inf]), [1.0, math.inf]),
@@ -73,6 +76,7 @@ def test_nan_reads_back(tmp_path):
 def test_lines_are_strict_json(tmp_path):
     Records(tmp_path, Config()).add({"cell": 1}, nan=math.nan, inf=np.inf)
 
+    # json.loads calls this for NaN, Infinity and -Infinity.
     def refuse(constant):
         raise AssertionError(constant)
 
@@ -92,17 +96,8 @@ def test_row_names_its_config_and_its_environment(tmp_path):
     row = Records(tmp_path, Config()).add({"cell": 1}, error=0.5)
     found = records.read_environments(tmp_path)[row["environment"]]
     assert found == records.plain(records.environment())
-    assert {
-        "python",
-        "jax",
-        "jaxlib",
-        "numpy",
-        "device_kind",
-        "device_count",
-        "x64",
-        "commit",
-        "dirty",
-    } <= found.keys()
+    versions = {"python", "jax", "jaxlib", "numpy"}
+    assert versions | {"device_kind", "device_count", "x64", "commit", "dirty"} <= found.keys()
     assert row["config"] == json.loads((tmp_path / "config.json").read_text())["hash"]
     assert records.read_config(tmp_path) == records.plain(Config()) | {"tolerance": math.inf}
 
@@ -113,33 +108,29 @@ def test_another_configuration_is_refused_by_field(tmp_path):
     with pytest.raises(ValueError) as error:
         Records(tmp_path, Config(seed=3, inner=Inner(7)))
     text = str(error.value)
-    assert (
-        str(tmp_path) in text
-        and "seed: 0 there, 3 now" in text
-        and "inner.depth: 2 there, 7 now" in text
-    )
-    assert (
-        "--workdir" in text
-        and "--overwrite" in text
-        and "steps" not in text
-        and "tolerance" not in text
-    )
+    # The place, the fields that differ, the way out; no field that is the same.
+    assert str(tmp_path) in text
+    assert "seed: 0 there, 3 now" in text and "inner.depth: 2 there, 7 now" in text
+    assert "--workdir" in text and "--overwrite" in text
+    assert "steps" not in text and "tolerance" not in text
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_fields_that_came_and_went_are_named(tmp_path):
+    # NaN is the same as NaN here.
     Records(tmp_path, {"old": 1, "same": math.nan}).add({"cell": 1}, error=0.5)
-    with pytest.raises(
-        ValueError, match="old: 1 there, no such field now; new: no such field there, 2 now"
-    ):
+    differ = "old: 1 there, no such field now; new: no such field there, 2 now"
+    with pytest.raises(ValueError, match=differ):
         Records(tmp_path, {"new": 2, "same": math.nan})
 
 
 def test_same_configuration_goes_on(tmp_path):
     first = Records(tmp_path, Config())
     first.add({"solver": "euler", "steps": (4, 4)}, error=0.5)
-    again = Records(tmp_path, Config(steps=[4, 8]))  # a tuple and a list are one configuration
+    # A tuple and a list are one configuration.
+    again = Records(tmp_path, Config(steps=[4, 8]))
     assert again.rows == first.rows
+    # A key is any part of a row.
     assert again.done({"steps": [4, 4], "solver": "euler"}) and again.done({"solver": "euler"})
     assert not again.done({"solver": "heun"}) and not again.done({"order": 1})
     again.add({"solver": "heun", "steps": (4, 4)}, error=0.1)
@@ -180,6 +171,7 @@ def test_torn_last_line_is_dropped_and_measured_again(tmp_path, caplog, cut):
         held.add({"cell": cell}, error=0.5)
     path = tmp_path / "rows.jsonl"
     path.write_bytes(path.read_bytes()[:-cut])
+    # Reading drops the torn row; the next run measures it again.
     with caplog.at_level(logging.WARNING):
         assert [row["cell"] for row in records.read(tmp_path)] == [0, 1]
     assert "dropped" in caplog.text
@@ -203,6 +195,7 @@ def test_finished_until_a_row_is_missing(tmp_path):
     held.add({"cell": 1}, error=0.5)
     assert not held.finished
     held.finish({"seconds": np.float32(2)})
+    # The rows may be lost afterwards, with the mark of success still there.
     assert Records(tmp_path, Config()).finished and records.read_summary(tmp_path)["seconds"] == 2
     (tmp_path / "rows.jsonl").write_bytes(b"")
     assert not Records(tmp_path, Config()).finished
@@ -240,12 +233,17 @@ def test_read_without_rows_names_the_directory(tmp_path):
         records.read(tmp_path)
 
 
-def test_write_text_leaves_the_old_file_when_it_fails(tmp_path):
-    path = tmp_path / "a.txt"
-    records.write_text(path, "old")
-    with pytest.raises(UnicodeEncodeError):
-        records.write_text(path, "\ud800")
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+def test_unrecorded_fields_are_no_part_of_the_configuration(tmp_path):
+    @dataclasses.dataclass
+    class Grown(Config):
+        chosen: tuple[str, ...] = records.unrecorded(())
+
+    # One that had no such field, one that leaves it empty, and one that chooses: one directory.
+    Records(tmp_path, Config()).add({"cell": 1}, error=0.5)
+    before = (tmp_path / "config.json").read_bytes()
+    for config in (Grown(), Grown(chosen=("a", "b"))):
+        assert Records(tmp_path, config).done({"cell": 1})
+    assert (tmp_path / "config.json").read_bytes() == before
 
 
 def test_table_gathers_in_order():
@@ -261,13 +259,13 @@ def test_configuration_that_gained_fields_goes_on(tmp_path):
     Records(tmp_path, {"a": 1, "b": 2}).add({"n": 2}, error=0.25)
     grown = Records(tmp_path, {"a": 1, "b": 2, "c": 3})
     assert grown.done({"n": 1}) and not grown.finished
-    assert {row["config"] for row in grown.rows} == set(
-        json.loads((tmp_path / "config.json").read_text())["earlier"]
-    )
-    assert json.loads((tmp_path / "config.json").read_text())["earlier"][first.config_hash] == [
-        "b",
-        "c",
-    ]
+
+    # The fields that each earlier configuration lacked are written beside its hash.
+    earlier = json.loads((tmp_path / "config.json").read_text())["earlier"]
+    assert {row["config"] for row in grown.rows} == set(earlier)
+    assert earlier[first.config_hash] == ["b", "c"]
+
+    # A changed field and a lost field are another configuration.
     for other in ({"a": 2, "b": 2, "c": 3, "d": 4}, {"a": 1, "b": 2}):
         with pytest.raises(ValueError, match="rows of another configuration"):
             Records(tmp_path, other)

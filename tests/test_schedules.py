@@ -1,10 +1,15 @@
-"""Laws of the noise schedules: both ends exact, the inverse an inverse, the rates derivatives, the predictions one map."""
+"""Laws of the noise schedules.
+
+Both ends are exact, the inverse is an inverse, the rates are derivatives, and the predictions are
+one linear map.
+"""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flowjax import grids, schedules
 from flowjax.schedules import (
     PREDICTIONS,
     Cosine,
@@ -36,16 +41,18 @@ def random(*shape, seed=0):
 
 
 def methods(schedule):
-    """Every method of one argument, as functions of the time; `rates` is stacked."""
+    """Every method of one argument, as functions of the time; `rates` is summed with weights."""
+
+    def rates(t):
+        return sum(rate * weight for rate, weight in zip(schedule.rates(t), (1, 2, 3), strict=True))
+
     return {
         "alpha": schedule.alpha,
         "sigma": schedule.sigma,
         "log_snr": schedule.log_snr,
         "alpha_dot": schedule.alpha_dot,
         "sigma_sigma_dot": schedule.sigma_sigma_dot,
-        "rates": lambda t: sum(
-            rate * weight for rate, weight in zip(schedule.rates(t), (1, 2, 3), strict=True)
-        ),
+        "rates": rates,
         "inverse": lambda t: schedule.time_of_log_snr(schedule.log_snr(t)),
         "noise_p": lambda t: schedule.prediction_weights("noise", t)[0],
         "data_q": lambda t: schedule.prediction_weights("data", t)[1],
@@ -84,11 +91,9 @@ def test_python_numbers_are_times(name):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_dtype_is_kept(name, dtype):
     for module in (np, jnp):
+        t = module.asarray([0.0, 0.3, 1.0], dtype)
         for method, function in methods(SCHEDULES[name]).items():
-            assert function(module.asarray([0.0, 0.3, 1.0], dtype)).dtype == dtype, (
-                module.__name__,
-                method,
-            )
+            assert function(t).dtype == dtype, (module.__name__, method)
 
 
 @every_schedule
@@ -114,9 +119,8 @@ def test_alpha_falls_sigma_grows_and_log_snr_falls(name):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_variance_is_preserved(name, dtype):
     schedule, t = SCHEDULES[name], np.linspace(0, 1, 997).astype(dtype)
-    np.testing.assert_allclose(
-        schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2, 1, rtol=4 * np.finfo(dtype).eps
-    )
+    variance = schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2
+    np.testing.assert_allclose(variance, 1, rtol=4 * np.finfo(dtype).eps)
 
 
 @every_schedule
@@ -141,17 +145,14 @@ def test_inverse_undoes_log_snr(name, dtype, tolerance, module):
 
 @pytest.mark.parametrize("name", ["linear", "cosine", "vp"])
 def test_inverse_keeps_relative_accuracy_of_tiny_times(name):
-    t = np.geomspace(1e-15, 1e-2, 50)
-    np.testing.assert_allclose(
-        SCHEDULES[name].time_of_log_snr(SCHEDULES[name].log_snr(t)), t, rtol=1e-13
-    )
+    schedule, t = SCHEDULES[name], np.geomspace(1e-15, 1e-2, 50)
+    np.testing.assert_allclose(schedule.time_of_log_snr(schedule.log_snr(t)), t, rtol=1e-13)
 
 
 def test_linear_inverse_is_sigmoid_and_not_the_noise_to_signal_ratio():
     log_snr = np.linspace(-30, 30, 61)
-    np.testing.assert_allclose(
-        Linear().time_of_log_snr(log_snr), jax.nn.sigmoid(-log_snr), rtol=1e-14
-    )
+    times = Linear().time_of_log_snr(log_snr)
+    np.testing.assert_allclose(times, jax.nn.sigmoid(-log_snr), rtol=1e-14)
     assert Linear().time_of_log_snr(-3.0) < 1 < np.exp(3.0)
 
 
@@ -190,9 +191,8 @@ def derivative(function, t):
 @every_schedule
 def test_alpha_dot_is_the_derivative_of_alpha(name):
     schedule = SCHEDULES[name]
-    np.testing.assert_allclose(
-        schedule.alpha_dot(INTERIOR), derivative(schedule.alpha, INTERIOR), rtol=1e-10
-    )
+    expected = derivative(schedule.alpha, INTERIOR)
+    np.testing.assert_allclose(schedule.alpha_dot(INTERIOR), expected, rtol=1e-10)
 
 
 @every_schedule
@@ -206,25 +206,25 @@ def test_sigma_sigma_dot_is_half_the_derivative_of_sigma_squared(name):
 def test_rates_are_the_derivatives_over_the_wronskian(name):
     schedule = SCHEDULES[name]
     alpha, sigma = schedule.alpha(INTERIOR), schedule.sigma(INTERIOR)
-    alpha_dot, sigma_dot = (
-        derivative(schedule.alpha, INTERIOR),
-        derivative(schedule.sigma, INTERIOR),
-    )
+    alpha_dot = derivative(schedule.alpha, INTERIOR)
+    sigma_dot = derivative(schedule.sigma, INTERIOR)
+    # W = alpha sigma' - alpha' sigma
     wronskian = alpha * sigma_dot - alpha_dot * sigma
     expected = (alpha_dot / wronskian, sigma_dot / wronskian, 1 / wronskian)
     np.testing.assert_allclose(schedule.rates(INTERIOR), expected, rtol=1e-9)
 
 
-# Predictions: with data and noise known, x and the velocity are known, and each prediction must come out
+# Predictions: with data and noise known, x and the velocity are known, and each prediction must
+# come out.
 
 
 def pair(schedule, t):
     """(data, noise, x, velocity) with a batch of one entry a time."""
     data, noise = random(len(t), 3, 2), random(len(t), 3, 2, seed=1)
-    column = lambda values: np.asarray(values)[:, None, None]
-    velocity = (
-        column(derivative(schedule.alpha, t)) * data + column(derivative(schedule.sigma, t)) * noise
-    )
+    # (B,) -> (B, 1, 1)
+    alpha_dot = np.asarray(derivative(schedule.alpha, t))[:, None, None]
+    sigma_dot = np.asarray(derivative(schedule.sigma, t))[:, None, None]
+    velocity = alpha_dot * data + sigma_dot * noise
     return data, noise, schedule.add_noise(data, noise, t), velocity
 
 
@@ -233,12 +233,11 @@ def test_state_is_alpha_data_plus_sigma_noise(name):
     schedule = SCHEDULES[name]
     data, noise, x, _ = pair(schedule, INTERIOR)
     for i, t in enumerate(INTERIOR):
-        np.testing.assert_array_equal(
-            x[i], schedule.alpha(t) * data[i] + schedule.sigma(t) * noise[i]
-        )
-        np.testing.assert_array_equal(
-            x[i : i + 1], schedule.add_noise(data[i : i + 1], noise[i : i + 1], t)
-        )
+        expected = schedule.alpha(t) * data[i] + schedule.sigma(t) * noise[i]
+        np.testing.assert_array_equal(x[i], expected)
+        # One time for the batch, as a scalar
+        one = slice(i, i + 1)
+        np.testing.assert_array_equal(x[one], schedule.add_noise(data[one], noise[one], t))
 
 
 @every_schedule
@@ -264,7 +263,8 @@ def test_to_velocity_undoes_predict(name, kind):
     schedule = SCHEDULES[name]
     x, velocity = random(len(INTERIOR), 5), random(len(INTERIOR), 5, seed=1)
     back = to_velocity(schedule, kind, predict(schedule, kind, velocity, x, INTERIOR), x, INTERIOR)
-    # Where sigma is small a velocity hides behind the state: x/sigma loses 3 digits of 16 at the first time.
+    # Where sigma is small the state is much larger than its velocity: x/sigma loses 3 digits of 16
+    # at the first time.
     np.testing.assert_allclose(back, velocity, rtol=1e-10, atol=1e-10)
 
 
@@ -288,23 +288,19 @@ def test_linear_data_prediction_is_x_minus_t_velocity():
 
 
 @pytest.mark.parametrize("kind", ["data", "noise", "v"])
-def test_wrapped_network_is_told_its_label_and_answers_with_the_velocity(kind):
+def test_wrapped_network_receives_its_clock_and_gives_the_velocity(kind):
     schedule, t = Cosine(), 0.3
     data, noise = random(4, 3), random(4, 3, seed=1)
-    told = []
+    clocks = []
 
-    def network(x, label):
-        told.append(label)
-        return {
-            "data": data,
-            "noise": noise,
-            "v": schedule.alpha(t) * noise - schedule.sigma(t) * data,
-        }[kind]
+    def network(x, clock):
+        clocks.append(clock)
+        v = schedule.alpha(t) * noise - schedule.sigma(t) * data
+        return {"data": data, "noise": noise, "v": v}[kind]
 
-    velocity = as_velocity(network, schedule, kind, label=lambda t: 1000 * t)(
-        schedule.add_noise(data, noise, t), t
-    )
-    assert told == [300]
+    model = as_velocity(network, schedule, kind, label=lambda t: 1000 * t)
+    velocity = model(schedule.add_noise(data, noise, t), t)
+    assert clocks == [300]
     expected = schedule.alpha_dot(t) * data + np.pi / 2 * schedule.alpha(t) * noise
     np.testing.assert_allclose(velocity, expected, rtol=1e-12)
 
@@ -369,12 +365,15 @@ def test_clip_that_leaves_no_segment_is_refused():
 
 
 def test_unknown_prediction_is_refused():
-    with pytest.raises(ValueError, match=r"kind='epsilon' .* noise"):
+    with pytest.raises(ValueError, match=r"kind='epsilon' is not known; the choices are .*'noise'"):
         predict(Linear(), "epsilon", np.zeros((1, 2)), np.zeros((1, 2)), 0.5)
 
 
 def test_nodes_keep_their_segment_in_float32():
-    """At node n the slope is that of the segment after it; float32(n/N) N falls below n for some n, such as 251 of 1000."""
+    """At node n the slope is that of the segment after it.
+
+    float32(n/N) N falls below n for some n, such as 251 of 1000.
+    """
     schedule = VPDiscrete.linear(log_snr_min=None)
     t = np.arange(1, 1000) / 1000
     exact = schedule.log_alpha_dot(t)
@@ -382,3 +381,36 @@ def test_nodes_keep_their_segment_in_float32():
         np.testing.assert_allclose(
             schedule.log_alpha_dot(module.asarray(t, np.float32)), exact, rtol=1e-6
         )
+
+
+def test_unknown_beta_schedule_is_refused():
+    """It was taken for "scaled_linear" before."""
+    with pytest.raises(ValueError, match=r"schedules\.of_betas: kind='sigmoid' is not known"):
+        schedules.of_betas("sigmoid", 1000, 1e-4, 2e-2)
+
+
+NO_SCHEDULES = {
+    "grid": (grids.uniform(4), r"the schedule is an array of shape \(5,\); .* the grid of times"),
+    "list": ([1.0, 0.0], r"the schedule is an array of shape \(2,\)"),
+    "class": (Cosine, r"the schedule is the class Cosine; wanted .* for example Cosine\(\)"),
+    "name": ("linear", r"the schedule is 'linear'; wanted a schedule such as flowjax\.Linear\(\)"),
+    "nothing": (None, r"the schedule is None; wanted a schedule"),
+}
+
+
+@pytest.mark.parametrize(("given", "message"), NO_SCHEDULES.values(), ids=NO_SCHEDULES)
+def test_what_is_no_schedule_is_refused(given, message):
+    with pytest.raises(ValueError, match="^here: " + message):
+        schedules.check(given, "here")
+
+
+@every_schedule
+def test_every_schedule_passes_the_check(name):
+    schedules.check(SCHEDULES[name], "here")
+
+
+def test_an_object_with_the_methods_is_a_schedule():
+    class Own:
+        alpha = sigma = log_snr = staticmethod(lambda t: t)
+
+    schedules.check(Own(), "here")

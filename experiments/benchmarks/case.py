@@ -1,18 +1,35 @@
-"""What every contender is asked to do, as plain numbers: one case, JSON for its process.
+"""What every contender computes, as plain numbers: one case, which travels to its process as JSON.
 
-A case is one network and one call of the sampler: the folder with the shared inputs, the sizes, the batch and the dtype.
-The inputs are written once by the reference (`with_jax.prepare`), read by all:
+A case is one network and one call of the sampler: the folder with the shared inputs, the sizes, the
+batch and the dtype. The reference writes the inputs once (`with_jax.prepare`), and all contenders
+read them:
 
     weights.safetensors      the network's parameters under diffusers' names, float32
-    inputs_{size}.npz        noise (n, H, W, C), labels (n,), the plan's columns, and the reference's result x (m, H, W, C)
+    inputs_{size}.npz        noise (n, H, W, C), labels (n,), the plan's columns,
+                             the reference's result x (m, H, W, C)
+
+Nothing here imports JAX: PyTorch's process must not pay for it.
 """
 
 import dataclasses
 import pathlib
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+# Class-conditional ImageNet has 1000 classes; the label after the last one means "no class".
 NULL_LABEL = 1000
+
+
+class Sizes(Protocol):
+    """The fields of a benchmark's config that a case needs."""
+
+    width: int
+    depth: int
+    heads: int
+    steps: int
+    guidance: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +43,8 @@ class Case:
       batch: images of a call; guidance doubles it.
       steps: of DPM-Solver++ 2M, one evaluation each.
       guidance: scale of classifier-free guidance.
-      dtype: of matrix products and stored weights: float32, bfloat16, or float64 (the reference alone).
+      dtype: of matrix products and stored weights: float32, bfloat16, or float64 (the reference
+        alone).
     """
 
     folder: str
@@ -39,20 +57,38 @@ class Case:
     guidance: float
     dtype: str
 
+    @classmethod
+    def of(
+        cls, config: Sizes, folder: str | pathlib.Path, size: int, batch: int, dtype: str
+    ) -> "Case":
+        """The case of a benchmark's config, for one size, batch and dtype."""
+        return cls(
+            folder=str(folder),
+            size=size,
+            width=config.width,
+            depth=config.depth,
+            heads=config.heads,
+            batch=batch,
+            steps=config.steps,
+            guidance=config.guidance,
+            dtype=dtype,
+        )
+
     @property
-    def inputs(self):
+    def inputs(self) -> pathlib.Path:
         """The path of the shared inputs."""
         return pathlib.Path(self.folder) / f"inputs_{self.size}.npz"
 
-    def noise_and_labels(self):
-        """(noise (batch, H, W, 4), labels (batch,)): the first ones of those written."""
+    def noise_and_labels(self) -> tuple[np.ndarray, np.ndarray]:
+        """(noise (batch, H, W, 4), labels (batch,)): the first ones of those in the file."""
         with np.load(self.inputs) as file:
             return file["noise"][: self.batch], file["labels"][: self.batch]
 
 
-def error(case, x):
-    """Relative L2 distance of `x` (batch, H, W, C) to the reference, over the samples that the reference has."""
+def error(case: Case, x: ArrayLike) -> float:
+    """Relative L2 distance of `x` (batch, H, W, C) to the reference, over those it has."""
     with np.load(case.inputs) as file:
+        # The reference may have more images than this call, or fewer.
         wanted = file["x"][: case.batch]
     found = np.asarray(x, np.float64)[: len(wanted)]
     return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))

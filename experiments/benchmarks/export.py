@@ -1,15 +1,24 @@
-"""Our parameters under the names of diffusers' DiTTransformer2DModel, so that both networks are one and the same."""
+"""Our parameters under the names of diffusers' DiTTransformer2DModel: one network for both."""
 
 import numpy as np
 
+from flowjax.models import DiTConfig
+from flowjax.types import PyTree
+
+# {our name of a layer's matrix: diffusers' name inside a block}
 LAYER = {
-    "query": "attn1.to_q", "key": "attn1.to_k", "value": "attn1.to_v", "out": "attn1.to_out.0",
-    "mlp1": "ff.net.0.proj", "mlp2": "ff.net.2", "modulation": "norm1.linear",
-}  # fmt: skip
+    "query": "attn1.to_q",
+    "key": "attn1.to_k",
+    "value": "attn1.to_v",
+    "out": "attn1.to_out.0",
+    "mlp1": "ff.net.0.proj",
+    "mlp2": "ff.net.2",
+    "modulation": "norm1.linear",
+}
 
 
-def state_dict(params, config):
-    """{name: float32 array}; diffusers keeps the embedders of time and label once a layer, ours once.
+def state_dict(params: PyTree, config: DiTConfig) -> dict[str, np.ndarray]:
+    """{name: float32 array} for diffusers, which stores the embedders of time and label per layer.
 
     Args:
       params: the parameters of `flowjax.models.network(config)`.
@@ -18,21 +27,19 @@ def state_dict(params, config):
     found = {}
 
     def linear(name, layer, index=...):
+        # PyTorch stores the transpose: (outputs, inputs).
         found[f"{name}.weight"] = np.asarray(layer["kernel"][index], np.float32).T
         found[f"{name}.bias"] = np.asarray(layer["bias"][index], np.float32)
 
+    # The ends. Diffusers embeds patches by a convolution over their pixels.
     linear("pos_embed.proj", params["patches"])
-    square = (
-        config.width,
-        config.patch,
-        config.patch,
-        config.channels,
-    )  # a convolution over the pixels of a patch
-    found["pos_embed.proj.weight"] = (
-        found["pos_embed.proj.weight"].reshape(square).transpose(0, 3, 1, 2)
-    )
+    kernel = found["pos_embed.proj.weight"]  # (E, p p C)
+    kernel = kernel.reshape(config.width, config.patch, config.patch, config.channels)
+    found["pos_embed.proj.weight"] = kernel.transpose(0, 3, 1, 2)  # (E, C, p, p)
     linear("proj_out_1", params["modulation"])
     linear("proj_out_2", params["outputs"])
+
+    # The layers: ours are stacked along the first axis.
     for i in range(config.depth):
         block = f"transformer_blocks.{i}"
         for ours, theirs in LAYER.items():
@@ -41,4 +48,6 @@ def state_dict(params, config):
         linear(f"{block}.norm1.emb.timestep_embedder.linear_2", params["time2"])
         table = np.asarray(params["labels"]["embedding"], np.float32)
         found[f"{block}.norm1.emb.class_embedder.embedding_table.weight"] = table
+
+    # safetensors writes the memory as it lies, so views must become arrays of their own.
     return {name: np.ascontiguousarray(array) for name, array in found.items()}

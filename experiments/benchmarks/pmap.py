@@ -1,16 +1,27 @@
-"""Data parallelism by `jax.pmap`, the older interface: the baseline of `parallel.sample` on a mesh of data alone."""
+"""Data parallelism by `jax.pmap`, the older interface: the baseline of a mesh of data alone."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
+from flowjax import Plan, models
 from flowjax import guidance as guiding
 from flowjax.sampling import sample
+from flowjax.types import Array
 
 
-def sample_pmap(model, noise, label, plan, *, devices, guidance=1.0):
-    """Run a plan with each of the first `devices` devices taking its part of the batch. No collective is needed.
+def sample_pmap(
+    model: models.Model,
+    noise: Array,
+    label: Array,
+    plan: Plan,
+    *,
+    devices: int,
+    guidance: float = 1.0,
+) -> jax.Array:
+    """Run a plan; each of the first `devices` devices takes its part of the batch, no collectives.
 
     Args:
       model: what `models.load` returned.
@@ -22,22 +33,29 @@ def sample_pmap(model, noise, label, plan, *, devices, guidance=1.0):
 
     Returns:
       x (B, H, W, C).
+
+    Raises:
+      ValueError: the batch does not divide into `devices`, or there are fewer devices.
     """
     noise, label = jnp.asarray(noise), jnp.asarray(label)
     if len(noise) % devices or devices > jax.local_device_count():
         raise ValueError(
-            f"parallel.sample_pmap: a batch of {len(noise)} on devices={devices} of {jax.local_device_count()}; wanted a "
-            "batch that divides, and no more devices than there are."
+            f"benchmarks.sample_pmap: a batch of {len(noise)} on devices={devices} of "
+            f"{jax.local_device_count()}; wanted a batch that divides, and no more devices than "
+            "there are."
         )
-    parts = lambda array: array.reshape(devices, -1, *array.shape[1:])
-    x = _compiled(model.apply, model.card.null_label, float(guidance), devices)(
-        model.params, parts(noise), parts(label), plan
-    )
+
+    def divided(array):
+        return array.reshape(devices, -1, *array.shape[1:])  # (n, B/n, ...)
+
+    run = _compiled(model.apply, model.card.null_label, float(guidance), devices)
+    x = run(model.params, divided(noise), divided(label), plan)
     return x.reshape(noise.shape)
 
 
+# `jax.pmap` compiles again for every new function, so that a second call must find the first one's.
 @functools.lru_cache(maxsize=8)
-def _compiled(apply, null_label, guidance, devices):
+def _compiled(apply: Callable, null_label: int, guidance: float, devices: int) -> Callable:
     """The pmapped function of one model and scale."""
 
     def one(params, noise, label, plan):

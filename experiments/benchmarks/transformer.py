@@ -1,44 +1,47 @@
-"""What a guided sample of a transformer costs beside a Python loop and beside PyTorch, with one network for all."""
+"""What a guided sample of one transformer costs beside a Python loop and beside PyTorch."""
 
 import os
 import pathlib
 import statistics
 import sys
 import tempfile
+from typing import TYPE_CHECKING
 
 from experiments.benchmarks import worker
 from experiments.benchmarks.case import Case
 from experiments.cli.run import main
 from flowjax import records
+from flowjax.errors import check_choice
+
+if TYPE_CHECKING:
+    from configs.bench_transformer import Config
 
 CONTENDERS = ("flowjax", "JAX loop", "torch compile", "torch eager")
-AGREE = {
-    "float32": 1e-4,
-    "bfloat16": 5e-2,
-}  # greatest relative error to the reference of contenders that agree
+# {dtype: greatest relative error to the reference of contenders that compute the same thing}
+AGREE = {"float32": 1e-4, "bfloat16": 5e-2}
+HEADER = (
+    "| dtype, images | contender | seconds | times flowjax | CPU seconds | first call, s | "
+    "peak memory, GB | error |"
+)
 
 
-def _case(config, folder, batch, dtype):
-    return Case(
-        str(folder),
-        config.size,
-        config.width,
-        config.depth,
-        config.heads,
-        batch,
-        config.steps,
-        config.guidance,
-        dtype,
-    )
-
-
-def measure(config, folder, contenders, batch, dtype):
-    """{contender: values} of one batch and dtype; the contenders are built one after the other, then take turns.
+def measure(
+    config: "Config",
+    folder: str | os.PathLike,
+    contenders: dict[str, str],
+    batch: int,
+    dtype: str,
+) -> dict[str, dict]:
+    """{contender: values} of one batch and dtype; the contenders are built, then they take turns.
 
     Args:
+      config: the sizes.
+      folder: of the shared inputs and the workers' logs.
       contenders: {name: the Python that runs it}.
+      batch, dtype: of the case.
     """
-    case, workers, found = _case(config, folder, batch, dtype), {}, {}
+    case = Case.of(config, folder, config.size, batch, dtype)
+    workers, found = {}, {}
     try:
         for name, python in contenders.items():
             workers[name] = worker.Worker(name, folder, python=python)
@@ -46,34 +49,45 @@ def measure(config, folder, contenders, batch, dtype):
         for name, answers in worker.taking_turns(workers, config.repeats).items():
             for clock in ("wall", "cpu"):
                 found[name][clock] = statistics.median(answer[clock] for answer in answers)
+            # After the calls: it is the peak.
             found[name] |= workers[name].ask("memory")
-            found[name] |= {
-                "agrees": found[name]["error"] <= AGREE[dtype],
-                "load": os.getloadavg()[0],
-            }
+            found[name]["agrees"] = found[name]["error"] <= AGREE[dtype]
+            found[name]["load"] = os.getloadavg()[0]
     finally:
+        # Also after an error: a worker that nobody asks would wait for ever.
         for each in workers.values():
             each.kill()
             each.close()
     return found
 
 
-def run(config, workdir):
+def check(config: "Config") -> None:
+    """Refuse a dtype that no contender has, before anything is measured."""
+    for dtype in config.dtypes:
+        check_choice("experiments.benchmarks.transformer", "dtypes", dtype, tuple(AGREE))
+
+
+def run(config: "Config", workdir: str | os.PathLike) -> list[dict]:
     """Measure the cases that `workdir` does not hold yet and return all rows."""
+    check(config)
     kept = records.Records(workdir, config)
+
+    # Who takes part.
     absent = worker.missing(CONTENDERS)
     for name, reason in absent.items():
         print(f"{name} is left out: {reason}.")
-    contenders = dict.fromkeys((name for name in CONTENDERS if name not in absent), sys.executable)
+    contenders = {name: sys.executable for name in CONTENDERS if name not in absent}
     contenders |= worker.elsewhere(config.python) if config.python else {}
+
+    # What is not measured yet.
     cases = [(batch, dtype) for dtype in config.dtypes for batch in config.batches]
-    cases = [
-        (batch, dtype) for batch, dtype in cases if not kept.done({"batch": batch, "dtype": dtype})
-    ]
+    cases = [each for each in cases if not kept.done(dict(zip(("batch", "dtype"), each)))]
     with tempfile.TemporaryDirectory() as folder:
         if cases:
+            # In a process of its own, which ends before anything is timed.
             with worker.Worker(worker.REFERENCE, folder, x64=True) as reference:
-                case = _case(config, folder, max(config.batches), "float64")
+                case = Case.of(config, folder, config.size, max(config.batches), "float64")
+                # The exported weights are for PyTorch alone; both its contenders may be absent.
                 reference.ask("prepare", case=vars(case), export=len(absent) < 2)
         for batch, dtype in cases:
             for name, values in measure(config, folder, contenders, batch, dtype).items():
@@ -81,27 +95,27 @@ def run(config, workdir):
     return kept.rows
 
 
-def markdown(rows, command):
+def markdown(rows: list[dict], command: str) -> str:
     """The table for the README: each case's contenders with their ratio to flowjax."""
     base = {(row["batch"], row["dtype"]): row for row in rows if row["contender"] == "flowjax"}
-    lines = [
-        "| dtype, images | contender | seconds | times flowjax | CPU seconds | first call, s | peak memory, GB | error |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    lines = [HEADER, "|---|---|---|---|---|---|---|---|"]
     for row in rows:
         ratio = row["wall"] / base[row["batch"], row["dtype"]]["wall"]
+        # Time without the right result is no result, so it gets no ratio.
+        times = f"{ratio:.2f}" if row["agrees"] else "another result"
         lines.append(
             f"| {row['dtype']}, {row['batch']} | {row['contender']} | {row['wall']:.3g} | "
-            f"{f'{ratio:.2f}' if row['agrees'] else 'another result'} | {row['cpu']:.3g} | {row['first']:.3g} | "
+            f"{times} | {row['cpu']:.3g} | {row['first']:.3g} | "
             f"{row['memory'] / 1e9:.2f} | {row['error']:.1e} |"
         )
-    device, load = rows[0]["device"], max(row["load"] for row in rows)
+    device = rows[0]["device"]
+    load = max(row["load"] for row in rows)
     return "\n".join(
         [*lines, "", f"{device}; load of the machine up to {load:.1f}; `{command}`", ""]
     )
 
 
-def table(workdir):
+def table(workdir: str | os.PathLike) -> list[pathlib.Path]:
     """Print the table and write it to table.md."""
     path = pathlib.Path(workdir) / "table.md"
     command = (records.read_summary(workdir) or {}).get("command", "an unfinished run")

@@ -1,78 +1,122 @@
-"""The contenders in JAX, and the reference that all are held to. Each `build` maps a `Case` to (call, memory).
+"""The contenders in JAX, and the float64 reference: functions from a `Case` to (call, memory).
 
-`call()` starts from the noise and returns x (batch, H, W, C), which may still be computed. `memory()` is the device's
-peak in bytes, or None where it is the process's own memory.
+`call()` starts from the noise and returns x (batch, H, W, C), which may still be computed.
+`memory()` is the device's peak in bytes, or None where it is the process's own memory.
 """
 
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import flowjax
-from experiments.benchmarks.case import NULL_LABEL
+from experiments.benchmarks.case import NULL_LABEL, Case
 from experiments.benchmarks.export import state_dict
-from flowjax import Linear, grids, guidance, models, plans
+from experiments.lab.timing import clock
+from flowjax import Linear, Plan, grids, guidance, models, plans
+from flowjax.types import PyTree
 
+# The columns of a plan that a deterministic solver without state of its own needs.
 COLUMNS = ("label_time", "p", "q", "a", "b", "c", "d")
+# The images of the largest call: so many noises are written.
+MOST = 64
+# The matrix products of a chain whose time `matmul_peak` takes.
+CHAIN = 10
+# cuDNN's fused attention takes heads of at most this width, a multiple of 8.
+WIDEST_HEAD = 128
+
+Built = tuple[Callable[[], jax.Array], Callable[[], int | None]]  # (call, memory)
 
 
-def configuration(case):
-    """The `DiTConfig` of a case: that of DiT's table with diffusers' frequencies."""
+def configuration(case: Case) -> models.DiTConfig:
+    """The `DiTConfig` of a case: DiT's own with diffusers' frequencies."""
     return models.DiTConfig(
-        (case.size, case.size), channels=4, patch=2, width=case.width, depth=case.depth, heads=case.heads,
-        classes=NULL_LABEL, out_channels=8, frequency_shift=1, dtype=case.dtype if case.dtype == "bfloat16" else None,
-    )  # fmt: skip
+        (case.size, case.size),
+        channels=4,
+        patch=2,
+        width=case.width,
+        depth=case.depth,
+        heads=case.heads,
+        classes=NULL_LABEL,
+        out_channels=8,
+        frequency_shift=1,
+        dtype=case.dtype if case.dtype == "bfloat16" else None,
+    )
 
 
 @functools.lru_cache(maxsize=1)
-def weights(config, dtype):
-    """Random parameters, the same in every process; none is zero, so every part of the network acts."""
+def weights(config: models.DiTConfig, dtype: str) -> PyTree:
+    """Random parameters, the same in every process; none is zero, so every part of it acts."""
 
     def make(key):
         leaves, tree = jax.tree.flatten(models.network(config).init(key))
         keys = jax.random.split(jax.random.fold_in(key, 1), len(leaves))
+        # DiT starts its last projections at zero; this moves them away from it.
         moved = [
-            a + 0.02 * jax.random.normal(k, a.shape, a.dtype)
-            for a, k in zip(leaves, keys, strict=True)
+            leaf + 0.02 * jax.random.normal(k, leaf.shape, leaf.dtype)
+            for leaf, k in zip(leaves, keys, strict=True)
         ]
-        return jax.tree.unflatten(tree, [a.astype(dtype) for a in moved])
+        return jax.tree.unflatten(tree, [leaf.astype(dtype) for leaf in moved])
 
     with jax.enable_x64(False):  # the reference must have the others' weights
         return jax.jit(make)(jax.random.key(0))
 
 
-def fused_attention(q, k, v, layer=None, carry=None):
-    """Attention by cuDNN's fused kernel, which never stores the scores: for half precision on an NVIDIA GPU."""
+# -- attention
+
+
+def fused_attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, layer: jax.Array | None = None, carry: PyTree = None
+) -> tuple[jax.Array, PyTree]:
+    """Attention by cuDNN's fused kernel, which stores no scores: half precision on NVIDIA."""
     return jax.nn.dot_product_attention(q, k, v, implementation="cudnn"), carry
 
 
-def attention(case):
-    """cuDNN's kernel where it applies (half precision, head width a multiple of 8 up to 128), else the plain form."""
+def attention(case: Case) -> Callable:
+    """cuDNN's kernel for half precision and heads 8 k <= 128 wide, else the plain form."""
     width = case.width // case.heads
-    fits = case.dtype == "bfloat16" and width % 8 == 0 and width <= 128
+    fits = case.dtype == "bfloat16" and width % 8 == 0 and width <= WIDEST_HEAD
     return fused_attention if fits and jax.default_backend() == "gpu" else models.softmax_attention
 
 
-def _setup(case):
-    """(apply with this attention, parameters, labels, noise, plan)."""
+# -- the contenders
+
+
+class _Setup(NamedTuple):
+    """What a case is called with; `apply` has this case's attention."""
+
+    apply: Callable
+    params: PyTree
+    labels: jax.Array
+    noise: jax.Array
+    plan: Plan
+
+
+def _setup(case: Case) -> _Setup:
     config = configuration(case)
+    # The parameters depend on no size of the latents, so that all sizes share one set.
     params = weights(
         dataclasses.replace(config, size=(32, 32)),
         "float32" if case.dtype == "float64" else case.dtype,
     )
-    apply = functools.partial(models.Card("DiT", config).velocity, attention=attention(case))
     noise, labels = case.noise_and_labels()
-    plan = plans.dpm_solver_pp(Linear(), grids.uniform(case.steps), 2)
     dtype = jnp.float64 if case.dtype == "float64" else jnp.float32
-    return apply, params, jnp.asarray(labels), jnp.asarray(noise, dtype), plan
+    return _Setup(
+        functools.partial(models.Card("DiT", config).velocity, attention=attention(case)),
+        params,
+        jnp.asarray(labels),
+        jnp.asarray(noise, dtype),
+        plans.dpm_solver_pp(Linear(), grids.uniform(case.steps), 2),
+    )
 
 
-def build_scan(case):
-    """flowjax as its README says to use it: one jitted `flowjax.sample`."""
+def build_scan(case: Case) -> Built:
+    """One jitted `flowjax.sample`, as the README says to use it."""
     apply, *arguments = _setup(case)
 
     @jax.jit
@@ -89,30 +133,34 @@ def build_scan(case):
     return lambda: program(*arguments), functools.partial(_needs, program)
 
 
-def build_loop(case):
-    """What one would write first: a jitted step of network, guidance and update, called in a Python loop."""
+def build_loop(case: Case) -> Built:
+    """What one would write first: a jitted step of the solver, called in a Python loop."""
     apply, params, labels, noise, plan = _setup(case)
-    both = jnp.concatenate([labels, jnp.full_like(labels, NULL_LABEL)])
+    both = jnp.concatenate([labels, jnp.full_like(labels, NULL_LABEL)])  # (2 B,)
     rows = [
         {name: jnp.asarray(getattr(plan, name)[i], noise.dtype) for name in COLUMNS}
         for i in range(plan.rows)
     ]
 
+    def combined(factors, history):
+        return sum(factors[j] * past for j, past in enumerate(history))
+
     @jax.jit
     def step(params, both, x, base, history, row):
-        conditional, null = jnp.split(
-            apply(params, jnp.concatenate([x, x]), row["label_time"], both), 2
-        )
+        # Both branches of guidance in one batch.
+        out = apply(params, jnp.concatenate([x, x]), row["label_time"], both)
+        conditional, null = jnp.split(out, 2)
         velocity = null + case.guidance * (conditional - null)
+        # The plan's row: m, base', x'.
         history = (row["p"] * x + row["q"] * velocity, *history[:-1])
-        base = row["a"] * base + sum(row["b"][j] * m for j, m in enumerate(history))
-        return row["c"] * base + sum(row["d"][j] * m for j, m in enumerate(history)), base, history
+        base = row["a"] * base + combined(row["b"], history)
+        return row["c"] * base + combined(row["d"], history), base, history
 
-    start = (noise, noise, (jnp.zeros_like(noise),) * len(plan.b[0]), rows[0])
-    program = _compiled(case, step, params, both, *start)
+    nothing = (jnp.zeros_like(noise),) * len(plan.b[0])
+    program = _compiled(case, step, params, both, noise, noise, nothing, rows[0])
 
     def call():
-        x, base, history, _ = start
+        x, base, history = noise, noise, nothing
         for row in rows:
             x, base, history = program(params, both, x, base, history, row)
         return x
@@ -120,13 +168,13 @@ def build_loop(case):
     return call, functools.partial(_needs, program)
 
 
-def _compiled(case, function, *arguments):
+def _compiled(case: Case, function: Callable, *arguments: PyTree) -> jax.stages.Compiled:
     """The program; float32 is float32 on a GPU too, as in PyTorch, and not TF32."""
     with jax.default_matmul_precision("default" if case.dtype == "bfloat16" else "highest"):
         return function.lower(*arguments).compile()
 
 
-def _needs(program):
+def _needs(program: jax.stages.Compiled) -> int | None:
     """Bytes that a program holds on a GPU: arguments, outputs, intermediates."""
     if jax.default_backend() != "gpu":
         return None
@@ -134,18 +182,28 @@ def _needs(program):
     return sizes.argument_size_in_bytes + sizes.output_size_in_bytes + sizes.temp_size_in_bytes
 
 
-def prepare(case, export):
-    """Write what the contenders share: the inputs with the reference's result, and the weights where `export` is true."""
+# -- the reference
+
+
+def prepare(case: Case, export: bool) -> None:
+    """Write what the contenders share: the inputs with the reference's result, and the weights.
+
+    Args:
+      case: the reference's, with the largest batch that is to be compared.
+      export: whether to write the weights.
+    """
     folder = pathlib.Path(case.folder)
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(case.size)
     plan = plans.dpm_solver_pp(Linear(), grids.uniform(case.steps), 2)
     shared = {name: np.asarray(getattr(plan, name)) for name in COLUMNS}
-    most = 64  # images of the largest call
-    shared["noise"] = rng.standard_normal((most, case.size, case.size, 4), dtype=np.float32)
-    shared["labels"] = rng.integers(0, NULL_LABEL, most).astype(np.int32)
+    shape = (MOST, case.size, case.size, 4)
+    shared["noise"] = rng.standard_normal(shape, dtype=np.float32)
+    shared["labels"] = rng.integers(0, NULL_LABEL, MOST).astype(np.int32)
+    # Twice: the reference reads its noise from the file to which its result is added.
     np.savez(case.inputs, **shared)
-    np.savez(case.inputs, x=np.asarray(build_scan(case)[0]()), **shared)
+    call, _ = build_scan(case)
+    np.savez(case.inputs, x=np.asarray(call()), **shared)
     if export:
         from safetensors.numpy import save_file
 
@@ -153,20 +211,22 @@ def prepare(case, export):
         save_file(state_dict(weights(config, "float32"), config), folder / "weights.safetensors")
 
 
-def matmul_peak(n=8192, repeats=8):
-    """Operations a second of bfloat16 matrix products n x n, the best of a few: what the card can really do."""
-    from experiments.lab.timing import clock
-
+def matmul_peak(n: int = 8192, repeats: int = 8) -> float:
+    """Operations a second of bfloat16 matrix products n x n: what the card can really do."""
     key = jax.random.key(0)
     a, b = (jax.random.normal(k, (n, n), jnp.bfloat16) for k in jax.random.split(key))
 
     @jax.jit
     def chain(a, b):
-        body = lambda _, x: jnp.matmul(x, b, preferred_element_type=jnp.float32).astype(x.dtype)
-        return jax.lax.fori_loop(0, 10, body, a)
+        # Each product needs the last one's result, so that none can be left out.
+        def body(_, x):
+            return jnp.matmul(x, b, preferred_element_type=jnp.float32).astype(x.dtype)
 
-    clock(lambda: chain(a, b))
-    return 10 * 2 * n**3 / min(clock(lambda: chain(a, b)) for _ in range(repeats))
+        return jax.lax.fori_loop(0, CHAIN, body, a)
+
+    clock(lambda: chain(a, b))  # compiles
+    seconds = min(clock(lambda: chain(a, b)) for _ in range(repeats))
+    return CHAIN * 2 * n**3 / seconds
 
 
 BUILD = {"flowjax": build_scan, "JAX loop": build_loop}

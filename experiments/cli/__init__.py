@@ -1,1 +1,1 @@
-"""What the commands share: configurations, images, labels, meshes."""
+"""What all commands use: flags, the run itself, images, labels, meshes."""

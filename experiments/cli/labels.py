@@ -2,76 +2,105 @@
 
 import difflib
 import pathlib
+from collections.abc import Iterable
 
 import flowjax
+from flowjax.models import Card
 
 IMAGENET = pathlib.Path(flowjax.__file__).parent / "assets" / "imagenet_classes.txt"
-NULL = "null"  # the label that training put in the place of a dropped one
+IMAGENET_CLASSES = 1000
+NULL = "null"  # the label that stands for "no class"
 EMOJI = (  # the groups of Unicode that flowjax/assets/emoji32.npz numbers
-    "activities", "animals & nature, animals, nature", "flags", "food & drink, food", "objects", "people & body, people",
-    "smileys & emotion, smileys", "symbols", "travel & places, travel, places",
-)  # fmt: skip
+    "activities",
+    "animals & nature, animals, nature",
+    "flags",
+    "food & drink, food",
+    "objects",
+    "people & body, people",
+    "smileys & emotion, smileys",
+    "symbols",
+    "travel & places, travel, places",
+)
 
 
-def names_of(card):
-    """The names of a model's classes in the order of their numbers, synonyms separated by ", "; None where nobody knows them.
+def names_of(card: Card) -> list[str] | None:
+    """The names of a model's classes, in the order of their numbers.
 
-    A card says them in its details: a pipeline's under "labels", one trained here under "data". A model of 1000 classes that
-    says nothing is one of ImageNet.
-    """
-    classes, data = card.config.classes, card.details.get("data", {})
-    names = card.details.get("labels") or (
-        EMOJI if data.get("name") == "emoji" else data.get("classes")
-    )
-    if names is None and classes == 1000:
-        names = IMAGENET.read_text(encoding="utf-8").splitlines()
-    if isinstance(names, dict):  # id2label of a model_index.json
-        names = [names.get(str(i), str(i)) for i in range(classes)]
-    if names is not None and len(names) != classes:
-        raise ValueError(f"{card.name}: {len(names)} names for {classes} classes; wanted one each.")
-    return None if names is None else [str(name) for name in names]
+    Synonyms are separated by ", ". The names stand in the details of the card: under "labels" for a
+    published pipeline, under "data" for a model trained here. A model of 1000 classes without
+    names is one of ImageNet.
 
-
-def number(text, card, names):
-    """The number of the class that `text` means: a number, a name or synonym in any case, or "null".
-
-    A name that stands whole on a class's line wins over a synonym of others: "maillot" is 638, not 639 "maillot, tank suit".
+    Returns:
+      One text a class, or None where the names are not known.
 
     Raises:
-      ValueError: an unknown or ambiguous name, with the nearest names and their numbers; a number out of range.
+      ValueError: the card has more or fewer names than classes.
     """
-    wanted, classes = " ".join(text.casefold().split()), card.config.classes
+    classes = card.config.classes
+    data = card.details.get("data", {})
+    of_data = EMOJI if data.get("name") == "emoji" else data.get("classes")
+    names = card.details.get("labels") or of_data
+    if names is None and classes == IMAGENET_CLASSES:
+        names = IMAGENET.read_text(encoding="utf-8").splitlines()
+    if names is None:
+        return None
+    if isinstance(names, dict):  # id2label of a model_index.json
+        names = [names.get(str(i), str(i)) for i in range(classes)]
+    if len(names) != classes:
+        raise ValueError(f"{card.name}: {len(names)} names for {classes} classes; wanted one each.")
+    return [str(name) for name in names]
+
+
+def number(text: str, card: Card, names: list[str] | None) -> int:
+    """The number of the class that `text` means.
+
+    A name that is a class's complete list of synonyms wins over a synonym of other classes:
+    "maillot" is 638, not 639 "maillot, tank suit".
+
+    Args:
+      text: a number, a name or synonym in any case, or "null".
+      card: of the model.
+      names: what `names_of` returned for it.
+
+    Raises:
+      ValueError: an unknown or ambiguous name, with the nearest names and their numbers; a number
+        out of range.
+    """
+    wanted = " ".join(text.casefold().split())
+    classes = card.config.classes
     if wanted == NULL:
         return card.null_label
     if wanted.isdecimal() and int(wanted) < classes:
         return int(wanted)
-    if names is None or wanted.removeprefix("-").isdecimal():
+    is_number = wanted.removeprefix("-").isdecimal()
+    if names is None or is_number:
         raise ValueError(
-            f"label {text!r} of {card.name}: wanted a number from 0 to {classes - 1}{_or_name(names)}."
+            f"label {text!r} of {card.name}: wanted a number from 0 to {classes - 1}"
+            f"{_or_name(names)}."
         )
-    synonyms = [[s.strip() for s in line.casefold().split(",")] for line in names]
-    found = [i for i, line in enumerate(names) if line.casefold() == wanted]
-    found = found or [i for i, each in enumerate(synonyms) if wanted in each]
+
+    entries = [name.casefold() for name in names]
+    synonyms = [[word.strip() for word in entry.split(",")] for entry in entries]
+    found = [i for i, entry in enumerate(entries) if entry == wanted]
+    found = found or [i for i, words in enumerate(synonyms) if wanted in words]
     if len(found) == 1:
         return found[0]
     if found:
         raise ValueError(
             f"label {text!r} of {card.name} is ambiguous: {_listed(found, names)}; give the number."
         )
-    near = difflib.get_close_matches(
-        wanted, [s for each in synonyms for s in each], n=5, cutoff=0.0
-    )
-    near = sorted({i for i, each in enumerate(synonyms) if set(near) & set(each)})[:5]
     raise ValueError(
-        f"label {text!r} of {card.name} is not known; near are {_listed(near, names)}."
+        f"label {text!r} of {card.name} is not known; "
+        f"near are {_listed(_near(wanted, synonyms), names)}."
     )
 
 
-def numbers(text, card):
+def numbers(text: str, card: Card) -> list[tuple[int, str]]:
     """[(number, name)] of labels separated by commas: "388, golden retriever, null".
 
     Raises:
-      ValueError: as `number`; no label at all; one given twice, whose images would be the same.
+      ValueError: as for `number`; there is no label at all; a label is given twice, and its images
+        would be the same.
     """
     names = names_of(card)
     words = [word.strip() for word in text.split(",") if word.strip()]
@@ -82,20 +111,32 @@ def numbers(text, card):
     found = [number(word, card, names) for word in words]
     for i, label in enumerate(found):
         if label in found[:i]:
+            first = words[found.index(label)]
             raise ValueError(
-                f"label {words[i]!r} is {words[found.index(label)]!r} again, and its images would be the same; raise count."
+                f"label {words[i]!r} is {first!r} again, and its images would be the same; "
+                "raise count."
             )
-    return [
-        (label, NULL if label == card.null_label else names[label] if names else str(label))
-        for label in found
-    ]
+    return [(label, _name(label, card, names)) for label in found]
 
 
-def _or_name(names):
-    return (
-        f", a name such as {names[0].split(',')[0]!r}, or {NULL!r}" if names else f", or {NULL!r}"
-    )
+def _name(label: int, card: Card, names: list[str] | None) -> str:
+    if label == card.null_label:
+        return NULL
+    return names[label] if names else str(label)
 
 
-def _listed(found, names):
+def _near(wanted: str, synonyms: list[list[str]]) -> list[int]:
+    """At most five classes with a synonym that resembles `wanted`."""
+    every = [word for words in synonyms for word in words]
+    # Without a cutoff: a text that resembles nothing gets an answer too.
+    near = set(difflib.get_close_matches(wanted, every, n=5, cutoff=0.0))
+    return [i for i, words in enumerate(synonyms) if near & set(words)][:5]
+
+
+def _or_name(names: list[str] | None) -> str:
+    example = f"a name such as {names[0].split(',')[0]!r}, " if names else ""
+    return f", {example}or {NULL!r}"
+
+
+def _listed(found: Iterable[int], names: list[str]) -> str:
     return ", ".join(f"{i} ({names[i].split(',')[0]})" for i in found)

@@ -1,275 +1,242 @@
-"""The command line of every experiment: a config, a work directory, rows, a page.
+r"""The command line of every experiment: a configuration, a work directory, rows, a page.
 
-    python -m experiments.order --config=configs/order.py:quick --workdir=runs/order --config.samples=256
+    python -m experiments.order --config=configs/order.py:quick --workdir=runs/order \
+        --config.samples=256
 
-An experiment is a module with `run(config, workdir) -> rows`, which keeps its rows in `flowjax.records.Records(workdir,
-config)`, and `report(workdir) -> paths`, which draws what lies in the work directory; its last lines are
+An experiment is a module with `run(config, workdir) -> rows`, which adds its rows to
+`flowjax.records.Records(workdir, config)`, and `report(workdir) -> paths`, which draws the rows of
+the work directory. Its last lines are
 
     if __name__ == "__main__":
         main(run, report)
 
-A wrong command, a wrong value and a work directory of another configuration end with one sentence and exit status 2,
-before anything is written. An interrupted run goes on from its rows; a finished one is only drawn again.
+An experiment may be made of questions, see `ask` and `main`. Then
+`--config.questions=clock,learned` measures these alone.
+
+A wrong command, a wrong value and a work directory of another configuration end with one sentence
+and exit status 2 before anything is written. An interrupted run continues from its rows. A finished
+one is drawn again, and measures only the questions that are new.
 """
 
-import dataclasses
+import datetime
 import os
-import re
-import shlex
 import sys
 import time
-import typing
-import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from types import ModuleType
+from typing import Any, TextIO
 
-from absl import flags
-from ml_collections import config_flags
+from tqdm import tqdm
 
-from configs.common import nearest
+from experiments.cli import flags
+from flowjax.errors import suggestion
 from flowjax.records import Records
 
-
-def _clock(seconds):
-    """1:02:03, or 2:03 within the hour."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+BAR = "{n_fmt}/{total_fmt} done, {elapsed} spent, {remaining} left{postfix}"
 
 
-def progress(cells, name=str, *, every=5.0, stream=None, clock=time.monotonic):
-    """Yield the cells, and say on stderr how many are done, the time spent, the time left and the cell in work.
+# ---- progress
 
-    A terminal sees one line that changes; a file or a pipe gets a line at most each `every` seconds. Hand in only the
-    cells that are still to be measured: the time left is the mean time of a cell times their number.
+
+class _Lines:
+    """A stream for files and pipes: it gets each state of a bar as a line of its own."""
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+
+    def write(self, text: str) -> None:
+        text = text.replace("\r", "").strip()
+        if text:
+            self.stream.write(text + "\n")
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+
+def progress(
+    cells: Iterable,
+    name: Callable[[Any], str] = str,
+    *,
+    every: float = 5.0,
+    stream: TextIO | None = None,
+) -> Iterator:
+    """Yield the cells, and show how many are done, the time spent and left, and the present one.
+
+    A terminal shows one line that changes; a file or a pipe gets a new line at most each `every`
+    seconds. Pass only the cells that are still to be measured: the time left is the mean time of a
+    cell times their number.
 
     Args:
-      cells: a sized iterable.
-      name: cell -> its text.
+      cells: what is to be done.
+      name: the text of a cell.
+      every: seconds between two lines of a file or a pipe.
+      stream: where to write; stderr by default.
     """
+    cells = list(cells)
+    if not cells:
+        return
     stream = sys.stderr if stream is None else stream
     live = stream.isatty()
-    start, said, total = clock(), -float("inf"), len(cells)
+    with tqdm(
+        total=len(cells),
+        postfix=name(cells[0]),
+        file=stream if live else _Lines(stream),
+        bar_format=BAR,
+        dynamic_ncols=live,
+        mininterval=0.0 if live else every,
+        miniters=0,  # no adaptive count of cells between two displays: only the time decides
+        smoothing=0,  # the mean over all cells, not over the last ones
+    ) as bar:
+        for done, cell in enumerate(cells):
+            bar.set_postfix_str(name(cell), refresh=False)
+            bar.update(done - bar.n)
+            yield cell
+        # The last state is shown when the bar is closed.
+        bar.set_postfix_str("finished", refresh=False)
+        bar.n = len(cells)
 
-    def say(done, text):
-        spent = clock() - start
-        left = f", {_clock(spent / done * (total - done))} left" if 0 < done < total else ""
-        line = f"{done}/{total} done, {_clock(spent)} spent{left}: {text}"
-        stream.write(f"\r\033[K{line[:110]}" if live else line + "\n")
-        stream.flush()
-        return clock()
 
-    for done, cell in enumerate(cells):
-        if live or clock() - said >= every:
-            said = say(done, name(cell))
-        yield cell
-    if total:
-        say(total, "finished" + "\n" * live)
+# ---- questions
 
 
-def ask(config, workdir, questions):
-    """Measure what `workdir` does not hold yet, question by question, and return all rows.
+def check_names(option: str, values: str | Iterable[str], known: Iterable[str]) -> None:
+    """Refuse a name in a configuration that is not known.
 
     Args:
-      questions: modules with `cells(config)`, the keys of their rows, and `measure(config, todo)`, which yields (key, values).
+      option: the field of the configuration.
+      values: the names in it, or a single name.
+      known: the names that there are.
+
+    Raises:
+      ValueError: with the first name that is not known, the nearest known one, and all of them.
     """
-    # All questions first: they refuse what cannot be measured.
-    asked = [(module, module.cells(config)) for module in questions]
+    known = list(dict.fromkeys(known))
+    for value in [values] if isinstance(values, str) else values:
+        if value not in known:
+            raise ValueError(
+                f"--config.{option}: {value!r} is not known; {suggestion(value, known)}"
+            )
+
+
+def cells_of(config: Any, questions: Sequence[ModuleType]) -> list[tuple[ModuleType, list[dict]]]:
+    """The questions that a configuration asks, each with its cells, in the order of `questions`.
+
+    A configuration asks those that its field `questions` names (the values of their QUESTION), and
+    all where it has no such field or an empty one.
+
+    Raises:
+      ValueError: an unknown question; a question whose `check(config)` refuses the configuration.
+    """
+    wanted = getattr(config, "questions", ())
+    check_names("questions", wanted, [module.QUESTION for module in questions])
+    asked = [module for module in questions if not wanted or module.QUESTION in wanted]
+    for module in asked:
+        if hasattr(module, "check"):
+            module.check(config)
+    return [(module, list(module.cells(config))) for module in asked]
+
+
+def ask(config: Any, workdir: str | os.PathLike, questions: Sequence[ModuleType]) -> list[dict]:
+    """Measure the cells that `workdir` has no rows of, question by question.
+
+    Args:
+      config: the configuration, see `cells_of`.
+      workdir: the directory of the rows.
+      questions: modules with a name QUESTION; `cells(config)`, the keys of their rows; and
+        `measure(config, todo)`, which yields (key, values) for each key of `todo`. A module may
+        have `check(config)`, which raises a ValueError for a configuration that it cannot measure.
+
+    Returns:
+      All rows of the directory, also those of questions that were not asked now.
+    """
+    # All questions first: a mistake in the last one must not show after hours of measuring.
+    asked = cells_of(config, questions)
     kept = Records(workdir, config)
     for module, cells in asked:
         todo = [key for key in cells if not kept.done(key)]
         if not todo:
             continue
-        found = module.measure(config, todo)
-        for _ in progress(todo, lambda key: ", ".join(str(value) for value in key.values())):
-            key, values = next(found)
+        # The bar comes first in the pair: it names a cell before the cell is measured.
+        measured = zip(progress(todo, _cell_text), module.measure(config, todo), strict=True)
+        for _, (key, values) in measured:
             kept.add(key, **values)
     return kept.rows
 
 
-def _fields(config):
-    """{field: its type} of a dataclass, or of a mapping {key: type of its value}; empty for a leaf."""
-    if dataclasses.is_dataclass(config):
-        return typing.get_type_hints(type(config))
-    return {name: type(config[name]) for name in config} if hasattr(config, "keys") else {}
+def _cell_text(key: dict) -> str:
+    return ", ".join(str(value) for value in key.values())
 
 
-def _check_overrides(config, argv):
-    """Refuse `--config.field` where no such field is, and say which one is near."""
-    for word in argv:
-        match = re.match(r"--?config\.([^=]+)", word) or re.match(r"--?noconfig\.([^=]+)", word)
-        here, path = config, match[1].split(".") if match else []
-        for depth, field in enumerate(path):
-            known = _fields(here)
-            if field not in known:
-                where = ".".join(["config", *path[:depth]])
-                raise ValueError(
-                    f"{word}: {where} has no field {field!r}; {nearest(field, known)}."
-                )
-            here = getattr(here, field) if dataclasses.is_dataclass(here) else here[field]
+# ---- the command
 
 
-def _check_items(config, overrides):
-    """Refuse a tuple whose items are not of the annotated type: the flag parser takes them as they come."""
-    for path, value in overrides.items():
-        *parents, field = path.split(".")
-        holder = config
-        for parent in parents:
-            holder = getattr(holder, parent) if dataclasses.is_dataclass(holder) else holder[parent]
-        wanted = typing.get_args(_fields(holder)[field])
-        if (
-            isinstance(value, tuple)
-            and len(wanted) == 2
-            and wanted[1] is ...
-            and isinstance(wanted[0], type)
-        ):
-            kinds = (float, int) if wanted[0] is float else (wanted[0],)
-            for item in value:
-                if type(item) not in kinds:
-                    raise ValueError(
-                        f"--config.{path}: {item!r} is no {wanted[0].__name__}, as its items must be."
-                    )
+def _is_complete(records: Records, cells: Iterable[dict]) -> bool:
+    """Whether nothing is left to measure: the run was finished, and no asked question is new."""
+    return records.finished and all(records.done(key) for key in cells)
 
 
-def _define(argv):
-    """Fresh flag definitions: nothing of an earlier command line in this process remains."""
-    values = flags.FlagValues()
-    config = "File with get_config(), as configs/order.py or configs/order.py:quick; --config.field=value overrides."
-    config_flags.DEFINE_config_file("config", None, config, flag_values=values, sys_argv=argv)
-    flags.DEFINE_string(
-        "workdir", None, "Directory of the rows and the page; it may be new.", flag_values=values
-    )
-    flags.DEFINE_bool(
-        "overwrite", False, "Forget the rows that the work directory holds.", flag_values=values
-    )
-    flags.DEFINE_bool("traceback", False, "Show where an error came from.", flag_values=values)
-    flags.DEFINE_bool("help", False, "Show this text.", short_name="h", flag_values=values)
-    return values
-
-
-def _apply(argv):
-    """(flag values, words left over) of a command line."""
-    sys.modules.pop(
-        "config_config", None
-    )  # ml_collections' name for the file: a second one must not see the first
-    values = _define(argv)
-    with warnings.catch_warnings():  # ml_collections loads the file by a deprecated method
-        warnings.filterwarnings("ignore", message=".*load_module", category=DeprecationWarning)
-        return values, values(argv)[1:]
-
-
-def _load(path):
-    """The configuration of `path`, before any override; an error of its own comes out as it was raised."""
-    file = path.split(":")[0]
-    if not os.path.isfile(file):
-        raise ValueError(f"--config={path}: there is no file {file!r}.")
-    try:
-        config = _apply(["", f"--config={path}"])[0].config
-    except flags.Error as error:
-        while (
-            error.__context__
-        ):  # the flag parser wraps the config's error in its own, traceback and all
-            error = error.__context__
-        raise ValueError(f"--config={path}: {error}") from error
-    if not dataclasses.is_dataclass(config):
-        raise ValueError(
-            f"--config={path}: get_config() gave a {type(config).__name__}, and a dataclass is wanted."
-        )
-    return config
-
-
-def parse(argv, workdir=None):
-    """(config, flag values) of a command line, or ValueError with one sentence.
-
-    `workdir` gives the directory where none is named: a function of the configuration's path.
-    """
-    if any(word in ("--help", "-help", "-h") for word in argv):
-        print(_define(argv).get_help())
-        raise SystemExit(0)
-    given = [word.split("=", 1)[-1] for word in argv if re.match(r"--?config=", word)]
-    given += [
-        word for flag, word in zip(argv, argv[1:], strict=False) if flag in ("--config", "-config")
-    ]
-    if not given:
-        raise ValueError(
-            "--config is needed: a file with get_config(), as --config=configs/order.py:quick."
-        )
-    _check_overrides(_load(given[0]), argv)
-    try:
-        values, rest = _apply(argv)
-    except flags.Error as error:
-        raise ValueError(" ".join(str(error).split())) from error
-    if rest:
-        raise ValueError(
-            f"{rest[0]!r} is no flag; a value follows its flag, as --workdir=runs/order."
-        )
-    if not values.workdir and workdir:
-        values.workdir = workdir(given[0])
-    if not values.workdir:
-        raise ValueError(
-            "--workdir is needed: the directory of the rows and the page, as --workdir=runs/order."
-        )
-    _check_items(values.config, values["config"].override_values)
-    return values.config, values
-
-
-def _command(argv):
-    """The command as a reader would type it."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    module = spec.name.removesuffix(".__main__") if spec and argv is sys.argv else None
-    program = f"python -m {module}" if module else f"python {shlex.quote(argv[0])}"
-    return f"{program} {shlex.join(word for word in argv[1:] if word not in ('--overwrite', '--traceback'))}"
-
-
-def _run(run, report, config, workdir, overwrite, command):
-    start = time.monotonic()
-    records = Records(workdir, config, overwrite=overwrite)
-    if records.finished:
+def _measure(
+    run: Callable[[Any, str], Any],
+    config: Any,
+    workdir: str,
+    records: Records,
+    command: str,
+) -> Sized:
+    """Call `run`, mark the work directory as finished, and return its rows."""
+    resumed = bool(records.rows)
+    if resumed:
         print(
-            f"{workdir} holds all {len(records.rows)} rows of this configuration; they are only drawn again."
+            f"{workdir} holds {len(records.rows)} rows of this configuration; "
+            "the run goes on from there."
         )
-    else:
-        if records.rows:
-            print(
-                f"{workdir} holds {len(records.rows)} rows of this configuration; the run goes on from there."
-            )
-        resumed = bool(records.rows)
-        run(config, workdir)
-        records = Records(workdir, config)
-        if not records.rows:
-            raise ValueError(
-                f"the run left no rows in {workdir}; run(config, workdir) adds them to Records."
-            )
-        seconds = (
-            {} if resumed else {"seconds": time.monotonic() - start}
-        )  # of a part they would mislead
-        records.finish(seconds | {"command": command})
+    start = time.monotonic()
+    run(config, workdir)
+    records = Records(workdir, config)
+    if not records.rows:
+        raise ValueError(
+            f"the run left no rows in {workdir}; run(config, workdir) adds them to Records."
+        )
+    summary = {"command": command}
+    # The page gives these seconds for the command that makes all rows; those of a part of the rows
+    # would mislead.
+    is_part = resumed or bool(getattr(config, "questions", ()))
+    if not is_part:
+        summary["seconds"] = time.monotonic() - start
+    records.finish(summary)
+    return records.rows
+
+
+def _draw(report: Callable[[str], Any] | None, workdir: str) -> list:
+    """The paths that `report` draws."""
     made = report(workdir) if report else []
-    made = [made] if isinstance(made, (str, os.PathLike)) else list(made or [])
-    print(f"{len(records.rows)} rows in {os.path.join(workdir, 'rows.jsonl')}")
-    for path in made:
-        print(f"drawn: {path}")
-    print(f"{_clock(time.monotonic() - start)} from start to end")
+    return [made] if isinstance(made, (str, os.PathLike)) else list(made or [])
 
 
-def act_on(act, argv=None, *, workdir=None, interrupted="nothing is kept."):
+def act_on(
+    act: Callable[[Any, str, bool, str], Any],
+    argv: Sequence[str] | None = None,
+    *,
+    workdir: Callable[[str], str] | None = None,
+    interrupted: str = "nothing is kept.",
+) -> None:
     """Parse the command line and act on it; a caller's mistake ends with one sentence.
 
     Args:
-      act: act(config, workdir, overwrite, command), the last as a reader would type it.
+      act: the function (config, workdir, overwrite, command), the last as a reader would type it.
       argv: the command line with the program's name first; sys.argv by default.
-      workdir: as in `parse`.
-      interrupted: what to say after "interrupted;".
+      workdir: as in `flags.parse`.
+      interrupted: what to print after "interrupted;".
 
     Raises:
-      SystemExit: with status 2 after one sentence on stderr, when a ValueError says what the caller got wrong (with
-        --traceback: the error itself); with status 130 when the run was interrupted.
+      SystemExit: with status 2 after one sentence on stderr, when a ValueError names the caller's
+        mistake (with --traceback: the error itself); with status 130 when the run was interrupted.
     """
     argv = sys.argv if argv is None else argv
-    traceback = "--traceback" in argv
     try:
-        config, values = parse(argv, workdir)
-        act(config, values.workdir, values.overwrite, _command(argv))
+        config, values = flags.parse(argv, workdir)
+        act(config, values.workdir, values.overwrite, flags.command(argv, config))
     except ValueError as error:
-        if traceback:
+        if "--traceback" in argv:
             raise
         print(f"{os.path.basename(argv[0])}: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -278,13 +245,49 @@ def act_on(act, argv=None, *, workdir=None, interrupted="nothing is kept."):
         raise SystemExit(130) from None
 
 
-def main(run, report=None, argv=None):
-    """Parse the command line, measure what is missing, draw the page, say what was made and how long it took.
+def main(
+    run: Callable[[Any, str], Any],
+    report: Callable[[str], Any] | None = None,
+    argv: Sequence[str] | None = None,
+    *,
+    questions: Sequence[ModuleType] = (),
+    check: Callable[[Any], None] | None = None,
+) -> None:
+    """Parse the command line, measure what is missing, draw the page, and print what was made.
 
     Args:
-      run: run(config, workdir) -> rows, kept in Records(workdir, config).
-      report: report(workdir) -> a path or several, or None.
-      argv: as in `act_on`, and so are the errors.
+      run: the function (config, workdir) -> rows, which adds them to Records(workdir, config).
+      report: the function (workdir) -> a path or several, or None.
+      argv: as in `act_on`, with the same errors.
+      questions: of an experiment that is made of them, see `ask`. A finished work directory then
+        measures the cells that it has no rows of; without questions it is only drawn again.
+      check: the function (config) that raises a ValueError for a configuration that cannot be
+        measured. It is called before anything is written.
     """
+
+    def act(config: Any, workdir: str, overwrite: bool, command: str) -> None:
+        start = time.monotonic()
+        # Refuse before the rows that --overwrite forgets are lost.
+        if check:
+            check(config)
+        cells = [key for _, keys in cells_of(config, questions) for key in keys]
+
+        records = Records(workdir, config, overwrite=overwrite)
+        if _is_complete(records, cells):
+            rows = records.rows
+            print(
+                f"{workdir} holds all {len(rows)} rows of this configuration; "
+                "they are only drawn again."
+            )
+        else:
+            rows = _measure(run, config, workdir, records, command)
+
+        made = _draw(report, workdir)
+        print(f"{len(rows)} rows in {os.path.join(workdir, 'rows.jsonl')}")
+        for path in made:
+            print(f"drawn: {path}")
+        spent = datetime.timedelta(seconds=round(time.monotonic() - start))
+        print(f"{spent} from start to end")
+
     kept = "the rows so far are kept, and the same command goes on from them."
-    act_on(lambda *command: _run(run, report, *command), argv, interrupted=kept)
+    act_on(act, argv, interrupted=kept)

@@ -1,60 +1,93 @@
-"""What a trained model turns noise into: the guided sampler of training's pictures, and the pairs of reflow."""
+"""Images from a trained model: those of training's pictures, and the pairs of reflow."""
 
+import os
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import flowjax
-from experiments.cli.images import whole_file
-from flowjax import grids, guidance, plans
+from flowjax import Plan, files, grids, guidance, plans
+from flowjax.models import Card, Model
+from flowjax.types import PyTree
+
+CHECKED = 32  # pairs for which the step of the solver is halved
 
 
-def sampler(card, plan, scale):
-    """The compiled function (params, noise, label) -> images, guided by `scale`."""
+def sampler(
+    card: Card, plan: Plan, scale: float
+) -> Callable[[PyTree, jax.Array, jax.Array], jax.Array]:
+    """The compiled function (params, noise, label) -> images.
+
+    Args:
+      card: of the network.
+      plan: the solver.
+      scale: of classifier-free guidance.
+    """
 
     @jax.jit
-    def images(params, noise, label):
-        network = lambda x, t, label: card.velocity(params, x, t, label)
-        model = guidance.classifier_free(
-            network, label, jnp.full_like(label, card.null_label), scale
-        )
+    def images(params: PyTree, noise: jax.Array, label: jax.Array) -> jax.Array:
+        def network(x: jax.Array, t: jax.Array, label: jax.Array) -> jax.Array:
+            return card.velocity(params, x, t, label)
+
+        null = jnp.full_like(label, card.null_label)
+        model = guidance.classifier_free(network, label, null, scale)
         return flowjax.sample(model, noise, plan).x
 
     return images
 
 
-def noise_for(key, ids, card):
-    """Normal noise (B, H, W, C) float32 of samples `ids`."""
+def noise_for(key: jax.Array, ids: np.ndarray, card: Card) -> jax.Array:
+    """Normal noise (B, H, W, C) float32 of the samples `ids` (B,)."""
     shape = (*card.config.size, card.config.channels)
-    return jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), shape, jnp.float32))(
-        jnp.asarray(ids)
-    )
+
+    def draw(i: jax.Array) -> jax.Array:
+        return jax.random.normal(jax.random.fold_in(key, i), shape, jnp.float32)
+
+    return jax.vmap(draw)(jnp.asarray(ids))
 
 
-def make_pairs(path, teacher, config, key, chunk=256):
-    """Write the pairs (noise, what the teacher makes of it) of reflow (arXiv:2209.03003, algorithm 1) to an .npz file.
+def make_pairs(
+    path: str | os.PathLike, teacher: Model, config: Any, key: jax.Array, chunk: int = 256
+) -> None:
+    """Write pairs of noise and the teacher's image from it to an .npz file.
 
-    Solved by the classical Runge-Kutta method; how far halving its step moves the first images is printed.
+    They are the coupling of reflow (Liu et al. 2022, arXiv:2209.03003, algorithm 1), solved by the
+    classical Runge-Kutta method. How far the first images move when its step is halved is printed.
+
+    Args:
+      path: the file.
+      teacher: the model.
+      config: gives pairs, pair_steps and pair_guidance (see configs/train_digits.py).
+      key: of the noise.
+      chunk: pairs that are made together.
     """
-    card = teacher.card
-    run, fine = (
-        sampler(card, plans.rk4(grids.uniform(n * config.pair_steps)), config.pair_guidance)
-        for n in (1, 2)
-    )
+    card, params = teacher.card, teacher.params
+    coarse = plans.rk4(grids.uniform(config.pair_steps))
+    fine = plans.rk4(grids.uniform(2 * config.pair_steps))
+    run = sampler(card, coarse, config.pair_guidance)
     label = np.arange(config.pairs, dtype=np.int32) % card.config.classes
-    made = []
+
+    noises, images = [], []
     for first in range(0, config.pairs, chunk):
         ids = np.arange(first, min(first + chunk, config.pairs))
         noise = noise_for(key, ids, card)
-        made.append((np.asarray(noise), np.asarray(run(teacher.params, noise, label[ids]))))
+        noises.append(np.asarray(noise))
+        images.append(np.asarray(run(params, noise, label[ids])))
         print(f"pairs: {ids[-1] + 1}/{config.pairs}", file=sys.stderr)
-    first = slice(0, min(32, chunk, config.pairs))
-    change = fine(teacher.params, made[0][0][first], label[first]) - made[0][1][first]
+
+    # The change under half the step bounds the error of these pairs.
+    few = slice(0, min(CHECKED, chunk, config.pairs))
+    check = sampler(card, fine, config.pair_guidance)
+    change = check(params, noises[0][few], label[few]) - images[0][few]
     print(
-        f"pairs: {config.pairs} in {config.pair_steps} steps; half the step moves them by {jnp.sqrt(jnp.mean(change**2)):.1e}"
+        f"pairs: {config.pairs} in {config.pair_steps} steps; "
+        f"half the step moves them by {jnp.sqrt(jnp.mean(change**2)):.1e}"
     )
-    noise, images = (np.concatenate(part) for part in zip(*made))
-    with whole_file(path) as file:
-        np.savez(file, noise=noise, images=images, labels=label)
+    with files.replacing(path) as temporary:
+        np.savez(
+            temporary, noise=np.concatenate(noises), images=np.concatenate(images), labels=label
+        )

@@ -1,4 +1,10 @@
-"""How long does an image take over several devices? One module a question; `python -m experiments.latency` answers them all."""
+"""How long does an image take over several devices?
+
+One module a question; `python -m experiments.latency` answers them all.
+"""
+
+import os
+from typing import TYPE_CHECKING
 
 from configs.latency import DEVICES
 from experiments import report
@@ -7,46 +13,60 @@ from experiments.latency import planning, price, published
 from flowjax import records
 from flowjax.errors import check_choice
 
+if TYPE_CHECKING:
+    from configs.latency import Config
+
 QUESTIONS = (published, price, planning)
+# {question: its name in the page's first lines}
+NAMES = {published: "Published", price: "Staleness", planning: "Devices"}
+# What the page explains.
 WORDS = {
     "operations": "Of the matrix products, two for each multiplication and addition.",
-    "achieved": "Share of the peak that a large layer reaches, with everything between its products.",
+    "achieved": (
+        "Share of the peak that a large layer reaches, with everything between its products."
+    ),
     "floor": "Seconds that a layer takes however few its tokens: programs have to be started.",
     "latency": "Seconds of a collective however few its bytes.",
     "hidden": "Share of a transfer under compute that costs no time.",
-    "stale": "Attention to the other devices' keys and values of the step before (displaced patches).",
-    "ulysses, ring, gather": "Exact attention over devices: exchange heads, pass keys round, or gather them all.",
+    "stale": (
+        "Attention to the other devices' keys and values of the step before (displaced patches)."
+    ),
+    "ulysses, ring, gather": (
+        "Exact attention over devices: exchange heads, pass keys round, or gather them all."
+    ),
     "pipeline": "Layers over devices, patches following each other (PipeFusion).",
 }
 
 
-def run(config, workdir):
-    """Answer what `workdir` does not hold yet, and return all rows."""
+def check(config: "Config") -> None:
+    """Refuse a machine that there is not, before anything is computed."""
     for name in config.machines:
         check_choice("latency", "machines", name, DEVICES)
+
+
+def run(config: "Config", workdir: str | os.PathLike) -> list[dict]:
+    """Answer what `workdir` does not hold yet, and return all rows."""
+    check(config)
     return ask(config, workdir, QUESTIONS)
 
 
-def make_report(workdir):
+def make_report(workdir: str | os.PathLike) -> list[str]:
     """Draw the rows of `workdir` into report.html."""
     rows, origin = records.read(workdir), report.origin(workdir)
+    command, share = origin["command"], origin["config"]["pays"]
+    # {question: its rows}
     of = {
         module: [row for row in rows if row["question"] == module.QUESTION] for module in QUESTIONS
     }
-    command = origin["command"]
-    sections = [
-        published.section(of[published], command),
-        price.section(of[price], command),
-        planning.section(of[planning], command, origin["config"]["pays"]),
-    ]
-    lead = [
-        f"**{name}.** {section.answer}"
-        for name, section in zip(("Published", "Staleness", "Devices"), sections, strict=True)
-    ]
+    sections = {
+        published: published.section(of[published], command),
+        price: price.section(of[price], command),
+        planning: planning.section(of[planning], command, share),
+    }
     page = report.page(
         "How long does an image take over several devices?",
-        lead,
-        sections,
+        [f"**{NAMES[module]}.** {section.answer}" for module, section in sections.items()],
+        list(sections.values()),
         definitions=WORDS,
         **origin,
     )

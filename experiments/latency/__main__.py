@@ -1,7 +1,7 @@
-"""`python -m experiments.latency --config=configs/latency.py:quick --workdir=runs/latency-quick`."""
+"""`python -m experiments.latency --config=configs/latency.py:quick --workdir=runs/latency`."""
 
 from experiments.cli.run import main
-from experiments.latency import make_report, run
+from experiments.latency import QUESTIONS, make_report, run
 
 if __name__ == "__main__":
-    main(run, make_report)
+    main(run, make_report, questions=QUESTIONS)

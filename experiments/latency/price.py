@@ -1,14 +1,34 @@
-"""(b) What is a stale step worth, beside the quickest exact one?"""
+"""What is a stale step worth, beside the quickest exact one?"""
 
 import functools
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import matplotlib.figure
 
 from experiments import report
 from experiments.latency import layouts, planning
 from flowjax.parallel.analysis import latency
+from flowjax.parallel.analysis.latency import Device, Work
+
+if TYPE_CHECKING:
+    from configs.latency import Config
 
 QUESTION = "price"
 METHODS = ("gather", "ulysses", "ring", "stale", "pipefusion")
+# One island of devices at most: beyond it the link is another.
+ISLAND = (2, 4, 8)
+# The rows of a long run, whose seconds less those of the first are `ROWS - 1` steps.
+ROWS = 101
+# {a link's name in the machine's name: its words in the answer}
 LINKS = {"NVLink": "by NVLink", "PCIe": "over PCIe", "TPU": "on TPUs"}
+# {column: the title of its heat map}
+MAPS = {
+    "worth": "displaced patches, hidden as published",
+    "worth_hidden": "displaced patches, all hidden",
+    "worth_pipeline": "pipeline of patches",
+}
+# Of the table on the page.
 COLUMNS = (
     "machine",
     "tokens",
@@ -16,90 +36,138 @@ COLUMNS = (
     *METHODS,
     "exact",
     "stale, all hidden",
-    "worth",
-    "worth_hidden",
-    "worth_pipeline",
+    *MAPS,
 )
 
 
-def cells(config):
-    """One cell a machine, number of tokens and of devices of one island that share an image's tokens or layers."""
+# -- the measurement
+
+
+def cells(config: "Config") -> list[dict]:
+    """One cell a machine, number of tokens and number of devices of one island."""
     return [
         {"question": QUESTION, "machine": machine, "tokens": tokens, "devices": n}
         for machine in config.machines
         for tokens in config.tokens
         for n in config.devices
-        if n in (2, 4, 8)
+        if n in ISLAND
     ]
 
 
-def measure(config, todo):
-    """Yield (key, milliseconds of a step far from the start, guided by the batch; and what staleness is worth)."""
+def measure(config: "Config", todo: Iterable[dict]) -> Iterator[tuple[dict, dict]]:
+    """Yield (key, milliseconds of a step by method, and what staleness is worth).
+
+    The step is far from the start, and both branches of guidance are in one batch.
+    """
     for key in todo:
         work, tokens, _, device = planning.setting(config, key)
         step = functools.partial(_step, config, work, tokens, key["devices"], device)
         found = {name: step(name) for name in METHODS}
-        exact, hidden = step(*planning.EXACT), step("stale", hidden=1.0)
-        yield key, {
-            **found, "exact": exact, "stale, all hidden": hidden, "worth": exact / found["stale"],
-            "worth_hidden": exact / hidden, "worth_pipeline": exact / found["pipefusion"],
-            "of_gather": found["gather"] / found["stale"],
-        }  # fmt: skip
+        exact = step(*planning.EXACT)
+        hidden = step("stale", hidden=1.0)
+        yield (
+            key,
+            {
+                **found,
+                "exact": exact,
+                "stale, all hidden": hidden,
+                "worth": exact / found["stale"],
+                "worth_hidden": exact / hidden,
+                "worth_pipeline": exact / found["pipefusion"],
+                "of_gather": found["gather"] / found["stale"],
+            },
+        )
 
 
-def _step(config, work, tokens, devices, device, *attentions, **figures):
-    """Milliseconds of one more step of the quickest layout of these attentions, on a device with other figures."""
-    options = [
-        o for o in layouts.layouts(work, tokens, devices, config.patches, attentions) if o.cfg == 1
-    ]
-    if not options:  # stages of unequal depth
+def _step(
+    config: "Config",
+    work: Work,
+    tokens: int,
+    devices: int,
+    device: Device,
+    *attentions: str,
+    **figures: float,
+) -> float:
+    """Milliseconds of one more step of the quickest layout of these attentions.
+
+    Args:
+      config: for the number of patches.
+      work, tokens, devices, device: of the cell.
+      *attentions: among which to choose.
+      **figures: of the device, in the place of its own.
+    """
+    every = layouts.layouts(work, tokens, devices, config.patches, attentions)
+    # Both branches of guidance are in one batch.
+    options = [layout for layout in every if layout.cfg == 1]
+    if not options:
+        # A pipeline whose stages have unequal depth: `latency` waits for the deepest.
         options = [
             layouts.Layout(*attentions, pipe=devices, patches=devices * 2**i) for i in range(3)
         ]
-    return 1e3 * min(_slope(o, work, tokens, device._replace(**figures)) for o in options)
+    device = device._replace(**figures)
+    return 1e3 * min(_slope(layout, work, tokens, device) for layout in options)
 
 
-def _slope(layout, work, tokens, device):
-    """Seconds of one more step: those of 101 rows, less those of the first, by 100."""
+def _slope(layout: layouts.Layout, work: Work, tokens: int, device: Device) -> float:
+    """Seconds of one more step: those of a long run, less those of its first row, by the rest."""
     longer, first = (
-        layouts.seconds(layout, work, tokens, latency.masked(n, 1), device).total for n in (101, 1)
+        layouts.seconds(layout, work, tokens, latency.masked(n, 1), device).total for n in (ROWS, 1)
     )
-    return (longer - first) / 100
+    return (longer - first) / (ROWS - 1)
 
 
-def section(rows, command):
-    """The section of the page."""
-    most = max(r["devices"] for r in rows)
-    own = [dict(r, size=f"{r['tokens']}") for r in rows if r["devices"] == most]
+# -- figures
+
+
+def _figure(own: list[dict]) -> matplotlib.figure.Figure:
+    """A heat map over machines and tokens for each of MAPS."""
     fig, axes = report.canvas(3, 1, height=7.6)
-    names = {"worth": "displaced patches, hidden as published", "worth_hidden": "displaced patches, all hidden",
-             "worth_pipeline": "pipeline of patches"}  # fmt: skip
-    for ax, (name, title) in zip(axes, names.items(), strict=True):
+    for ax, (name, title) in zip(axes, MAPS.items(), strict=True):
         report.heatmap(ax, own, x="size", y="machine", value=name, label="times as fast")
         ax.set(title=title, xlabel="tokens", ylabel="")
-    said = []
-    for name, title in names.items():
-        parts = []
-        for link, words in LINKS.items():
-            values = [r[name] for r in own if link in r["machine"]]
-            if values:
-                parts.append(
-                    f"{words} **{report.sig(min(values))} to {report.sig(max(values))}** times as fast"
-                )
-        said.append(f"{title[0].upper()}{title[1:]}: {', '.join(parts)}.")
+    return fig
+
+
+# -- words
+
+
+def _worth(own: list[dict], name: str, title: str) -> str:
+    """What one kind of staleness is worth over each kind of link, in a sentence."""
+    parts = []
+    for link, words in LINKS.items():
+        values = [row[name] for row in own if link in row["machine"]]
+        if values:
+            least, most = report.sig(min(values)), report.sig(max(values))
+            parts.append(f"{words} **{least} to {most}** times as fast")
+    return f"{title[0].upper()}{title[1:]}: {', '.join(parts)}."
+
+
+def section(rows: list[dict], command: str) -> report.Section:
+    """The section of the page."""
+    most = max(row["devices"] for row in rows)
+    # As texts, so that the heat map gives each size one column.
+    own = [{**row, "size": str(row["tokens"])} for row in rows if row["devices"] == most]
+    sentences = [_worth(own, name, title) for name, title in MAPS.items()]
+    picture = report.picture(
+        _figure(own),
+        "Heat maps of the worth of a stale step by machine and number of tokens.",
+        "Above 1 the stale step is quicker than the best of gather, ulysses and ring on "
+        f"{most} devices; milliseconds are in the table.",
+    )
     return report.Section(
         question="What is a stale step worth, beside the quickest exact one?",
-        expected="Much where links are slow beside compute, little by NVLink: there exchanging heads moves 2/n of the bytes of a gather.",
-        answer=f"Beside the quickest exact step on {most} devices. " + " ".join(said),
-        figures=(
-            report.picture(
-                fig,
-                "Heat maps of the worth of a stale step by machine and number of tokens.",
-                f"Above 1 the stale step is quicker than the best of gather, ulysses and ring on {most} devices; milliseconds are in the table.",
-            ),
+        expected=(
+            "Much where links are slow beside compute, little by NVLink: there exchanging heads "
+            "moves 2/n of the bytes of a gather."
         ),
-        table=[{k: r[k] for k in COLUMNS} for r in rows],
-        caveat="Guidance in the batch, a step far from the start. How much of a transfer compute hides is measured for DistriFusion's program, and a compiled one that starts "
-        "a gather a whole layer ahead may hide more: the second map is its bound. Between stages of unequal depth a pipeline waits for the deepest.",
+        answer=f"Beside the quickest exact step on {most} devices. {' '.join(sentences)}",
+        figures=(picture,),
+        table=[{name: row[name] for name in COLUMNS} for row in rows],
+        caveat=(
+            "Guidance in the batch, a step far from the start. How much of a transfer compute "
+            "hides is measured for DistriFusion's program, and a compiled one that starts "
+            "a gather a whole layer ahead may hide more: the second map is its bound. "
+            "Between stages of unequal depth a pipeline waits for the deepest."
+        ),
         command=command,
-    )  # fmt: skip
+    )

@@ -1,182 +1,225 @@
-"""(m) Does order pay again where the network is told a smooth time?
+"""Does order pay again where the network receives a smooth time?
 
-Two networks of one size, data, seed and training, but for what they are told as the time: 1000 t, through frequencies of
-which the fastest turns once in 2 pi/1000 of the path, as DiT, SD3 and SANA are told it; and 1 - t, through frequencies of at
-most 1, as SiT is. The same plans on the same noise, each network's own ODE as the truth.
+Two networks have one size, data, seed and training; they differ in the clock, the number that they
+receive for the time. One receives 1000 t, through frequencies of which the fastest turns once in
+2 pi/1000 of the path, as DiT, SD3 and SANA do. The other receives 1 - t, through frequencies of at
+most 1, as SiT does. The same plans run on the same noise, and the truth is each network's own ODE.
 """
 
 import dataclasses
+from collections.abc import Iterator
 
-import jax
 import numpy as np
 
-import flowjax
+from configs.order import Config
 from experiments import report
-from experiments.order import clock, learned, nfe
+from experiments.lab import subjects
+from experiments.order import clock, drawing, learned, nfe
+
+# ---- numbers
 
 QUESTION = "smooth"
+# The solvers whose orders are read.
 SHOWN = ("Euler", "DPM++ 2M", "DPM++ 3M exact", "AB2", "AB3")
 EXACT = "the exact field"
 
 
-def _asked(config):
-    """The configuration of `learned` that this question asks of the two networks, with evaluations where orders show."""
+def _of_twins(config: Config) -> Config:
+    """The configuration of `learned` for the two networks, with evaluations where orders show."""
     return dataclasses.replace(
         config,
         networks=(config.networks[0], *config.smooth),
+        # Without guidance the network alone is read.
         network_scales=(1.0,),
         network_nfe=(*config.network_nfe, 2 * max(config.network_nfe)),
         network_steps=2 * config.network_steps,
     )
 
 
-def cells(config):
-    """The cells of `learned` for the twins, and one a network for its second differences; none without twins."""
+def check(config: Config) -> None:
+    """Refuse a twin that is not there, and twins of nothing."""
+    subjects.check_networks("smooth", config.smooth)
+    if config.smooth and not config.networks:
+        raise ValueError(
+            f"--config.smooth: {config.smooth!r} are twins of the first of networks, and networks "
+            "is empty; name that network, or give smooth=()."
+        )
+
+
+def cells(config: Config) -> list[dict]:
+    """The cells of `learned` for the twins, and one a network for its second differences."""
     if not config.smooth:
         return []
-    asked = _asked(config)
-    differences = [
-        {"question": QUESTION, "part": "clock", "model": name} for name in asked.networks
-    ]
-    return differences + [{**cell, "question": QUESTION} for cell in learned.cells(asked)]
+    twins = _of_twins(config)
+    # Second differences tell how rough each network is in its time.
+    keys = [{"question": QUESTION, "part": "clock", "model": name} for name in twins.networks]
+    # The errors are those of the question `learned`, under this question's name.
+    return keys + [{**cell, "question": QUESTION} for cell in learned.cells(twins)]
 
 
-def measure(config, todo):
+def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
     """Yield (key, values)."""
     for key in (key for key in todo if key["part"] == "clock"):
-        size = learned.load(key["model"]).card.config
-        noise = flowjax.draw_noise(
-            jax.random.key(0), np.arange(clock.STARTS), (*size.size, size.channels)
-        )
-        field = learned.make(key["model"], 1.0, clock.STARTS)
-        yield key, {"differences": clock.second_differences(field, np.asarray(noise, np.float32))}
-    yield from learned.measure(_asked(config), [key for key in todo if key["part"] != "clock"])
+        yield key, {"differences": clock.network_differences(key["model"])}
+    yield from learned.measure(_of_twins(config), [key for key in todo if key["part"] != "clock"])
 
 
-def _errors(rows):
+def error_cells(rows: list[dict]) -> dict[str, list[dict]]:
     """{network or exact field: its error cells}, the networks by the order of the rows."""
-    own = [r for r in rows if r["question"] == QUESTION and r["part"] == "error"]
-    found = {
-        name: [r for r in own if r["model"] == name]
-        for name in dict.fromkeys(r["model"] for r in own)
-    }
-    first, seen = next(iter(found)), {(r["shift"], r["nfe"]) for r in own}
-    exact = [r for r in rows if r["question"] == nfe.QUESTION and r["field"] == first]
-    exact = [r for r in exact if (r["shift"], r["nfe"]) in seen]
+    # Networks first.
+    errors = [row for row in rows if row["question"] == QUESTION and row["part"] == "error"]
+    names = dict.fromkeys(row["model"] for row in errors)
+    found = {name: [row for row in errors if row["model"] == name] for name in names}
+    # The exact field has the name of the first network: both are of the digits.
+    first = next(iter(found))
+    seen = {(row["shift"], row["nfe"]) for row in errors}
+    exact = [row for row in rows if row["question"] == nfe.QUESTION and row["field"] == first]
+    exact = [row for row in exact if (row["shift"], row["nfe"]) in seen]
     return ({EXACT: exact} if exact else {}) | found
 
 
-def _rms(cells, shift, n, solver):
-    return next(
-        (
-            s["rms"]
-            for r in cells
-            if (r["shift"], r["nfe"]) == (shift, n)
-            for s in r["solvers"]
-            if s["solver"] == solver
-        ),
-        np.nan,
-    )
+def _rms(cells: list[dict], shift: float, n: int, solver: str) -> float:
+    """The RMS error of a solver in the cell with this shift and `n` evaluations, NaN without it."""
+    for row in cells:
+        if (row["shift"], row["nfe"]) == (shift, n):
+            for line in row["solvers"]:
+                if line["solver"] == solver:
+                    return line["rms"]
+    return np.nan
 
 
-def orders(rows):
-    """[{solver, NFE, field: order, ...}]: how steep errors fall between the two largest numbers of evaluations, over all shifts."""
-    groups = _errors(rows)
-    low, high = sorted({r["nfe"] for cells in groups.values() for r in cells})[-2:]
-    shifts = {r["shift"] for cells in groups.values() for r in cells}
+def orders(rows: list[dict]) -> list[dict]:
+    """[{solver, NFE, field: order, ...}]: how steep errors fall late, mean over the shifts.
+
+    Late is between the two largest numbers of evaluations.
+    """
+    groups = error_cells(rows)
+    # The two largest numbers of evaluations.
+    low, high = sorted({row["nfe"] for cells in groups.values() for row in cells})[-2:]
+    shifts = {row["shift"] for cells in groups.values() for row in cells}
     table = []
     for solver in SHOWN:
         line = {"solver": solver, "NFE": f"{low} to {high}"}
         for name, cells in groups.items():
+            # log(error at low / error at high), shift by shift.
             falls = [
                 np.log(_rms(cells, shift, low, solver) / _rms(cells, shift, high, solver))
                 for shift in shifts
             ]
+            # error ~ NFE^-order
             line[name] = float(np.mean(falls) / np.log(high / low))
         table.append(line)
     return table
 
 
-def gains(rows):
+def gains(rows: list[dict]) -> list[dict]:
     """[{shift, NFE, solver, error on each network, and over Euler's}]."""
-    groups = {name: cells for name, cells in _errors(rows).items() if name != EXACT}
-    return [
-        {"shift": shift, "NFE": n, "solver": solver}
-        | {f"error, {name}": _rms(cells, shift, n, solver) for name, cells in groups.items()}
-        | {
-            f"over Euler, {name}": _rms(cells, shift, n, solver) / _rms(cells, shift, n, "Euler")
-            for name, cells in groups.items()
-        }
-        for shift, n in dict.fromkeys((r["shift"], r["nfe"]) for r in next(iter(groups.values())))
-        for solver in SHOWN
-    ]
+    # The exact field has other errors: only the two networks are compared.
+    groups = {name: cells for name, cells in error_cells(rows).items() if name != EXACT}
+    first = next(iter(groups.values()))
+    table = []
+    for shift, n in dict.fromkeys((row["shift"], row["nfe"]) for row in first):
+        for solver in SHOWN:
+            errors = {name: _rms(cells, shift, n, solver) for name, cells in groups.items()}
+            line = {"shift": shift, "NFE": n, "solver": solver}
+            line |= {f"error, {name}": error for name, error in errors.items()}
+            line |= {
+                f"over Euler, {name}": error / _rms(groups[name], shift, n, "Euler")
+                for name, error in errors.items()
+            }
+            table.append(line)
+    return table
 
 
-def _differences(rows):
-    return {r["model"]: r for r in rows if r["question"] == QUESTION and r["part"] == "clock"}
+def differences(rows: list[dict]) -> dict[str, dict]:
+    """{network: the row of its second differences}."""
+    own = [row for row in rows if row["question"] == QUESTION and row["part"] == "clock"]
+    return {row["model"]: row for row in own}
 
 
-def verdict(rows):
-    """The answer as a sentence: orders, and how rough the two are in the time they are told."""
-    table, rough = orders(rows), _differences(rows)
-    first, second = list(rough)[:2]
-    said = ", ".join(
-        f"{line['solver']} {report.sig(line[first])} → **{report.sig(line[second])}**"
-        for line in table
-        if line["solver"] != "AB2"
-    )
-    falls = " and ".join(
-        f"{report.sig(clock.shrinkage(rough[name])['time alone'])} ({name})"
-        for name in (first, second)
-    )
-    return (
-        f"Trained alike but told 1 - t instead of 1000 t, the network has its order back: from {table[0]['NFE']} evaluations errors fall "
-        f"with order {said}. At half the step its second differences in the time alone fall {falls} times, 4 being smooth."
-    )
+# ---- figures
 
 
-def _draw(rows):
-    groups = _errors(rows)
+def _draw(rows: list[dict]) -> report.Picture:
+    groups = error_cells(rows)
     fig, axes = report.canvas(1, len(groups), width=2.6 * len(groups) + 0.6, height=3.8)
     axes = np.atleast_1d(axes)
+    # One panel a network, and the exact field before them.
     for ax, (title, cells) in zip(axes, groups.items(), strict=True):
-        flat = [
-            {"nfe": r["nfe"], **s}
-            for r in cells
-            if r["shift"] == 1.0
-            for s in r["solvers"]
-            if s["solver"] in SHOWN
+        drawn = [
+            {"nfe": row["nfe"], **line}
+            for row in cells
+            if row["shift"] == 1.0
+            for line in row["solvers"]
+            if line["solver"] in SHOWN
         ]
-        report.log_log(ax, flat, x="nfe", y="rms", ylabel="relative RMS error", xlabel="NFE")
+        report.log_log(ax, drawn, x="nfe", y="rms", ylabel="relative RMS error", xlabel="NFE")
         ax.set_title(title)
-    low, high = zip(*(ax.get_ylim() for ax in axes), strict=True)
-    for ax in axes:
-        ax.set_ylim(min(low), max(high))
+    drawing.same_height(axes)
     return report.picture(
         fig, f"Relative RMS error against NFE on {', '.join(groups)}.", "Shift 1, no guidance."
     )
 
 
-def section(rows, command):
+# ---- words
+
+
+def answer(rows: list[dict]) -> str:
+    """The answer as a sentence: orders, and how rough the two networks are in their time."""
+    table, rough = orders(rows), differences(rows)
+    first, second = list(rough)[:2]
+    # The order of each solver on the first network, and on its twin.
+    found = ", ".join(
+        f"{line['solver']} {report.sig(line[first])} → **{report.sig(line[second])}**"
+        for line in table
+        if line["solver"] != "AB2"
+    )
+    # How far halving the step smooths each network in its time.
+    falls = " and ".join(
+        f"{report.sig(clock.shrinkage(rough[name])['time alone'])} ({name})"
+        for name in (first, second)
+    )
+    return (
+        "Trained alike but told 1 - t instead of 1000 t, the network has its order back: from "
+        f"{table[0]['NFE']} evaluations errors fall "
+        f"with order {found}. At half the step its second differences in the time alone fall "
+        f"{falls} times, 4 being smooth."
+    )
+
+
+def section(rows: list[dict], command: str) -> report.Section:
     """The section of the page, from this question's rows and those of `nfe`."""
-    own = [r for r in rows if r["question"] == QUESTION]
-    paths = {r["model"]: r for r in own if r["part"] == "path"}
-    most = max(r["doubling"] for r in paths.values())
+    # Rows of `nfe` are read too; these are the question's own.
+    own = [row for row in rows if row["question"] == QUESTION]
+    paths = {row["model"]: row for row in own if row["part"] == "path"}
+    first, second = list(paths)[:2]
+    starts = paths[first]["starts"]
+    moved = max(row["doubling"] for row in paths.values())
+
     table = gains(own)
     last = max(line["NFE"] for line in table)
-    first, second = list(paths)[:2]
+    # Without a shift, at the most evaluations.
     plain = {line["solver"]: line for line in table if (line["shift"], line["NFE"]) == (1.0, last)}
     worth = "; ".join(
-        f"{name} {report.sig(plain[name][f'over Euler, {first}'])} → {report.sig(plain[name][f'over Euler, {second}'])}"
+        f"{name} {report.sig(plain[name][f'over Euler, {first}'])} → "
+        f"{report.sig(plain[name][f'over Euler, {second}'])}"
         for name in SHOWN[1:]
     )
+    second_differences = [
+        {"model": name, "kind": "second difference", **line}
+        for name, row in differences(own).items()
+        for line in row["differences"]
+    ]
     return report.Section(
         question="Does order pay again where the network is told a smooth time?",
-        expected="If the roughness in the time told is what takes the order away, a twin that is told a slow clock has it back, with the same loss.",
-        answer=f"{verdict(rows)} Error over Euler's with {last} evaluations: {worth}.",
+        expected="If the roughness in the time told is what takes the order away, a twin that is "
+        "told a slow clock has it back, with the same loss.",
+        answer=f"{answer(rows)} Error over Euler's with {last} evaluations: {worth}.",
         figures=(_draw(rows),),
-        table=orders(rows) + table + [{"model": name, "kind": "second difference", **line} for name, r in _differences(own).items() for line in r["differences"]],
-        caveat=f"One pair of networks, {next(iter(paths.values()))['starts']} starts on shared noise, no guidance. Each network's error is to its own ODE, whose reference moved by at most "
-        f"{report.sig(most)} when its steps doubled. DPM++ 2M and 3M end with a first-order jump, which AB2 and AB3 do not have.",
+        table=orders(rows) + table + second_differences,
+        caveat=f"One pair of networks, {starts} starts on shared noise, no guidance. Each "
+        "network's error is to its own ODE, whose reference moved by at most "
+        f"{report.sig(moved)} when its steps doubled. DPM++ 2M and 3M end with a first-order "
+        "jump, which AB2 and AB3 do not have.",
         command=command,
-    )  # fmt: skip
+    )

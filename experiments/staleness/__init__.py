@@ -1,6 +1,13 @@
-"""How much staleness can you bear? One module a question; `python -m experiments.staleness` runs them all."""
+"""How much staleness can you bear?
 
+One module or package a question; `python -m experiments.staleness` answers them all. Each has its
+cells, its measurement, and three parts: numbers that are read from rows, figures, and words.
+"""
+
+import os
 import pathlib
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from experiments import report
 from experiments.cli.run import ask
@@ -9,11 +16,11 @@ from experiments.staleness import (
     error,
     forecasts,
     gallery,
-    geometry,
     law,
     loop,
     orders,
     pareto,
+    partition,
     pictures,
     pipeline,
     placement,
@@ -26,64 +33,90 @@ from experiments.staleness import (
 )
 from flowjax import records
 
-# The law is read from the rows of the errors.
-QUESTIONS = (
-    orders, error, law, pipeline, warmup, placement, window, pareto, forecasts, loop, precision, solvers, geometry, resolution,
-    pictures, gallery,
-)  # fmt: skip
+if TYPE_CHECKING:
+    from configs.staleness import Config
+
+# In the order of the page. `law` is read from the rows of `error`.
+QUESTIONS: tuple[ModuleType, ...] = (
+    orders,
+    error,
+    law,
+    pipeline,
+    warmup,
+    placement,
+    window,
+    pareto,
+    forecasts,
+    loop,
+    precision,
+    solvers,
+    partition,
+    resolution,
+    pictures,
+    gallery,
+)
+TITLE = "How much staleness can you bear?"
+# Of `report.DEFINITIONS`, which the page explains.
 WORDS = ("NFE", "order", "staleness", "misrouted")
+# The rows of the full experiment.
 KEPT = pathlib.Path(__file__).parents[2] / "results" / "staleness"
+FROM_KEPT = (
+    "Not measured in this run: drawn from the rows that the full experiment left in "
+    "`results/staleness/rows.jsonl`. "
+)
+
+# (rows of a question, the command that measured them, whether they are kept ones)
+Gathered = tuple[list[dict], str, bool]
 
 
-def run(config, workdir):
+def run(config: "Config", workdir: str | os.PathLike) -> list[dict]:
     """Measure what `workdir` does not hold yet, and return all rows."""
     return ask(config, workdir, QUESTIONS)
 
 
-def gathered(workdir):
-    """{question: (rows, command, kept)}: those of `workdir`, and of questions that it did not ask the kept ones."""
+def gathered(workdir: str | os.PathLike) -> dict[str, Gathered]:
+    """{question: its rows}: those of `workdir`, and the kept ones of questions that it lacks."""
+    places = (KEPT, workdir) if (KEPT / "rows.jsonl").exists() else (workdir,)
+    # {question: (rows, command, kept)}
     found = {}
-    for place in (KEPT, workdir) if (KEPT / "rows.jsonl").exists() else (workdir,):
+    for place in places:
         command, own = report.origin(place)["command"], {}
         for row in records.read(place):
             own.setdefault(row["question"], []).append(row)
+        # The rows of the work directory come last, and replace the kept ones.
         found |= {name: (rows, command, place is not workdir) for name, rows in own.items()}
     return found
 
 
-def marked(section, kept):
-    """The section, with a word that its rows were not measured here if they were not."""
+def marked(section: report.Section, kept: bool) -> report.Section:
+    """The section, with a note that its rows were not measured here if they were not."""
     if not kept:
         return section
-    origin = "Not measured in this run: drawn from the rows that the full experiment left in `results/staleness/rows.jsonl`. "
     return section._replace(
-        question=f"{section.question} (from kept rows)", caveat=origin + section.caveat
+        question=f"{section.question} (from kept rows)", caveat=FROM_KEPT + section.caveat
     )
 
 
-def chapter(workdir):
-    """The `report.Chapter` of the rows of `workdir`; a question without rows anywhere is left out."""
+def chapter(workdir: str | os.PathLike) -> report.Chapter:
+    """The `report.Chapter` of `workdir`; a question without rows anywhere is left out."""
     found = gathered(workdir)
     rows = [row for own, _, _ in found.values() for row in own]
-    sections = [
-        marked(module.section(rows, command), kept)
-        for module in QUESTIONS
-        if module.QUESTION in found
-        for rows, command, kept in [found[module.QUESTION]]
-    ]
-    first = claims.section(rows, report.origin(workdir)["command"])
+    sections = []
+    for module in QUESTIONS:
+        if module.QUESTION in found:
+            own, command, kept = found[module.QUESTION]
+            sections.append(marked(module.section(own, command), kept))
+
+    # The claims are judged by the rows of all questions, and stand first.
+    origin = report.origin(workdir)
+    first = claims.section(rows, origin["command"])
     if first:
-        sections.insert(0, marked(first, any(kept for _, _, kept in found.values())))
-    return report.Chapter(
-        "How much staleness can you bear?",
-        verdict.lead(rows),
-        sections,
-        report.origin(workdir),
-        WORDS,
-    )
+        any_kept = any(kept for _, _, kept in found.values())
+        sections.insert(0, marked(first, any_kept))
+    return report.Chapter(TITLE, verdict.lead(rows), sections, origin, WORDS)
 
 
-def make_report(workdir):
+def make_report(workdir: str | os.PathLike) -> list[str]:
     """Draw the rows of `workdir` into report.html."""
     drawn = chapter(workdir)
     page = report.page(

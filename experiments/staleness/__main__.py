@@ -1,13 +1,12 @@
-"""`python -m experiments.staleness --config=configs/staleness.py:quick --workdir=runs/staleness-quick`."""
+"""`python -m experiments.staleness --config=configs/staleness.py --workdir=runs/staleness`."""
 
 import jax
 
-jax.config.update(
-    "jax_enable_x64", True
-)  # the exact field is computed in float64; set before the first array exists
+# The exact field is computed in float64. This must be set before the first array exists.
+jax.config.update("jax_enable_x64", True)
 
-from experiments.cli.run import main
-from experiments.staleness import make_report, run  # noqa: E402
+from experiments.cli.run import main  # noqa: E402
+from experiments.staleness import QUESTIONS, make_report, run  # noqa: E402
 
 if __name__ == "__main__":
-    main(run, make_report)
+    main(run, make_report, questions=QUESTIONS)

@@ -1,56 +1,98 @@
-"""Figures that several questions share: a panel a subject, lines with their intervals, and the words of a ratio."""
+"""Figures that several questions have in common: panels of subjects, curves with intervals."""
 
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.axes
+import matplotlib.figure
 import numpy as np
 from matplotlib.ticker import NullLocator
 
 from experiments import report
-from experiments.staleness import lab
-from flowjax.records import table
+from experiments.staleness import subjects
+
+# A dotted line at a level that a reader compares with.
+DOTTED = {"color": report.GREY, "linestyle": (0, (1, 3))}
 
 
-def panels(rows, *, height=3.2, width=4.6):
-    """(figure, [(axis, subject, its rows)]): a panel below the other for each subject."""
-    own = {}
+def by_subject(rows: list[dict]) -> dict[str, list[dict]]:
+    """{subject: its rows}, in the order of the rows."""
+    found = {}
     for row in rows:
-        own.setdefault(row["subject"], []).append(row)
+        found.setdefault(row["subject"], []).append(row)
+    return found
+
+
+def panels(
+    rows: list[dict], *, height: float = 3.2, width: float = 4.6
+) -> tuple[matplotlib.figure.Figure, list[tuple[matplotlib.axes.Axes, str, list[dict]]]]:
+    """(figure, [(axis, subject, its rows)]): a panel below the other for each subject."""
+    own = by_subject(rows)
     fig, axes = report.canvas(len(own), 1, height=height * len(own), width=width)
-    for ax, subject in zip(np.atleast_1d(axes), own, strict=True):
-        ax.set_title(lab.NAMES[subject])
-    return fig, [(ax, *pair) for ax, pair in zip(np.atleast_1d(axes), own.items(), strict=True)]
+    # One panel is a single axis, and not an array of axes.
+    axes = np.atleast_1d(axes)
+    for ax, subject in zip(axes, own, strict=True):
+        ax.set_title(subjects.NAMES[subject])
+    return fig, [(ax, *pair) for ax, pair in zip(axes, own.items(), strict=True)]
 
 
-def lines(ax, rows, *, x, y, by, band=True, **style):
-    """A line of `y` against `x` for each value of `by`, with the interval from `y`_low to `y`_high."""
+def lines(
+    ax: matplotlib.axes.Axes,
+    rows: list[dict],
+    *,
+    x: str,
+    y: str,
+    by: str,
+    band: bool = True,
+    **style: Any,
+) -> None:
+    """A curve of `y` against `x` for each value of `by`.
+
+    Args:
+      ax: where to draw.
+      rows: what to draw.
+      x, y, by: names of columns.
+      band: whether to show the interval from `y`_low to `y`_high.
+      **style: of `ax.plot`.
+    """
     for name in dict.fromkeys(row[by] for row in rows):
         own = sorted((row for row in rows if row[by] == name), key=lambda row: row[x])
         at = [row[x] for row in own]
+        # The band takes the colour of its curve.
         (drawn,) = ax.plot(at, [row[y] for row in own], marker="o", label=str(name), **style)
         if band:
-            ends = ([row[f"{y}_{end}"] for row in own] for end in ("low", "high"))
-            ax.fill_between(at, *ends, color=drawn.get_color(), alpha=0.15, linewidth=0)
+            low, high = ([row[f"{y}_{end}"] for row in own] for end in ("low", "high"))
+            ax.fill_between(at, low, high, color=drawn.get_color(), alpha=0.15, linewidth=0)
 
 
-def ticks(ax, places):
-    """Marks at the places measured, of an axis that is logarithmic, and none between."""
+def ticks(ax: matplotlib.axes.Axes, places: Sequence[float]) -> None:
+    """Marks at the measured places of a logarithmic axis, and none between them."""
     ax.set_xticks(places, map(str, places))
+    # A logarithmic axis would label places between them too.
     ax.xaxis.set_minor_locator(NullLocator())
 
 
-def ratio(row, kind="rms"):
-    """ "0.61 (0.55 to 0.70)": the ratio of a row to its cell of comparison with its interval."""
-    low, high = (report.sig(row[f"{kind}_{end}"]) for end in ("low", "high"))
-    return f"**{report.sig(row[f'{kind}_ratio'])}** ({low} to {high})"
+def own_error(ax: matplotlib.axes.Axes, level: float) -> None:
+    """A dotted line at the solver's own error, with its words."""
+    ax.axhline(level, **DOTTED)
+    ax.annotate(
+        "the solver's own error",
+        (1, level),
+        xytext=(0, 3),
+        textcoords="offset points",
+        fontsize=7,
+    )
 
 
-def columns(rows, names):
-    """The rows with these columns, and what every row has of errors and ratios."""
-    common = ("sync_rms", "sync_rms_low", "sync_rms_high", "own_rms", "exact_rms", "rms_ratio", "rms_low", "rms_high",
-              "median_ratio", "total_rms_ratio", "misrouted", "staleness")  # fmt: skip
-    return [{name: row[name] for name in (*names, *common)} for row in rows]
-
-
-def converged(rows):
-    """What the converged run of each subject is worth, as a sentence."""
-    moved = table(rows, "subject", "doubling").items()
-    said = ", ".join(f"{report.sig(max(values))} ({lab.NAMES[name]})" for name, values in moved)
-    return f"When the steps of the converged run doubled it moved by {said}; a distance to it that is not larger is not measured."
+def ratio_bars(ax: matplotlib.axes.Axes, rows: list[dict], *, label: str, xlabel: str) -> None:
+    """Bars of `rms_ratio` with their intervals, beside a dotted line at 1."""
+    report.bar_ledger(
+        ax,
+        rows,
+        label=label,
+        value="rms_ratio",
+        low="rms_low",
+        high="rms_high",
+        xlabel=xlabel,
+    )
+    ax.axvline(1, **DOTTED)

@@ -1,16 +1,42 @@
-"""(b) How far is a stale run from the synchronous one, and is that far beside the solver's own error?"""
+"""How far is a stale run from the synchronous one, beside the solver's own error?"""
 
-import numpy as np
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import matplotlib.figure
 
 from experiments import report
-from experiments.staleness import lab
+from experiments.staleness import draw, subjects
 from flowjax.records import table
 
+if TYPE_CHECKING:
+    from configs.staleness import Config
+
 QUESTION = "error"
+check = subjects.check_survey
+# Of the table on the page, but for the staleness of keys and values.
+COLUMNS = (
+    "subject",
+    "solver",
+    "steps",
+    "devices",
+    "sync_rms",
+    "sync_rms_low",
+    "sync_rms_high",
+    "own_rms",
+    "exact_rms",
+    "misrouted",
+)
 
 
-def cells(config):
-    """One cell a subject, number of steps, solver and number of devices; one synchronous step at the start."""
+# -- the measurement
+
+
+def cells(config: "Config") -> list[dict]:
+    """One cell a subject, number of steps, solver and number of devices.
+
+    One step at the start is synchronous.
+    """
     return [
         {
             "question": QUESTION,
@@ -26,13 +52,15 @@ def cells(config):
     ]
 
 
-def measure(config, todo):
-    """Yield (key, values): errors to the own synchronous run and to the converged one, and the staleness that was used."""
+def measure(config: "Config", todo: Iterable[dict]) -> Iterator[tuple[dict, dict]]:
+    """Yield (key, values): the staleness, and errors to the synchronous and the converged run."""
     for key in todo:
-        subject = lab.of(config, key["subject"])
-        plan = lab.plan_of(key["solver"], key["steps"])
-        own = lab.synchronous(config, key["subject"], key["solver"], key["steps"])
-        found = subject.end(plan, subject.told(plan, key["devices"]))
+        where = subjects.surveyed(config, key["subject"])
+        subject = subjects.subject(where)
+        plan = subjects.plan_of(key["solver"], key["steps"])
+        # Kept from cell to cell: all numbers of devices are compared with it.
+        own = subjects.synchronous(where, key["solver"], key["steps"])
+        found = subject.end(plan, subject.exchange(plan, key["devices"]))
         yield (
             key,
             {
@@ -43,88 +71,97 @@ def measure(config, todo):
         )
 
 
-def stale(rows):
+# -- numbers
+
+
+def stale(rows: list[dict]) -> list[dict]:
     """The rows of more than one device."""
     return [row for row in rows if row["devices"] > 1]
 
 
-def flat(rows):
-    """The rows with what a reader compares: staleness's own error beside the solver's own error."""
-    names = (
-        "subject",
-        "solver",
-        "steps",
-        "devices",
-        "sync_rms",
-        "sync_rms_low",
-        "sync_rms_high",
-        "own_rms",
-        "exact_rms",
-        "misrouted",
-    )
+def flat(rows: list[dict]) -> list[dict]:
+    """The rows with what a reader compares: the error of staleness beside the solver's own."""
     return [
-        {name: row[name] for name in names} | {"KV staleness": row["staleness"]} for row in rows
+        {name: row[name] for name in COLUMNS} | {"KV staleness": row["staleness"]} for row in rows
     ]
 
 
-def section(rows, command):
-    """The section of the page."""
-    subjects = list(dict.fromkeys(r["subject"] for r in rows))
-    most = max(r["devices"] for r in rows)
-    fig, axes = report.canvas(len(subjects), 1, height=3.8 * len(subjects))
-    for ax, subject in zip(np.atleast_1d(axes), subjects, strict=True):
-        shown = [
-            dict(r, run=r["solver"] + (", stale" if r["devices"] > 1 else ""))
-            for r in rows
-            if r["subject"] == subject and r["devices"] in (1, most)
+# -- figures
+
+
+def _figure(rows: list[dict], most: int) -> matplotlib.figure.Figure:
+    """Error against steps for each subject, synchronous and on the most devices."""
+    fig, shown = draw.panels(rows, height=3.8)
+    for ax, _, own in shown:
+        runs = [
+            {**row, "run": row["solver"] + (", stale" if row["devices"] > 1 else "")}
+            for row in own
+            # One device is synchronous.
+            if row["devices"] in (1, most)
         ]
         report.log_log(
             ax,
-            shown,
+            runs,
             x="steps",
             y="exact_rms",
             by="run",
             xlabel="steps",
             ylabel="RMS error to the converged run",
         )
-        ax.set_title(lab.NAMES[subject])
-    return report.Section(
-        question="Is staleness large beside the error that the solver makes anyway?",
-        expected="Under Euler it hides: both are first order. Under a solver of higher order it does not, and the more steps are taken the more of its "
-        "order is thrown away.",
-        answer="\n".join(_said(rows, subject, most) for subject in subjects),
-        figures=(
-            report.picture(
-                fig,
-                f"Error to the converged run against steps, synchronous and stale on {most} devices, for each subject.",
-                f"One synchronous step; {most} devices; medians are not taken, each point is the RMS over all starts.",
-            ),
-        ),
-        table=flat(stale(rows)),
-        caveat="`sync_rms` is the distance to the run of the same solver and steps without staleness, with its 95 % interval over seeds and starts; "
-        "`own_rms` is that run's own distance to the converged one, `exact_rms` the stale run's. The converged run moved by "
-        + " and ".join(
-            f"{report.sig(max(values))} ({name})"
-            for name, values in table(rows, "subject", "doubling").items()
-        )
-        + " when its steps doubled; errors near that are not measured.",
-        command=command,
-    )
+    return fig
 
 
-def _said(rows, subject, devices):
-    """What one subject shows: staleness over the solver's own error, at the fewest and at the most steps."""
-    own = [r for r in rows if r["subject"] == subject and r["devices"] == devices]
+# -- words
+
+
+def _answer(own: list[dict], subject: str, devices: int) -> str:
+    """Staleness over the solver's own error on one subject, at the fewest and at the most steps."""
+    own = [row for row in own if row["devices"] == devices]
     parts = []
-    for solver in dict.fromkeys(r["solver"] for r in own):
-        ends = sorted((r for r in own if r["solver"] == solver), key=lambda r: r["steps"])
+    for solver in dict.fromkeys(row["solver"] for row in own):
+        # The fewest and the most steps.
+        ends = [row for row in own if row["solver"] == solver]
+        ends.sort(key=lambda row: row["steps"])
         ratios = [
-            f"{report.sig(r['sync_rms'] / r['own_rms'])} at {r['steps']} steps"
-            for r in (ends[0], ends[-1])
+            f"{report.sig(row['sync_rms'] / row['own_rms'])} at {row['steps']} steps"
+            for row in (ends[0], ends[-1])
         ]
         parts.append(f"{solver} **{' and '.join(ratios)}**")
     return (
-        f"On {lab.NAMES[subject]}, {devices} devices, the distance that staleness makes is this many times the solver's own error: "
-        + ", ".join(parts)
-        + "."
+        f"On {subjects.NAMES[subject]}, {devices} devices, the distance that staleness makes is "
+        f"this many times the solver's own error: {', '.join(parts)}."
+    )
+
+
+def section(rows: list[dict], command: str) -> report.Section:
+    """The section of the page."""
+    most = max(row["devices"] for row in rows)
+    answers = [_answer(own, subject, most) for subject, own in draw.by_subject(rows).items()]
+    moved = " and ".join(
+        f"{report.sig(max(values))} ({name})"
+        for name, values in table(rows, "subject", "doubling").items()
+    )
+    picture = report.picture(
+        _figure(rows, most),
+        f"Error to the converged run against steps, synchronous and stale on {most} devices, "
+        "for each subject.",
+        f"One synchronous step; {most} devices; medians are not taken, each point is the RMS over "
+        "all starts.",
+    )
+    return report.Section(
+        question="Is staleness large beside the error that the solver makes anyway?",
+        expected=(
+            "Under Euler it hides: both are first order. Under a solver of higher order it does "
+            "not, and the more steps are taken the more of its order is thrown away."
+        ),
+        answer="\n".join(answers),
+        figures=(picture,),
+        table=flat(stale(rows)),
+        caveat=(
+            "`sync_rms` is the distance to the run of the same solver and steps without "
+            "staleness, with its 95 % interval over seeds and starts; `own_rms` is that run's own "
+            "distance to the converged one, `exact_rms` the stale run's. The converged run moved "
+            f"by {moved} when its steps doubled; errors near that are not measured."
+        ),
+        command=command,
     )

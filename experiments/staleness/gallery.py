@@ -1,79 +1,111 @@
-"""(o) What does it look like in colour? The panda and its like, synchronous, stale, and helped."""
+"""What does it look like in colour? Emoji, synchronous, stale, and with remedies."""
 
 import base64
 import io
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+import matplotlib.figure
 import numpy as np
 from PIL import Image
 
 import flowjax
 from experiments import report
-from experiments.order import lab as order_lab
-from experiments.staleness import lab
+from experiments.lab.statistics import row_norms, scale_of
+from experiments.lab.subjects import make_field
+from experiments.lab.truth import reference
+from experiments.staleness import subjects
 from flowjax.parallel.emulation.field import emulate_field
 from flowjax.parallel.emulation.network import exchange
 from flowjax.parallel.stale import policies
 
+if TYPE_CHECKING:
+    from configs.staleness import Config
+
 QUESTION = "gallery"
 SOLVER, STEPS, SIDE = "DPM++ 2M", 20, 32
-# Starts whose exact paths, in the field of the animals alone, end at a panda, a lion, a koala, a rosette, a fox, a tiger.
+# Starts whose exact paths, in the field of the animals alone, end at a panda, a lion, a koala, a
+# rosette, a fox, a tiger.
 ANIMALS = (738, 18, 71, 73, 76, 196)
-ANOTHER = 0.3  # a relative distance from which an image of the field is another animal, not the same with other noise
+# From this relative distance on an image of the field is another animal, not the same with other
+# noise.
+ANOTHER = 0.3
 SUBJECTS = {"animals": "the exact field of the animals", "emoji": "the emoji network, guided"}
+# {name: (devices, options of `exchange`)}
+VARIANTS: dict[str, tuple[int, dict[str, Any]]] = {
+    "synchronous": (1, {}),
+    "2 devices": (2, {}),
+    "4 devices": (4, {}),
+    "8 devices": (8, {}),
+    "8, warm-up 4": (8, {"warmup": 4}),
+    "8, cool-down 4": (8, {"policy": policies.cool_down(STEPS, 3)}),
+    "8, forecast": (8, {"forecast": "tuned"}),
+}
 
 
-def variants():
-    """{name: (devices, options of `exchange`)}."""
-    return {
-        "synchronous": (1, {}),
-        "2 devices": (2, {}),
-        "4 devices": (4, {}),
-        "8 devices": (8, {}),
-        "8, warm-up 4": (8, {"warmup": 4}),
-        "8, cool-down 4": (8, {"policy": policies.cool_down(STEPS, 3)}),
-        "8, forecast": (8, {"forecast": "tuned"}),
-    }
+# -- the measurement
 
 
-def cells(config):
+def check(config: "Config") -> None:
+    """Refuse more images than there are chosen starts."""
+    if config.gallery_pictures > len(ANIMALS):
+        raise ValueError(
+            f"--config.gallery_pictures={config.gallery_pictures}: the field of the animals has "
+            f"{len(ANIMALS)} chosen starts; take at most as many."
+        )
+
+
+def cells(config: "Config") -> list[dict]:
     """One cell a subject, if any image is shown."""
-    return (
-        [{"question": QUESTION, "subject": subject} for subject in SUBJECTS] if config.shown else []
-    )
+    if not config.gallery_pictures:
+        return []
+    return [{"question": QUESTION, "subject": subject} for subject in SUBJECTS]
 
 
-def _animals(count):
-    """(tokens, program, exact endpoints) of the field of the animals, from the chosen starts."""
-    field = order_lab.make_field("emoji").subset(1)
-    noise = np.asarray(
-        flowjax.draw_noise(jax.random.key(0), np.array(ANIMALS[:count]), (SIDE, SIDE, 3)),
-        np.float64,
-    )
-    run = jax.jit(lambda plan, told: emulate_field(field, noise, plan, told))
-    return noise[0].size, run, order_lab.reference(field, noise, 100).x
+class _Source(NamedTuple):
+    """Where images come from: L, a program (plan, exchange) -> `Solution`, converged endpoints."""
+
+    tokens: int
+    program: Callable[..., flowjax.Solution]
+    exact: np.ndarray
 
 
-def measure(config, todo):
-    """Yield (key, values): a strip of images for each variant, as a PNG, and each image's error to the synchronous one."""
-    plan = lab.plan_of(SOLVER, STEPS)
+def _animals(count: int) -> _Source:
+    """The field of the animals, from the first `count` chosen starts."""
+    field = make_field("emoji").subset(1)
+    ids = np.array(ANIMALS[:count])
+    noise = flowjax.draw_noise(jax.random.key(0), ids, (SIDE, SIDE, 3))
+    noise = np.asarray(noise, np.float64)
+
+    @jax.jit
+    def run(plan, exchange):
+        return emulate_field(field, noise, plan, exchange)
+
+    return _Source(noise[0].size, run, reference(field, noise, 100).x)
+
+
+def _emoji(config: "Config") -> _Source:
+    """The emoji network, from the starts of the comparisons."""
+    subject = subjects.subject(subjects.compared(config, "emoji"))
+    exact = subject.exact[: config.gallery_pictures]
+    return _Source(subject.tokens, subject.program, exact)
+
+
+def measure(config: "Config", todo: Iterable[dict]) -> Iterator[tuple[dict, dict]]:
+    """Yield (key, values): a strip of images for each variant, and each image's error.
+
+    A strip is a PNG. Errors are to the synchronous images.
+    """
     for key in todo:
-        if key["subject"] == "animals":
-            tokens, run, exact = _animals(config.shown)
-        else:
-            subject = lab.of(config, "emoji", config.repeats)
-            tokens, run, exact = subject.tokens, subject.program, subject.exact[: config.shown]
-        common = {"slots": lab.DEVICES} | ({"correction": 0} if key["subject"] == "animals" else {})
-        ends = {
-            name: np.asarray(run(plan, exchange(plan, tokens, devices, **common, **options)).x)[
-                : config.shown
-            ]
-            for name, (devices, options) in variants().items()
-        } | {"converged": exact}
-        errors = {
-            name: order_lab.row_norms(x - ends["synchronous"]) / order_lab.scale_of(exact)
-            for name, x in ends.items()
-        }
+        is_field = key["subject"] == "animals"
+        # The two subjects have starts of their own.
+        source = _animals(config.gallery_pictures) if is_field else _emoji(config)
+        # A correction acts on attention's output, and a field has none.
+        common = {"slots": subjects.DEVICES} | ({"correction": 0} if is_field else {})
+        ends = _ends(source, common, config.gallery_pictures)
+        scale = scale_of(source.exact)
+        errors = {name: row_norms(x - ends["synchronous"]) / scale for name, x in ends.items()}
         yield (
             key,
             {
@@ -85,63 +117,90 @@ def measure(config, todo):
         )
 
 
-def strip(x):
+def _ends(source: _Source, common: dict[str, Any], count: int) -> dict[str, np.ndarray]:
+    """{variant: endpoints (count, H, W, C)}, and the converged ones."""
+    plan = subjects.plan_of(SOLVER, STEPS)
+    ends = {}
+    for name, (devices, options) in VARIANTS.items():
+        # One program serves all variants: the tables have one size.
+        made = exchange(plan, source.tokens, devices, **common, **options)
+        ends[name] = np.asarray(source.program(plan, made).x)[:count]
+    return ends | {"converged": source.exact}
+
+
+def strip(x: np.ndarray) -> str:
     """(B, H, W, 3) in [-1, 1] side by side: a PNG in base64."""
     levels = np.rint(np.clip((x + 1) / 2, 0, 1) * 255).astype(np.uint8)
     file = io.BytesIO()
-    Image.fromarray(np.concatenate(list(levels), axis=1)).save(file, format="png", optimize=True)
+    image = Image.fromarray(np.concatenate(list(levels), axis=1))  # (H, B W, 3)
+    image.save(file, format="png", optimize=True)
     return base64.b64encode(file.getvalue()).decode()
 
 
-def pixels(text):
+def pixels(text: str) -> np.ndarray:
     """The image of a `strip`: (H, B W, 3) bytes."""
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))))
 
 
-def section(rows, command):
-    """The section of the page."""
+# -- figures
+
+
+def _figure(rows: list[dict]) -> matplotlib.figure.Figure:
+    """A panel for each subject, a strip for each variant."""
     fig, axes = report.canvas(len(rows), 1, width=6.4, height=6.4 * len(rows))
-    said = []
     for ax, row in zip(np.atleast_1d(axes), rows, strict=True):
+        names = list(row["images"])
         ax.imshow(np.concatenate([pixels(text) for text in row["images"].values()]))
-        ax.set_yticks(
-            np.arange(len(row["images"])) * SIDE + SIDE / 2, list(row["images"]), fontsize=8
-        )
+        ax.set_yticks(np.arange(len(names)) * SIDE + SIDE / 2, names, fontsize=8)
         ax.set_xticks([])
         ax.grid(False)
         ax.set_title(SUBJECTS[row["subject"]])
-        moved = ", ".join(
-            f"{name} {_said(row, np.array(error))}"
-            for name, error in row["errors"].items()
-            if name != "synchronous"
-        )
-        said.append(
-            f"On {SUBJECTS[row['subject']]}, relative distance to the synchronous images: {moved}."
-        )
+    return fig
+
+
+# -- words
+
+
+def _moved(row: dict, errors: np.ndarray) -> str:
+    """The RMS of a strip's errors; on the field also how many images are another one of the set."""
+    rms = report.sig(float(np.sqrt(np.mean(errors**2))))
+    if row["subject"] != "animals":
+        return rms
+    return f"{rms} ({np.sum(errors > ANOTHER)} of {len(errors)} another animal)"
+
+
+def _answer(row: dict) -> str:
+    """How far each variant moves the images of one subject."""
+    moved = ", ".join(
+        f"{name} {_moved(row, np.array(errors))}"
+        for name, errors in row["errors"].items()
+        if name != "synchronous"
+    )
+    return f"On {SUBJECTS[row['subject']]}, relative distance to the synchronous images: {moved}."
+
+
+def section(rows: list[dict], command: str) -> report.Section:
+    """The section of the page."""
+    picture = report.picture(
+        _figure(rows),
+        "Rows of emoji from the same noise: synchronous, stale on two, four and eight devices, "
+        "with a warm-up, a cool-down, a forecast; converged.",
+        f"{rows[0]['solver']}, {rows[0]['steps']} steps, one synchronous unless a line says "
+        "otherwise; a cool-down of 4 has the first step and the last three.",
+    )
     return report.Section(
         question="What does it look like in colour?",
-        expected="On the exact field a sample is an animal of the set, so staleness shows where it makes it another animal or leaves it between two. On "
-        "the network colours and outlines move.",
-        answer="\n".join(said),
-        figures=(
-            report.picture(
-                fig,
-                "Rows of emoji from the same noise: synchronous, stale on two, four and eight devices, with a warm-up, a cool-down, a forecast; converged.",
-                f"{rows[0]['solver']}, {rows[0]['steps']} steps, one synchronous unless a line says otherwise; a cool-down of 4 has the first step and the last "
-                "three.",
-            ),
+        expected=(
+            "On the exact field a sample is an animal of the set, so staleness shows where it "
+            "makes it another animal or leaves it between two. On the network colours and "
+            "outlines move."
         ),
-        caveat="The starts of the animals were chosen by where a coarse run ends. The network is small and draws colours and shapes better than "
-        "details: the sharp animals are the exact field's.",
+        answer="\n".join(map(_answer, rows)),
+        figures=(picture,),
+        caveat=(
+            "The starts of the animals were chosen by where a coarse run ends. The network is "
+            "small and draws colours and shapes better than details: the sharp animals are the "
+            "exact field's."
+        ),
         command=command,
-    )  # fmt: skip
-
-
-def _said(row, errors):
-    """The RMS of a strip's errors, and on the field, where an image is one of the set, how many are another one."""
-    another = (
-        f" ({np.sum(errors > ANOTHER)} of {len(errors)} another animal)"
-        if row["subject"] == "animals"
-        else ""
     )
-    return report.sig(float(np.sqrt(np.mean(errors**2)))) + another

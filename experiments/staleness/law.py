@@ -1,131 +1,141 @@
-"""(c) By what law does the error of staleness grow with the number of devices? Read from the rows of `error`."""
+"""By what law does the error of staleness grow with the number of devices?
 
+Read from the rows of the question `error`; nothing is measured here.
+"""
+
+from collections.abc import Callable
+
+import matplotlib.axes
+import matplotlib.figure
 import numpy as np
 
 from experiments import report
-from experiments.staleness import error, lab
+from experiments.staleness import draw, error, subjects
 
-QUESTION, cells, measure = error.QUESTION, error.cells, error.measure
+QUESTION, check, cells, measure = error.QUESTION, error.check, error.cells, error.measure
 
-LAWS = {
-    "(n-1)/n": lambda n: (n - 1) / n,
+
+def _grown(n: np.ndarray) -> np.ndarray:
+    return (n - 1) / n
+
+
+def _linear(n: np.ndarray) -> np.ndarray:
+    return n
+
+
+def _constant(n: np.ndarray) -> np.ndarray:
+    return np.ones(len(n))
+
+
+# {name: n devices -> error, but for a factor}
+LAWS: dict[str, Callable] = {
+    "(n-1)/n": _grown,
     "log n": np.log,
     "sqrt(n)": np.sqrt,
-    "n": lambda n: n,
-    "constant": lambda n: np.ones(len(n)),
+    "n": _linear,
+    "constant": _constant,
 }
+# The laws in the figure.
+DRAWN = {"(n-1)/n": report.INK, "sqrt(n)": report.AMBER, "n": report.GREY}
+# {name of a statistic: its column}
+STATISTICS = {"median": "sync_median", "RMS": "sync_rms"}
 COLUMNS = ("subject", "solver", "steps")
 
+# (devices, errors), both (N,).
+Curve = np.ndarray
 
-STATISTICS = {"median": "sync_median", "RMS": "sync_rms"}
+
+# -- numbers
 
 
-def groups(rows, statistic="median"):
-    """{(subject, solver, steps): (devices, errors to the synchronous run)}, more than one device and an error above 0."""
+def groups(rows: list[dict], statistic: str = "median") -> dict[tuple, Curve]:
+    """{(subject, solver, steps): (devices, errors to the synchronous run)}.
+
+    Rows of one device and errors of 0 are left out, and so are curves of a single point.
+    """
     column = STATISTICS[statistic]
     found = {}
-    for row in sorted(error.stale(rows), key=lambda r: r["devices"]):
+    for row in sorted(error.stale(rows), key=lambda row: row["devices"]):
         if row[column] > 0:
-            found.setdefault(tuple(row[name] for name in COLUMNS), []).append(
-                (row["devices"], row[column])
-            )
+            key = tuple(row[name] for name in COLUMNS)
+            found.setdefault(key, []).append((row["devices"], row[column]))
     return {key: np.array(pairs, float).T for key, pairs in found.items() if len(pairs) > 1}
 
 
-def misfit(devices, errors, law):
+def misfit(devices: np.ndarray, errors: np.ndarray, law: str) -> float:
     """Root mean square of log(error / (c law(n))) with the best c: 0.1 is about 10 %."""
+    # The mean of the logarithms is log c, so what remains is their standard deviation.
     return float(np.std(np.log(errors / LAWS[law](devices))))
 
 
-def fits(rows, statistic="median"):
-    """[{subject, law, error, misfit, best in, of}]: RMS misfit over solvers and steps, and in how many the law fits best."""
+def fits(rows: list[dict], statistic: str = "median") -> list[dict]:
+    """[{subject, law, error, misfit, best in, of}], one for each subject and law.
+
+    `misfit` is the RMS over solvers and steps, and `best in` the number of these where the law
+    fits best, of `of`.
+    """
     table = []
-    for subject in dict.fromkeys(r["subject"] for r in rows):
-        own = [pairs for key, pairs in groups(rows, statistic).items() if key[0] == subject]
-        each = np.array([[misfit(*pairs, law) for law in LAWS] for pairs in own])  # (groups, laws)
+    for subject in draw.by_subject(rows):
+        own = [curve for key, curve in groups(rows, statistic).items() if key[0] == subject]
+        # Which law is best may differ from curve to curve.
+        each = np.array([[misfit(*curve, law) for law in LAWS] for curve in own])  # (curves, laws)
         for i, law in enumerate(LAWS):
-            best = int(np.sum(each.argmin(1) == i))
-            total = float(np.sqrt(np.mean(each[:, i] ** 2)))
             table.append(
                 {
                     "subject": subject,
                     "law": law,
                     "error": statistic,
-                    "misfit": total,
-                    "best in": best,
+                    "misfit": float(np.sqrt(np.mean(each[:, i] ** 2))),
+                    "best in": int(np.sum(each.argmin(1) == i)),
                     "of": len(own),
                 }
             )
     return table
 
 
-def section(rows, command):
-    """The section of the page."""
-    table = [fit for statistic in STATISTICS for fit in fits(rows, statistic)]
-    subjects = list(dict.fromkeys(r["subject"] for r in rows))
-    fig, axes = report.canvas(len(subjects), 1, height=3.2 * len(subjects))
-    for ax, subject in zip(np.atleast_1d(axes), subjects, strict=True):
-        _draw(ax, {key: pairs for key, pairs in groups(rows).items() if key[0] == subject})
-        ax.set_title(lab.NAMES[subject])
-    ratios = [
-        dict(zip(COLUMNS, key, strict=True))
-        | {f"n = {n:g}": e / errors[0] for n, e in zip(devices, errors, strict=True)}
-        for key, (devices, errors) in groups(rows).items()
-    ]
-    return report.Section(
-        question="By what law does it grow with the number of devices?",
-        expected="As (n-1)/n, the share of the context that is stale: 1.75 times from 2 to 8 devices, and at most 2 times for ever. A rule of thumb has "
-        "sqrt(n): 2 times from 2 to 8, 4 times from 2 to 32.",
-        answer="\n".join(_said(table, subject) for subject in subjects),
-        figures=(
-            report.picture(
-                fig,
-                "Error of staleness over that of two devices, against the number of devices, with the curves of three laws.",
-                "Median over starts. Each thin line is one solver and number of steps, divided by its error at 2 devices; dotted: laws.",
-            ),
-        ),
-        table=[*table, *ratios],
-        caveat="The law is of first order in the staleness, so it holds for the median start. A start that changes its datum makes an error that no longer "
-        "grows, and a few of them rule the RMS: its fits stand in the table.",
-        command=command,
-    )
+def growth(rows: list[dict]) -> list[dict]:
+    """The median errors of each curve over that of the fewest devices, as rows of a table."""
+    table = []
+    for key, (devices, errors) in groups(rows).items():
+        named = dict(zip(COLUMNS, key, strict=True))
+        grown = {f"n = {n:g}": e / errors[0] for n, e in zip(devices, errors, strict=True)}
+        table.append(named | grown)
+    return table
 
 
-def _said(table, subject):
-    """The best law of one subject, by the median and by the RMS."""
-    parts = []
-    for statistic in STATISTICS:
-        ranked = sorted(
-            (t for t in table if (t["subject"], t["error"]) == (subject, statistic)),
-            key=lambda t: t["misfit"],
-        )
-        others = ", ".join(f"{t['law']} {report.sig(t['misfit'])}" for t in ranked[1:])
-        best = f"**{ranked[0]['law']}**" if statistic == "median" else ranked[0]["law"]
-        parts.append(
-            f"by the {statistic} {best} (misfit {report.sig(ranked[0]['misfit'])}; {others})"
-        )
-    return f"On {lab.NAMES[subject]} the best law is {'; '.join(parts)}."
+# -- figures
 
 
-def _draw(ax, own):
+def _figure(rows: list[dict]) -> matplotlib.figure.Figure:
+    """Error against devices, relative to the fewest: a panel for each subject."""
+    fig, shown = draw.panels(rows, height=3.2)
+    for ax, subject, _ in shown:
+        _draw(ax, {key: curve for key, curve in groups(rows).items() if key[0] == subject})
+    return fig
+
+
+def _draw(ax: matplotlib.axes.Axes, own: dict[tuple, Curve]) -> None:
+    """The curves of one subject beside those of three laws."""
     least = min(devices[0] for devices, _ in own.values())
     most = max(devices[-1] for devices, _ in own.values())
     for (_, solver, _), (devices, errors) in own.items():
-        ax.plot(
-            devices, errors / errors[0], **(report.style(solver) | {"linewidth": 0.8, "alpha": 0.7})
-        )
-    curve = np.geomspace(least, most, 40)
-    for law, colour in (("(n-1)/n", report.INK), ("sqrt(n)", report.AMBER), ("n", report.GREY)):
-        ax.plot(
-            curve, LAWS[law](curve) / LAWS[law](np.array([least])), ":", color=colour, linewidth=1.8
-        )
+        # Thin, because there is one for each solver and number of steps.
+        style = report.style(solver) | {"linewidth": 0.8, "alpha": 0.7}
+        ax.plot(devices, errors / errors[0], **style)
+
+    # The laws begin at 1 where the curves do.
+    at = np.geomspace(least, most, 40)
+    for name, colour in DRAWN.items():
+        law = LAWS[name]
+        ax.plot(at, law(at) / law(np.array([least])), ":", color=colour, linewidth=1.8)
         ax.annotate(
-            law,
-            (most, LAWS[law](most) / LAWS[law](least)),
+            name,
+            (most, law(most) / law(least)),
             xytext=(4, 0),
             textcoords="offset points",
             fontsize=7,
         )
+
     places = sorted({n for devices, _ in own.values() for n in devices})
     ax.set(
         xscale="log",
@@ -135,3 +145,47 @@ def _draw(ax, own):
     )
     ax.set_xticks(places, [f"{n:g}" for n in places], minor=False)
     ax.minorticks_off()
+
+
+# -- words
+
+
+def _answer(table: list[dict], subject: str) -> str:
+    """The best law of one subject, by the median and by the RMS."""
+    parts = []
+    for statistic in STATISTICS:
+        own = [fit for fit in table if (fit["subject"], fit["error"]) == (subject, statistic)]
+        best, *others = sorted(own, key=lambda fit: fit["misfit"])
+        name = f"**{best['law']}**" if statistic == "median" else best["law"]
+        listed = ", ".join(f"{fit['law']} {report.sig(fit['misfit'])}" for fit in others)
+        parts.append(f"by the {statistic} {name} (misfit {report.sig(best['misfit'])}; {listed})")
+    return f"On {subjects.NAMES[subject]} the best law is {'; '.join(parts)}."
+
+
+def section(rows: list[dict], command: str) -> report.Section:
+    """The section of the page."""
+    table = [fit for statistic in STATISTICS for fit in fits(rows, statistic)]
+    picture = report.picture(
+        _figure(rows),
+        "Error of staleness over that of two devices, against the number of devices, with the "
+        "curves of three laws.",
+        "Median over starts. Each thin line is one solver and number of steps, divided by its "
+        "error at 2 devices; dotted: laws.",
+    )
+    return report.Section(
+        question="By what law does it grow with the number of devices?",
+        expected=(
+            "As (n-1)/n, the share of the context that is stale: 1.75 times from 2 to 8 devices, "
+            "and at most 2 times for ever. A rule of thumb has sqrt(n): 2 times from 2 to 8, "
+            "4 times from 2 to 32."
+        ),
+        answer="\n".join(_answer(table, subject) for subject in draw.by_subject(rows)),
+        figures=(picture,),
+        table=[*table, *growth(rows)],
+        caveat=(
+            "The law is of first order in the staleness, so it holds for the median start. "
+            "A start that changes its datum makes an error that no longer grows, and a few of "
+            "them rule the RMS: its fits stand in the table."
+        ),
+        command=command,
+    )

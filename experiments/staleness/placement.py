@@ -1,13 +1,22 @@
-"""(e) Where should a fixed number of synchronous steps be placed?"""
+"""Where should a fixed number of synchronous steps be placed?"""
 
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import matplotlib.figure
 import numpy as np
 
 from experiments import report
-from experiments.order.lab import paired
-from experiments.staleness import lab
+from experiments.lab.statistics import paired
+from experiments.staleness import draw, subjects
 from flowjax.parallel.stale import policies
 
+if TYPE_CHECKING:
+    from configs.staleness import Config
+
 QUESTION = "placement"
+check = subjects.check_survey
+# Of the table on the page.
 COLUMNS = (
     "subject",
     "count",
@@ -21,14 +30,19 @@ COLUMNS = (
     "rms_verdict",
 )
 PLACES = ("start", "spread", "middle", "end")
+# The place that the others are compared with.
+BASE = "start"
+# The comparisons have so many devices too; the survey may have more.
+MOST_DEVICES = 8
 
 
-def synchronous_steps(place, count, steps):
+def synchronous_steps(place: str, count: int, steps: int) -> np.ndarray:
     """(steps,) bool with `count` synchronous steps, the first always among them."""
     rest = count - 1
     middle = 1 + (steps - 1 - rest) // 2
     chosen = {
         "start": range(count),
+        # At even distances, beginning with the first step.
         "spread": [i * steps // count for i in range(count)],
         "middle": [0, *range(middle, middle + rest)],
         "end": [0, *range(steps - rest, steps)],
@@ -36,7 +50,10 @@ def synchronous_steps(place, count, steps):
     return np.isin(np.arange(steps), list(chosen))
 
 
-def cells(config):
+# -- the measurement
+
+
+def cells(config: "Config") -> list[dict]:
     """One cell a subject, number of synchronous steps and place."""
     return [
         {"question": QUESTION, "subject": subject, "count": count, "place": place}
@@ -46,74 +63,97 @@ def cells(config):
     ]
 
 
-def measure(config, todo):
-    """Yield (key, values) with one solver and number of steps, on the largest number of devices up to 8.
+def measure(config: "Config", todo: Iterable[dict]) -> Iterator[tuple[dict, dict]]:
+    """Yield (key, values) with one solver and number of steps, on up to 8 devices.
 
-    `rms_ratio` and its interval compare with the same number of steps at the start, on the same starts.
+    `rms_ratio` and its interval compare with as many steps at the start, on the same starts.
     """
-    plan, devices = (
-        lab.plan_of(config.one_solver, config.one_steps),
-        max(n for n in config.devices if n <= 8),
-    )
+    solver, steps = config.one_solver, config.one_steps
+    plan = subjects.plan_of(solver, steps)
+    devices = max(n for n in config.devices if n <= MOST_DEVICES)
 
     def end(subject, place, count):
-        policy = policies.at(config.one_steps, synchronous_steps(place, count, config.one_steps))
-        return subject.end(plan, subject.told(plan, devices, policy=policy))
+        policy = policies.at(steps, synchronous_steps(place, count, steps))
+        return subject.end(plan, subject.exchange(plan, devices, policy=policy))
 
-    starts = {}
+    # {(subject, count): errors (B,) with the steps at the start}
+    base = {}
     for key in todo:
-        subject, group = lab.of(config, key["subject"]), (key["subject"], key["count"])
-        own = lab.synchronous(config, key["subject"], config.one_solver, config.one_steps)
-        if group not in starts:
-            starts[group] = subject.errors(end(subject, "start", key["count"]).x, own)
+        where = subjects.surveyed(config, key["subject"])
+        subject = subjects.subject(where)
+        own = subjects.synchronous(where, solver, steps)
+        group = key["subject"], key["count"]
+        # The start is itself one of the places; its ratio is exactly 1.
+        if group not in base:
+            base[group] = subject.errors(end(subject, BASE, key["count"]).x, own)
         found = end(subject, key["place"], key["count"])
-        values = subject.compare(found.x, own) | paired(
-            subject.errors(found.x, own), starts[group], subject.seed
+        yield (
+            key,
+            {
+                **subject.compare(found.x, own),
+                **paired(subject.errors(found.x, own), base[group], subject.seed),
+                "staleness": found.staleness,
+                "devices": devices,
+                "solver": solver,
+                "steps": steps,
+            },
         )
-        yield key, {
-            **values, "staleness": found.staleness, "devices": devices, "solver": config.one_solver, "steps": config.one_steps,
-        }  # fmt: skip
 
 
-def section(rows, command):
+# -- figures
+
+
+def _figure(elsewhere: list[dict]) -> matplotlib.figure.Figure:
+    """Bars of the ratio to the start, for each count and place: a panel for each subject."""
+    named = [{**row, "name": f"{row['count']}, {row['place']}"} for row in elsewhere]
+    fig, shown = draw.panels(named, height=2.8)
+    for ax, _, own in shown:
+        draw.ratio_bars(ax, own, label="name", xlabel="error, over that of as many at the start")
+    return fig
+
+
+# -- words
+
+
+def _answer(own: list[dict], subject: str, count: int) -> str:
+    """The ratios of one subject with `count` synchronous steps, from the best place on."""
+    own = [row for row in own if row["count"] == count]
+    parts = [
+        f"{row['place']} **{report.sig(row['rms_ratio'])}** ({report.sig(row['rms_low'])} to "
+        f"{report.sig(row['rms_high'])}, {row['rms_verdict']})"
+        for row in sorted(own, key=lambda row: row["rms_ratio"])
+    ]
+    return (
+        f"On {subjects.NAMES[subject]}, {count} synchronous steps of {own[0]['steps']}: "
+        f"{', '.join(parts)}."
+    )
+
+
+def section(rows: list[dict], command: str) -> report.Section:
     """The section of the page."""
-    subjects = list(dict.fromkeys(r["subject"] for r in rows))
-    elsewhere = [dict(r, name=f"{r['count']}, {r['place']}") for r in rows if r["place"] != "start"]
-    fig, axes = report.canvas(len(subjects), 1, height=2.8 * len(subjects))
-    for ax, subject in zip(np.atleast_1d(axes), subjects, strict=True):
-        own = [r for r in elsewhere if r["subject"] == subject]
-        label = "error, over that of as many at the start"
-        report.bar_ledger(
-            ax, own, label="name", value="rms_ratio", low="rms_low", high="rms_high", xlabel=label
-        )
-        ax.axvline(1, color=report.GREY, linestyle=(0, (1, 3)))
-        ax.set_title(lab.NAMES[subject])
-    said = []
-    for subject in subjects:
-        most = max(r["count"] for r in rows)
-        own = [r for r in elsewhere if (r["subject"], r["count"]) == (subject, most)]
-        parts = [
-            f"{r['place']} **{report.sig(r['rms_ratio'])}** ({report.sig(r['rms_low'])} to {report.sig(r['rms_high'])}, {r['rms_verdict']})"
-            for r in sorted(own, key=lambda r: r["rms_ratio"])
-        ]
-        said.append(
-            f"On {lab.NAMES[subject]}, {most} synchronous steps of {own[0]['steps']}: "
-            + ", ".join(parts)
-            + "."
-        )
+    elsewhere = [row for row in rows if row["place"] != BASE]
+    most = max(row["count"] for row in rows)
+    answers = [_answer(own, subject, most) for subject, own in draw.by_subject(elsewhere).items()]
+    picture = report.picture(
+        _figure(elsewhere),
+        "Bars: the distance to the synchronous run for synchronous steps spread, in the middle or "
+        "at the end, over that at the start.",
+        f"{rows[0]['solver']}, {rows[0]['steps']} steps, {rows[0]['devices']} devices; "
+        "the first step is always synchronous.",
+    )
     return report.Section(
         question="Where should the same number of synchronous steps be placed?",
-        expected="Not at the start, as everybody does it: what matters is where the sample decides, later on. A synchronous step also makes the copy fresh "
-        "for one more step only, so spreading should not help much by itself.",
-        answer="Error over that of the same steps at the start, with 95 % intervals on shared starts. " + " ".join(said),
-        figures=(
-            report.picture(
-                fig,
-                "Bars: the distance to the synchronous run for synchronous steps spread, in the middle or at the end, over that at the start.",
-                f"{rows[0]['solver']}, {rows[0]['steps']} steps, {rows[0]['devices']} devices; the first step is always synchronous.",
-            ),
+        expected=(
+            "Not at the start, as everybody does it: what matters is where the sample decides, "
+            "later on. A synchronous step also makes the copy fresh for one more step only, "
+            "so spreading should not help much by itself."
         ),
-        table=[{k: r[k] for k in COLUMNS} for r in rows],
+        answer=(
+            "Error over that of the same steps at the start, with 95 % intervals on shared "
+            f"starts. {' '.join(answers)}"
+        ),
+        figures=(picture,),
+        table=[{name: row[name] for name in COLUMNS} for row in rows],
         caveat="A place is a share of the steps of this grid, and another grid decides elsewhere.",
         command=command,
-    )  # fmt: skip
+    )

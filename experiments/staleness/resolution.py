@@ -1,14 +1,32 @@
-"""(n) Does a larger picture bear staleness better, at an equal stale share?"""
+"""Does a larger picture bear staleness better, when an equal fraction of it is stale?"""
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import matplotlib.figure
 
 from experiments import report
-from experiments.staleness import draw, lab
+from experiments.cli.run import check_names
+from experiments.staleness import comparison, draw, subjects, words
+
+if TYPE_CHECKING:
+    from configs.staleness import Config
 
 QUESTION = "resolution"
 DEVICES = 4
 GRIDS = ("uniform", "shifted")
 
 
-def cells(config):
+# -- the measurement
+
+
+def check(config: "Config") -> None:
+    """Refuse sizes and solvers that there are not."""
+    check_names("pixels", map(str, config.pixels), map(str, subjects.PIXELS))
+    check_names("one_solver", config.one_solver, subjects.ONE_ROW_SOLVERS)
+
+
+def cells(config: "Config") -> list[dict]:
     """One cell a size and grid."""
     return [
         {"question": QUESTION, "subject": f"{pixels} pixels", "grid": grid}
@@ -17,53 +35,90 @@ def cells(config):
     ]
 
 
-def measure(config, todo):
-    """Yield (key, values); ratios are to the smallest size on its grid. A shift of s puts at size s what size 1 had at a time."""
-    least = min(config.pixels)
+def measure(config: "Config", todo: Iterable[dict]) -> Iterator[tuple[dict, dict]]:
+    """Yield (key, values); ratios are to the smallest size on its grid.
+
+    A shift of s multiplies sigma/alpha by s. The mean over a block of s x s pixels is then as noisy
+    as a pixel of the smallest size is in the same step.
+    """
+    least = min(config.pixels, default=1)
 
     def setup(key):
-        shift = int(key["subject"].split()[0]) / least if key["grid"] == "shifted" else 1.0
+        shift = side_of(key["subject"]) / least if key["grid"] == "shifted" else 1.0
         return {"devices": DEVICES, "shift": shift}
 
-    return lab.measured(config, todo, setup, lambda key: key | {"subject": f"{least} pixels"})
+    def base(key):
+        return key | {"subject": f"{least} pixels"}
+
+    return comparison.measured(config, todo, setup, base)
 
 
-def section(rows, command):
-    """The section of the page."""
+# -- numbers
+
+
+def side_of(subject: str) -> int:
+    """8 of "8 pixels"."""
+    return int(subject.split()[0])
+
+
+# -- figures
+
+
+def _figure(rows: list[dict]) -> matplotlib.figure.Figure:
+    """Distance to the synchronous run against pixels of a side, a curve for each grid."""
     fig, ax = report.canvas()
-    shown = [dict(r, pixels=int(r["subject"].split()[0])) for r in rows]
-    draw.lines(ax, shown, x="pixels", y="sync_rms", by="grid")
-    places = sorted({r["pixels"] for r in shown})
+    draw.lines(ax, rows, x="pixels", y="sync_rms", by="grid")
     ax.set(
         xscale="log",
         xlabel="pixels of a side",
         ylabel="RMS distance to the synchronous run",
         ylim=(0, None),
     )
-    draw.ticks(ax, places)
+    draw.ticks(ax, sorted({row["pixels"] for row in rows}))
     ax.legend()
-    said = []
-    for grid in dict.fromkeys(r["grid"] for r in shown):
-        own = sorted((r for r in shown if r["grid"] == grid), key=lambda r: r["pixels"])
-        told = ", ".join(f"{draw.ratio(r)} at {r['pixels']}" for r in own[1:])
-        medians = ", ".join(f"{report.sig(r['median_ratio'])} at {r['pixels']}" for r in own[1:])
-        said.append(
-            f"On the {grid} grid the error over that of {own[0]['pixels']} pixels is {told} by the RMS (by the median {medians})."
-        )
+    return fig
+
+
+# -- words
+
+
+def _answer(rows: list[dict], grid: str) -> str:
+    """The ratios of one grid to the smallest size."""
+    own = [row for row in rows if row["grid"] == grid]
+    first, *larger = sorted(own, key=lambda row: row["pixels"])
+    by_rms = ", ".join(f"{words.ratio(row)} at {row['pixels']}" for row in larger)
+    by_median = ", ".join(f"{report.sig(row['median_ratio'])} at {row['pixels']}" for row in larger)
+    return (
+        f"On the {grid} grid the error over that of {first['pixels']} pixels is {by_rms} "
+        f"by the RMS (by the median {by_median})."
+    )
+
+
+def section(rows: list[dict], command: str) -> report.Section:
+    """The section of the page."""
+    sized = [{**row, "pixels": side_of(row["subject"])} for row in rows]
+    picture = report.picture(
+        _figure(sized),
+        "Distance to the synchronous run against pixels of a side, on the uniform and on the "
+        "shifted grid.",
+        "The exact field of 1906 emoji averaged to each size, the same noise, float64; "
+        f"{words.common(rows)}, {DEVICES} devices.",
+    )
     return report.Section(
         question="Does a larger picture bear staleness better, at an equal stale share?",
-        expected="Theory does not say so. A network has more tokens in a larger picture, but the share that is stale is the same. A larger picture decides "
-        "earlier, when noise hides less of it; a grid that is shifted by the ratio of sides follows it.",
-        answer="\n".join(said),
-        figures=(
-            report.picture(
-                fig,
-                "Distance to the synchronous run against pixels of a side, on the uniform and on the shifted grid.",
-                f"The exact field of 1906 emoji averaged to each size, the same noise, float64; {rows[0]['solver']}, {rows[0]['steps']} steps, {DEVICES} devices.",
-            ),
+        expected=(
+            "Theory does not say so. A network has more tokens in a larger picture, but the share "
+            "that is stale is the same. A larger picture decides earlier, when noise hides less "
+            "of it; a grid that is shifted by the ratio of sides follows it."
         ),
-        table=draw.columns(rows, ("subject", "grid")),
-        caveat="The same pictures and the same starts, but no network: one that was trained at one size is another network at another, and two networks, as "
-        "those of digits and emoji in the sections around, differ in more than size. " + draw.converged(rows),
+        answer="\n".join(_answer(sized, grid) for grid in dict.fromkeys(r["grid"] for r in rows)),
+        figures=(picture,),
+        table=words.columns(rows, ("subject", "grid")),
+        caveat=(
+            "The same pictures and the same starts, but no network: one that was trained at one "
+            "size is another network at another, and two networks, as those of digits and emoji "
+            "in the sections around, differ in more than size. "
+            f"{words.converged(rows)}"
+        ),
         command=command,
-    )  # fmt: skip
+    )

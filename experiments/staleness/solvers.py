@@ -1,76 +1,115 @@
-"""(l) Does DPM-Solver++ bear staleness better than DDIM, by its distance to its own synchronous run, and in all?"""
+"""Does DPM-Solver++ bear staleness better than DDIM?
+
+Both by its distance to its own synchronous run, and by its error to the converged run.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import matplotlib.figure
 
 from experiments import report
-from experiments.staleness import draw, lab
+from experiments.cli.run import check_names
+from experiments.staleness import comparison, draw, subjects, words
+
+if TYPE_CHECKING:
+    from configs.staleness import Config
 
 QUESTION = "solvers"
-DDIM = "Euler"  # which it is on the linear path
+# On the linear path DDIM is Euler's step.
+DDIM = "Euler"
+# The solver in the answer; the others stand in the figure and in the table.
+NAMED = "DPM++ 2M"
+# {kind of ratio: its words in the figure}
+KINDS = {"rms": "own", "total_rms": "in all"}
 
 
-def cells(config):
+# -- the measurement
+
+
+def check(config: "Config") -> None:
+    """Refuse subjects, networks and solvers that there are not."""
+    subjects.check_comparison(config)
+    check_names("solvers", config.solvers, subjects.ONE_ROW_SOLVERS)
+
+
+def cells(config: "Config") -> list[dict]:
     """One cell a subject, number of steps and solver."""
     return [
         {"question": QUESTION, "subject": subject, "steps": steps, "solver": solver}
-        for subject in config.asked
-        for steps in config.robust_steps
+        for subject in config.compared_subjects
+        for steps in config.solver_steps
         for solver in config.solvers
     ]
 
 
-def measure(config, todo):
+def measure(config: "Config", todo: Iterable[dict]) -> Iterator[tuple[dict, dict]]:
     """Yield (key, values); ratios are to DDIM of as many steps."""
-    return lab.measured(
-        config,
-        todo,
-        lambda key: {"solver": key["solver"], "steps": key["steps"]},
-        lambda key: key | {"solver": DDIM},
-    )
+
+    def setup(key):
+        return {"solver": key["solver"], "steps": key["steps"]}
+
+    def base(key):
+        return key | {"solver": DDIM}
+
+    return comparison.measured(config, todo, setup, base)
 
 
-def section(rows, command):
-    """The section of the page."""
+# -- figures
+
+
+def _figure(rows: list[dict]) -> matplotlib.figure.Figure:
+    """Bars of both ratios to DDIM: a panel for each subject."""
     fig, shown = draw.panels(rows, height=3.0)
     for ax, _, own in shown:
         bars = [
-            {"name": f"{r['solver']}, {r['steps']} steps, {words}", "ratio": r[f"{kind}_ratio"]}
-            | {end: r[f"{kind}_{end}"] for end in ("low", "high")}
-            for r in own
-            if r["solver"] != DDIM
-            for kind, words in (("rms", "own"), ("total_rms", "in all"))
+            {
+                "name": f"{row['solver']}, {row['steps']} steps, {name}",
+                "rms_ratio": row[f"{kind}_ratio"],
+                "rms_low": row[f"{kind}_low"],
+                "rms_high": row[f"{kind}_high"],
+            }
+            for row in own
+            if row["solver"] != DDIM
+            for kind, name in KINDS.items()
         ]
-        report.bar_ledger(
-            ax,
-            bars,
-            label="name",
-            value="ratio",
-            low="low",
-            high="high",
-            xlabel="error over that of DDIM",
-        )
-        ax.axvline(1, color=report.GREY, linestyle=(0, (1, 3)))
+        draw.ratio_bars(ax, bars, label="name", xlabel="error over that of DDIM")
+    return fig
+
+
+# -- words
+
+
+def _answer(own: list[dict], subject: str) -> str:
+    """Both ratios of DPM++ 2M on one subject."""
+    parts = [
+        f"{row['steps']} steps {words.ratio(row)} to its own synchronous run, "
+        f"{words.ratio(row, 'total_rms')} in all"
+        for row in own
+        if row["solver"] == NAMED
+    ]
+    return f"On {subjects.NAMES[subject]}, error of {NAMED} over that of DDIM: {'; '.join(parts)}."
+
+
+def section(rows: list[dict], command: str) -> report.Section:
+    """The section of the page."""
+    picture = report.picture(
+        _figure(rows),
+        "Bars: the error of DPM-Solver++ 2M and 3M over that of DDIM, both stale, to the own "
+        "synchronous run and to the converged one.",
+        f"{rows[0]['devices']} devices, one synchronous step. own: to its own synchronous run; "
+        "in all: to the converged run.",
+    )
     return report.Section(
         question="Does DPM-Solver++ bear staleness better than DDIM?",
-        expected="Not by its distance to its own synchronous run: held keys and values are wrong by O(h) whoever reads them. In all, its own error is "
-        "smaller, so it stays ahead where staleness is not the larger part.",
-        answer="\n".join(_said(subject, own) for _, subject, own in shown),
-        figures=(
-            report.picture(
-                fig,
-                "Bars: the error of DPM-Solver++ 2M and 3M over that of DDIM, both stale, to the own synchronous run and to the converged one.",
-                f"{rows[0]['devices']} devices, one synchronous step. own: to its own synchronous run; in all: to the converged run.",
-            ),
+        expected=(
+            "Not by its distance to its own synchronous run: held keys and values are wrong by "
+            "O(h) whoever reads them. In all, its own error is smaller, so it stays ahead where "
+            "staleness is not the larger part."
         ),
-        table=draw.columns(rows, ("subject", "solver", "steps")),
-        caveat="On this path DDIM is Euler's step. " + draw.converged(rows),
+        answer="\n".join(_answer(own, subject) for subject, own in draw.by_subject(rows).items()),
+        figures=(picture,),
+        table=words.columns(rows, ("subject", "solver", "steps")),
+        caveat=f"On this path DDIM is Euler's step. {words.converged(rows)}",
         command=command,
     )
-
-
-def _said(subject, own):
-    """What 2M makes of it; 3M stands in the figure and in the table."""
-    parts = [
-        f"{r['steps']} steps {draw.ratio(r)} to its own synchronous run, {draw.ratio(r, 'total_rms')} in all"
-        for r in own
-        if r["solver"] == "DPM++ 2M"
-    ]
-    return f"On {lab.NAMES[subject]}, error of DPM++ 2M over that of DDIM: {'; '.join(parts)}."

@@ -1,10 +1,12 @@
 """The page in a few sentences, computed from rows."""
 
+from collections.abc import Callable
+
 from experiments import report
 from experiments.staleness import (
+    draw,
     error,
     forecasts,
-    lab,
     law,
     loop,
     orders,
@@ -13,51 +15,76 @@ from experiments.staleness import (
     placement,
     precision,
     solvers,
+    subjects,
     warmup,
     window,
 )
-from experiments.staleness.draw import ratio
+from experiments.staleness.words import ratio
 
 
-def lead(rows):
-    """Paragraphs; a question without rows is left out."""
-    said = [
-        (orders, _order), (error, _size), (law, _law), (pipeline, _pipeline), (warmup, _warmup), (placement, _placement),
-        (window, _window), (pareto, _policies), (forecasts, _forecasts), (loop, _loop), (precision, _precision), (solvers, _solvers),
-    ]  # fmt: skip
-    own = [
-        (say, [row for row in rows if row["question"] == module.QUESTION]) for module, say in said
-    ]
-    return [say(found) for say, found in own if found]
+def lead(rows: list[dict]) -> list[str]:
+    """Paragraphs, in the order of the page; a question without rows is left out."""
+    paragraphs: dict[Callable[[list[dict]], str], str] = {
+        _order: orders.QUESTION,
+        _size: error.QUESTION,
+        _law: law.QUESTION,
+        _pipeline: pipeline.QUESTION,
+        _warmup: warmup.QUESTION,
+        _placement: placement.QUESTION,
+        _window: window.QUESTION,
+        _policies: pareto.QUESTION,
+        _forecasts: forecasts.QUESTION,
+        _loop: loop.QUESTION,
+        _precision: precision.QUESTION,
+        _solvers: solvers.QUESTION,
+    }
+    found = []
+    for paragraph, question in paragraphs.items():
+        own = [row for row in rows if row["question"] == question]
+        if own:
+            found.append(paragraph(own))
+    return found
 
 
-def _order(rows):
+def _named(rows: list[dict]) -> dict[str, list[dict]]:
+    """{the subject's name on the page: its rows}."""
+    return {subjects.NAMES[name]: own for name, own in draw.by_subject(rows).items()}
+
+
+# -- the survey
+
+
+def _order(rows: list[dict]) -> str:
     table = orders.slopes(rows)
-    said = (
-        f"{', '.join(report.sig(r[mode], 3) for r in table)} ({mode})"
+    names = ", ".join(found["solver"] for found in table)
+    by_mode = "; ".join(
+        f"{', '.join(report.sig(found[mode], 3) for found in table)} ({mode})"
         for mode in orders.MODES
-        if all(mode in r for r in table)
+        if all(mode in found for found in table)
     )
-    return f"**What order is left** of {', '.join(r['solver'] for r in table)}: {'; '.join(said)}."
+    return f"**What order is left** of {names}: {by_mode}."
 
 
-def _size(rows):
-    steps, devices = (max(r[name] for r in rows) for name in ("steps", "devices"))
-    own = [r for r in rows if (r["steps"], r["devices"]) == (steps, devices)]
-    said = [
-        f"{report.sig(r['sync_rms'] / r['own_rms'])} under {r['solver']}"
-        for r in own
-        if r["subject"] == own[-1]["subject"]
-    ]  # fmt: skip
+def _size(rows: list[dict]) -> str:
+    steps, devices = (max(row[name] for row in rows) for name in ("steps", "devices"))
+    # The largest case; the last subject is a network where one is measured.
+    own = [row for row in rows if (row["steps"], row["devices"]) == (steps, devices)]
+    subject = own[-1]["subject"]
+    ratios = ", ".join(
+        f"{report.sig(row['sync_rms'] / row['own_rms'])} under {row['solver']}"
+        for row in own
+        if row["subject"] == subject
+    )
     return (
-        f"**Beside the solver's own error**: with {steps} steps on {devices} devices ({own[-1]['subject']}) the distance from the synchronous run "
-        f"over that error is {', '.join(said)}."
+        f"**Beside the solver's own error**: with {steps} steps on {devices} devices ({subject}) "
+        f"the distance from the synchronous run over that error is {ratios}."
     )
 
 
-def _law(rows):
+def _law(rows: list[dict]) -> str:
+    # The last fit of each subject is the best one.
     best = {}
-    for fit in sorted(law.fits(rows), key=lambda t: -t["misfit"]):
+    for fit in sorted(law.fits(rows), key=lambda fit: -fit["misfit"]):
         best[fit["subject"]] = (
             f"{fit['law']} on the {fit['subject']} (misfit {report.sig(fit['misfit'])})"
         )
@@ -66,106 +93,126 @@ def _law(rows):
     )
 
 
-def _warmup(rows):
-    said = []
-    for subject in dict.fromkeys(r["subject"] for r in rows):
-        many = [t for t in warmup.demands(rows) if t["subject"] == subject]
-        said.append(
-            f"{', '.join(report.sig(t['steps needed']) for t in many)} (sqrt rule {report.sig(many[-1]['sqrt rule'])}) on the {subject}"
-        )
-    counts = ", ".join(str(n) for n in sorted({r["devices"] for r in rows}))
+def _warmup(rows: list[dict]) -> str:
+    demands = warmup.demands(rows)
+    parts = []
+    for subject in draw.by_subject(rows):
+        own = [demand for demand in demands if demand["subject"] == subject]
+        steps = ", ".join(report.sig(demand["steps needed"]) for demand in own)
+        rule = report.sig(own[-1]["sqrt rule"])
+        parts.append(f"{steps} (sqrt rule {rule}) on the {subject}")
+    # In the order of the steps above.
+    counts = ", ".join(str(n) for n in sorted({row["devices"] for row in rows}))
     return (
-        f"**How much warm-up**: synchronous steps of {rows[0]['steps']} to halve what the fewest devices have, for n = {counts}: "
-        f"{'; '.join(said)}."
+        f"**How much warm-up**: synchronous steps of {rows[0]['steps']} to halve what the fewest "
+        f"devices have, for n = {counts}: {'; '.join(parts)}."
     )
 
 
-def _placement(rows):
-    most, said = max(r["count"] for r in rows), []
-    for subject in dict.fromkeys(r["subject"] for r in rows):
-        own = [
-            r
-            for r in rows
-            if (r["subject"], r["count"]) == (subject, most) and r["place"] != "start"
-        ]
-        best = min(own, key=lambda r: r["rms_ratio"])
-        said.append(
-            f"{best['place']} has {report.sig(best['rms_ratio'])} times the error ({best['rms_verdict']}) on the {subject}"
+def _placement(rows: list[dict]) -> str:
+    most = max(row["count"] for row in rows)
+    elsewhere = [row for row in rows if row["count"] == most and row["place"] != placement.BASE]
+    parts = []
+    for subject, own in draw.by_subject(elsewhere).items():
+        # Which may be worse than the start: the ratio and its verdict say so.
+        best = min(own, key=lambda row: row["rms_ratio"])
+        parts.append(
+            f"{best['place']} has {report.sig(best['rms_ratio'])} times the error "
+            f"({best['rms_verdict']}) on the {subject}"
         )
-    return f"**Where to put {most} synchronous steps**: compared with all at the start, {'; '.join(said)}."
+    return (
+        f"**Where to put {most} synchronous steps**: compared with all at the start, "
+        f"{'; '.join(parts)}."
+    )
 
 
-def _by_subject(rows):
-    """[(its name on the page, its rows)]."""
-    return [
-        (lab.NAMES[name], [r for r in rows if r["subject"] == name])
-        for name in dict.fromkeys(r["subject"] for r in rows)
-    ]
+# -- the comparisons
 
 
-def _pipeline(rows):
-    most, said = max(r["devices"] for r in rows), []
-    for name, own in _by_subject(rows):
-        (row,) = (r for r in own if (r["attention"], r["devices"]) == ("pipefusion", most))
-        said.append(f"{ratio(row)} on {name}")
-    return f"**Patches in a pipeline** have, over as many displaced patches ({most}), {', '.join(said)} times the error."
+def _pipeline(rows: list[dict]) -> str:
+    most = max(row["devices"] for row in rows)
+    parts = []
+    for name, own in _named(rows).items():
+        piped = [row for row in own if (row["attention"], row["devices"]) == ("pipefusion", most)]
+        parts += [f"{ratio(row)} on {name}" for row in piped]
+    return (
+        f"**Patches in a pipeline** have, over as many displaced patches ({most}), "
+        f"{', '.join(parts)} times the error."
+    )
 
 
-def _window(rows):
-    said = []
-    for name, own in _by_subject(rows):
-        at = {r["place"]: r for r in own}
-        best = min((r for r in own if r["synced"] == window.FEW), key=lambda r: r["rms_ratio"])
-        first = at[f"warm-up {window.FEW}"]
-        said.append(
-            f"{ratio(first)} on {name}, where the best {window.FEW} are {best['place']} with {ratio(best)}"
+def _window(rows: list[dict]) -> str:
+    few = window.FEW
+    parts = []
+    for name, own in _named(rows).items():
+        # The place in the claim, and the best of as many steps.
+        at = {row["place"]: row for row in own}
+        chosen = [row for row in own if row["synced"] == few]
+        best = min(chosen, key=lambda row: row["rms_ratio"])
+        parts.append(
+            f"{ratio(at[f'warm-up {few}'])} on {name}, where the best {few} are {best['place']} "
+            f"with {ratio(best)}"
         )
-    return f"**A warm-up of {window.FEW} of {window.STEPS} steps** leaves of the error {'; '.join(said)}."
+    return f"**A warm-up of {few} of {window.STEPS} steps** leaves of the error {'; '.join(parts)}."
 
 
-def _policies(rows):
-    said = []
+def _policies(rows: list[dict]) -> str:
+    parts = []
     for (subject, forecast), own in pareto.groups(rows).items():
+        # A ratio below 1 is a duel that the tolerance wins.
         fought = pareto.duels(own)
-        won = sum(d["ratio"] < 1 for d in fought)
-        said.append(
-            f"{won} of {len(fought)} on {lab.NAMES[subject]} ({'held' if forecast == 0 else 'forecast'})"
-        )
-    return f"**By tolerance** one does better than the fixed policies of as many synchronous steps in {', '.join(said)}."
-
-
-def _forecasts(rows):
-    usual = [r for r in rows if r["forecast"] == "tuned" and r["correction"] is forecasts.USUAL]
-    steps = min(r["steps"] for r in rows)
-    said = [f"{ratio(r)} on {forecasts.name_of(r)}" for r in usual if forecasts.common(r, steps)]
+        won = sum(duel["ratio"] < 1 for duel in fought)
+        kind = "held" if forecast == 0 else "forecast"
+        parts.append(f"{won} of {len(fought)} on {subjects.NAMES[subject]} ({kind})")
     return (
-        f"**Forecasts with a gain, corrected by the receiver**, without a byte more: of held keys' and values' distance to the synchronous run "
-        f"they leave, on {lab.DEVICES} devices with one synchronous step of {steps}, {', '.join(said)}."
+        "**By tolerance** one does better than the fixed policies of as many synchronous steps "
+        f"in {', '.join(parts)}."
     )
 
 
-def _loop(rows):
+def _forecasts(rows: list[dict]) -> str:
+    steps = min(row["steps"] for row in rows)
+    # The finer and the more synchronous runs stand in the section.
+    common = [row for row in forecasts.usual_tuned(rows) if forecasts.is_common(row, steps)]
+    ratios = ", ".join(f"{ratio(row)} on {forecasts.name_of(row)}" for row in common)
+    return (
+        "**Forecasts with a gain, corrected by the receiver**, without a byte more: of held keys' "
+        f"and values' distance to the synchronous run they leave, on {subjects.DEVICES} devices "
+        f"with one synchronous step of {steps}, {ratios}."
+    )
+
+
+def _loop(rows: list[dict]) -> str:
     return (
         "**Whether an error grows from row to row** is told by the push of the loop. "
-        + " ".join(loop.splits(rows))
+        f"{' '.join(loop.splits(rows))}"
     )
 
 
-def _precision(rows):
-    said = []
-    for name, own in _by_subject(
-        [r for r in rows if r["forecast"] == 0 and r["devices"] == lab.DEVICES]
-    ):
-        told = ", ".join(
-            f"{r['bits']} bits {r['form']} {ratio(r)}" for r in own if r["bits"] in (8, 4, 2)
+def _precision(rows: list[dict]) -> str:
+    own = [row for row in rows if row["forecast"] == 0 and row["devices"] == subjects.DEVICES]
+    parts = []
+    for name, mine in _named(own).items():
+        # Three of the numbers of bits; the section has a curve of all.
+        ratios = ", ".join(
+            f"{row['bits']} bits {row['form']} {ratio(row)}"
+            for row in mine
+            if row["bits"] in precision.NAMED
         )
-        said.append(f"{told} on {name}")
-    return f"**Fewer bits**, error over that of full precision with held keys and values on {lab.DEVICES} devices: {'; '.join(said)}."
+        parts.append(f"{ratios} on {name}")
+    return (
+        "**Fewer bits**, error over that of full precision with held keys and values on "
+        f"{subjects.DEVICES} devices: {'; '.join(parts)}."
+    )
 
 
-def _solvers(rows):
-    said, steps = [], max(r["steps"] for r in rows)
-    for name, own in _by_subject(rows):
-        (row,) = (r for r in own if (r["solver"], r["steps"]) == ("DPM++ 2M", steps))
-        said.append(f"{ratio(row)} on {name} (in all {ratio(row, 'total_rms')})")
-    return f"**DPM++ 2M over DDIM**, {steps} steps, each to its own synchronous run: {', '.join(said)}."
+def _solvers(rows: list[dict]) -> str:
+    steps = max(row["steps"] for row in rows)
+    parts = []
+    for name, own in _named(rows).items():
+        named = [row for row in own if (row["solver"], row["steps"]) == (solvers.NAMED, steps)]
+        parts += [f"{ratio(row)} on {name} (in all {ratio(row, 'total_rms')})" for row in named]
+    return (
+        f"**{solvers.NAMED} over DDIM**, {steps} steps, each to its own synchronous run: "
+        f"{', '.join(parts)}."
+    )

@@ -1,14 +1,39 @@
-"""(d) What does a warm-up buy, and how much more of it do more devices need?"""
+"""What does a warm-up buy, and how much more of it do more devices need?"""
 
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import matplotlib.axes
+import matplotlib.figure
 import numpy as np
 
 from experiments import report
-from experiments.staleness import lab
+from experiments.staleness import draw, subjects
+
+if TYPE_CHECKING:
+    from configs.staleness import Config
 
 QUESTION = "warmup"
+check = subjects.check_survey
+# Of the table on the page.
+COLUMNS = (
+    "subject",
+    "devices",
+    "warmup",
+    "sync_rms",
+    "sync_rms_low",
+    "sync_rms_high",
+    "exact_rms",
+    "misrouted",
+)
+# The warm-ups in the answer, as fractions of the steps.
+PARTS = (0.25, 0.5)
 
 
-def cells(config):
+# -- the measurement
+
+
+def cells(config: "Config") -> list[dict]:
     """One cell a subject, number of devices and warm-up."""
     return [
         {"question": QUESTION, "subject": subject, "devices": devices, "warmup": warmup}
@@ -18,21 +43,39 @@ def cells(config):
     ]
 
 
-def measure(config, todo):
+def measure(config: "Config", todo: Iterable[dict]) -> Iterator[tuple[dict, dict]]:
     """Yield (key, values) with one solver and number of steps."""
-    plan = lab.plan_of(config.one_solver, config.one_steps)
+    solver, steps = config.one_solver, config.one_steps
+    plan = subjects.plan_of(solver, steps)
     for key in todo:
-        subject = lab.of(config, key["subject"])
-        own = lab.synchronous(config, key["subject"], config.one_solver, config.one_steps)
-        found = subject.end(plan, subject.told(plan, key["devices"], warmup=key["warmup"]))
-        values = subject.compare(found.x, own) | {"staleness": found.staleness}
-        yield key, {**values, "solver": config.one_solver, "steps": config.one_steps}
+        where = subjects.surveyed(config, key["subject"])
+        subject = subjects.subject(where)
+        own = subjects.synchronous(where, solver, steps)
+        exchange = subject.exchange(plan, key["devices"], warmup=key["warmup"])
+        found = subject.end(plan, exchange)
+        yield (
+            key,
+            {
+                **subject.compare(found.x, own),
+                "staleness": found.staleness,
+                "solver": solver,
+                "steps": steps,
+            },
+        )
 
 
-def needed(rows, tolerance):
-    """Synchronous steps (interpolated between those measured) from which the error to the synchronous run is `tolerance`."""
-    own = sorted(rows, key=lambda r: r["warmup"])
-    warmups, errors = (np.array([r[name] for r in own], float) for name in ("warmup", "sync_rms"))
+# -- numbers
+
+
+def needed(rows: list[dict], tolerance: float) -> float:
+    """The synchronous steps from which the error to the synchronous run is `tolerance`.
+
+    Interpolated between the warm-ups that were measured; NaN where none is long enough.
+    """
+    own = sorted(rows, key=lambda row: row["warmup"])
+    warmups = np.array([row["warmup"] for row in own], float)
+    errors = np.array([row["sync_rms"] for row in own], float)
+    # The first warm-up that is long enough, and the one before it.
     below = np.flatnonzero(errors <= tolerance)
     if not len(below):
         return float("nan")
@@ -43,100 +86,115 @@ def needed(rows, tolerance):
     return float(warmups[i - 1] + part * (warmups[i] - warmups[i - 1]))
 
 
-def demands(rows):
-    """[{subject, devices, steps needed, sqrt rule}]: to reach half of what two devices (the fewest) have after one step.
+def demands(rows: list[dict]) -> list[dict]:
+    """[{subject, devices, steps needed, sqrt rule}], the warm-ups that halve the error.
 
-    The rule of thumb multiplies the fewest devices' warm-up by sqrt(n/fewest).
+    The error is that of the fewest devices after one synchronous step. The rule of thumb multiplies
+    the warm-up of the fewest devices by sqrt(n/fewest).
     """
     table = []
-    for subject in dict.fromkeys(r["subject"] for r in rows):
-        own = [r for r in rows if r["subject"] == subject]
-        counts = sorted({r["devices"] for r in own})
-        by_count = {n: [r for r in own if r["devices"] == n] for n in counts}
-        first = min(by_count[counts[0]], key=lambda r: r["warmup"])
+    for subject, own in draw.by_subject(rows).items():
+        counts = sorted({row["devices"] for row in own})
+        by_count = {n: [row for row in own if row["devices"] == n] for n in counts}
+        first = min(by_count[counts[0]], key=lambda row: row["warmup"])
+        # What the fewest devices need, to which the rule is applied.
         base = needed(by_count[counts[0]], first["sync_rms"] / 2)
         for n in counts:
-            steps = needed(by_count[n], first["sync_rms"] / 2)
             table.append(
                 {
                     "subject": subject,
                     "devices": n,
-                    "steps needed": steps,
+                    "steps needed": needed(by_count[n], first["sync_rms"] / 2),
                     "sqrt rule": base * np.sqrt(n / counts[0]),
                 }
             )
     return table
 
 
-def section(rows, command):
+def left(own: list[dict], devices: int, part: float) -> tuple[int, float]:
+    """(warm-up, its error over that of the shortest one), at the warm-up nearest to a fraction.
+
+    Args:
+      own: rows of one subject.
+      devices: of the rows to take.
+      part: of the steps.
+    """
+    own = [row for row in own if row["devices"] == devices]
+    first = min(own, key=lambda row: row["warmup"])
+    # The measured warm-ups need not contain the fraction exactly.
+    found = min(own, key=lambda row: abs(row["warmup"] - part * row["steps"]))
+    return found["warmup"], found["sync_rms"] / first["sync_rms"]
+
+
+# -- figures
+
+
+def _figure(rows: list[dict]) -> matplotlib.figure.Figure:
+    """Distance to the synchronous run against the warm-up: a panel for each subject."""
+    fig, shown = draw.panels(rows, height=3.2)
+    for ax, _, own in shown:
+        _draw(ax, own)
+    return fig
+
+
+def _draw(ax: matplotlib.axes.Axes, own: list[dict]) -> None:
+    """The curves of one subject, one for each number of devices."""
+    curves = sorted(own, key=lambda row: row["devices"])
+    curves = [{**row, "curve": f"n = {row['devices']}"} for row in curves]
+    draw.lines(ax, curves, x="warmup", y="sync_rms", by="curve")
+    draw.own_error(ax, own[0]["own_rms"])
+    ax.set(
+        xlabel=f"synchronous steps at the start, of {own[0]['steps']}",
+        ylabel="RMS distance to the synchronous run",
+        ylim=(0, None),
+    )
+    ax.legend(loc="upper right")
+
+
+# -- words
+
+
+def _answer(own: list[dict], table: list[dict], subject: str) -> str:
+    """What a quarter and a half of the steps leave on one subject, and the steps needed."""
+    demand = [row for row in table if row["subject"] == subject]
+    # The fewest and the most devices.
+    few, many = demand[0], demand[-1]
+    steps = own[0]["steps"]
+    kept = [left(own, many["devices"], part) for part in PARTS]
+    leaves = " and ".join(
+        f"a warm-up of {warmup} of {steps} steps leaves **{fraction:.0%}** of the error"
+        for warmup, fraction in kept
+    )
+    return (
+        f"On {subjects.NAMES[subject]} with {many['devices']} devices {leaves}. "
+        f"To come to half of what {few['devices']} devices have after one step, "
+        f"{few['devices']} need {report.sig(few['steps needed'])} synchronous steps and "
+        f"{many['devices']} need {report.sig(many['steps needed'])}; "
+        f"sqrt(n) would say {report.sig(many['sqrt rule'])}."
+    )
+
+
+def section(rows: list[dict], command: str) -> report.Section:
     """The section of the page."""
-    subjects = list(dict.fromkeys(r["subject"] for r in rows))
-    table, steps = demands(rows), rows[0]["steps"]
-    fig, axes = report.canvas(len(subjects), 1, height=3.2 * len(subjects))
-    for ax, subject in zip(np.atleast_1d(axes), subjects, strict=True):
-        own = [r for r in rows if r["subject"] == subject]
-        for devices in sorted({r["devices"] for r in own}):
-            line = sorted((r for r in own if r["devices"] == devices), key=lambda r: r["warmup"])
-            at = [r["warmup"] for r in line]
-            (drawn,) = ax.plot(
-                at, [r["sync_rms"] for r in line], marker="o", label=f"n = {devices}"
-            )
-            ax.fill_between(
-                at,
-                *([r[end] for r in line] for end in ("sync_rms_low", "sync_rms_high")),
-                color=drawn.get_color(),
-                alpha=0.15,
-                linewidth=0,
-            )
-        ax.axhline(own[0]["own_rms"], color=report.GREY, linestyle=(0, (1, 3)))
-        ax.annotate(
-            "the solver's own error",
-            (1, own[0]["own_rms"]),
-            xytext=(0, 3),
-            textcoords="offset points",
-            fontsize=7,
-        )
-        ax.set(
-            xlabel=f"synchronous steps at the start, of {steps}",
-            ylabel="RMS distance to the synchronous run",
-            ylim=(0, None),
-        )
-        ax.set_title(lab.NAMES[subject])
-        ax.legend(loc="upper right")
-    said = []
-    for subject in subjects:
-        few, many = ([t for t in table if t["subject"] == subject][i] for i in (0, -1))
-        kept = [_kept(rows, subject, many["devices"], part) for part in (0.25, 0.5)]
-        said.append(
-            f"On {lab.NAMES[subject]} with {many['devices']} devices "
-            + " and ".join(
-                f"a warm-up of {w} of {steps} steps leaves **{left:.0%}** of the error"
-                for w, left in kept
-            )
-            + f". To come to half of what {few['devices']} devices have after one step, {few['devices']} need {report.sig(few['steps needed'])} synchronous "
-            f"steps and {many['devices']} need {report.sig(many['steps needed'])}; sqrt(n) would say {report.sig(many['sqrt rule'])}."
-        )
+    table = demands(rows)
+    answers = [_answer(own, table, subject) for subject, own in draw.by_subject(rows).items()]
+    picture = report.picture(
+        _figure(rows),
+        "Distance to the synchronous run against the warm-up, a line for each number of devices, "
+        "falling to 0.",
+        f"{rows[0]['solver']}, {rows[0]['steps']} steps; bands are 95 % intervals over seeds and "
+        "starts.",
+    )
     return report.Section(
         question="What does a warm-up buy, and do more devices need more of it?",
-        expected="The error falls with every synchronous step and is exactly 0 when all are. More devices need a few more steps, by a constant and not by "
-        "sqrt(n). If staleness hurts late, a warm-up at the start buys little at any n.",
-        answer="\n".join(said),
-        figures=(
-            report.picture(
-                fig,
-                "Distance to the synchronous run against the warm-up, a line for each number of devices, falling to 0.",
-                f"{rows[0]['solver']}, {steps} steps; bands are 95 % intervals over seeds and starts.",
-            ),
+        expected=(
+            "The error falls with every synchronous step and is exactly 0 when all are. "
+            "More devices need a few more steps, by a constant and not by sqrt(n). "
+            "If staleness hurts late, a warm-up at the start buys little at any n."
         ),
-        table=[*table, *({k: r[k] for k in ("subject", "devices", "warmup", "sync_rms", "sync_rms_low", "sync_rms_high", "exact_rms", "misrouted")} for r in rows)],
+        answer="\n".join(answers),
+        figures=(picture,),
+        table=[*table, *({name: row[name] for name in COLUMNS} for row in rows)],
         caveat="Steps needed are interpolated between the warm-ups that were measured.",
         command=command,
-    )  # fmt: skip
-
-
-def _kept(rows, subject, devices, part):
-    """(warm-up, error over that of the shortest warm-up) at the warm-up nearest to `part` of the steps."""
-    own = [r for r in rows if (r["subject"], r["devices"]) == (subject, devices)]
-    first = min(own, key=lambda r: r["warmup"])
-    found = min(own, key=lambda r: abs(r["warmup"] - part * r["steps"]))
-    return found["warmup"], found["sync_rms"] / first["sync_rms"]
+    )

@@ -1,33 +1,29 @@
-"""(i) Which of 50 steps should be synchronous: the first 10, the first 40, the last, or those in between?"""
+"""Which of 50 steps should be synchronous: the first 10, the first 40, the last, or the middle?"""
 
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import matplotlib.figure
 import numpy as np
 
 from experiments import report
-from experiments.staleness import draw, lab
+from experiments.staleness import comparison, draw, subjects, words
+from flowjax import Plan
 from flowjax.parallel.stale import policies
 
+if TYPE_CHECKING:
+    from configs.staleness import Config
+
 QUESTION = "window"
-STEPS, FEW, MANY = (
-    50,
-    10,
-    40,
-)  # the counts of a claim that circulates: a warm-up of 10 and of 40 of 50 steps
-
-
-def policy(place, plan):
-    """The policy called `place`, with FEW or MANY synchronous steps, the first step among them."""
-    kind, which = place.split()
-    if kind == "window":
-        first = round(STEPS * (1 - float(which)))
-        return policies.window(plan, plan.t[first], plan.t[first + FEW - 2])
-    return {
-        "warm-up": policies.warm_up, "cool-down": lambda steps, count: policies.cool_down(steps, count - 1),
-    }[kind](STEPS, int(which))  # fmt: skip
-
-
-WINDOWS = ("window 0.8", "window 0.6", "window 0.4")  # the time at which the window begins
+check = subjects.check_comparison
+# The counts of a claim that circulates: a warm-up of 10 and of 40 of 50 steps.
+STEPS, FEW, MANY = 50, 10, 40
+# One synchronous step, which every other place is compared with.
+BASE = "warm-up 1"
+# A window is named by the time at which it begins.
+WINDOWS = ("window 0.8", "window 0.6", "window 0.4")
 PLACES = (
-    "warm-up 1",
+    BASE,
     f"warm-up {FEW}",
     *WINDOWS,
     f"cool-down {FEW}",
@@ -36,65 +32,98 @@ PLACES = (
 )
 
 
-def cells(config):
+def policy(place: str, plan: Plan) -> np.ndarray:
+    """The policy called `place`: FEW or MANY synchronous steps, the first step among them."""
+    kind, number = place.split()
+    if kind == "warm-up":
+        return policies.warm_up(STEPS, int(number))
+    if kind == "cool-down":
+        # The first step counts, so one less stands at the end.
+        return policies.cool_down(STEPS, int(number) - 1)
+    # The grid is uniform, so the time is a fraction of the steps.
+    first = round(STEPS * (1 - float(number)))
+    return policies.window(plan, plan.t[first], plan.t[first + FEW - 2])
+
+
+# -- the measurement
+
+
+def cells(config: "Config") -> list[dict]:
     """One cell a subject and place."""
     return [
         {"question": QUESTION, "subject": subject, "place": place}
-        for subject in config.asked
+        for subject in config.compared_subjects
         for place in PLACES
     ]
 
 
-def measure(config, todo):
+def measure(config: "Config", todo: Iterable[dict]) -> Iterator[tuple[dict, dict]]:
     """Yield (key, values); ratios are to one synchronous step."""
-    plan = lab.plan_of(config.one_solver, STEPS)
-    return lab.measured(
-        config,
-        todo,
-        lambda key: {"steps": STEPS, "policy": policy(key["place"], plan)},
-        lambda key: key | {"place": PLACES[0]},
+    plan = subjects.plan_of(config.one_solver, STEPS)
+
+    def setup(key):
+        return {"steps": STEPS, "policy": policy(key["place"], plan)}
+
+    def base(key):
+        return key | {"place": BASE}
+
+    return comparison.measured(config, todo, setup, base)
+
+
+# -- figures
+
+
+def _figure(rows: list[dict]) -> matplotlib.figure.Figure:
+    """Bars of the ratio to one synchronous step: a panel for each subject."""
+    fig, shown = draw.panels(rows, height=2.6)
+    for ax, _, own in shown:
+        # The first row is the cell of comparison itself.
+        draw.ratio_bars(
+            ax, own[1:], label="place", xlabel="error, over that of one synchronous step"
+        )
+    return fig
+
+
+# -- words
+
+
+def _answer(own: list[dict], subject: str) -> str:
+    """What the places leave of one subject's error."""
+    left = {row["place"]: words.ratio(row) for row in own}
+    # All places of FEW steps are compared, whatever their kind.
+    few = [row for row in own if row["synced"] == FEW]
+    best = min(few, key=lambda row: row["rms_ratio"])["place"]
+    return (
+        f"On {subjects.NAMES[subject]} a warm-up of {FEW} steps leaves {left[f'warm-up {FEW}']} "
+        f"of the error of one step, of {MANY} steps {left[f'warm-up {MANY}']}; the best {FEW} are "
+        f"those of {best}: {left[best]}; a cool-down of {MANY} leaves {left[f'cool-down {MANY}']}."
     )
 
 
-def section(rows, command):
+def section(rows: list[dict], command: str) -> report.Section:
     """The section of the page."""
-    fig, shown = draw.panels(rows, height=2.6)
-    for ax, _, own in shown:
-        label = "error, over that of one synchronous step"
-        report.bar_ledger(
-            ax,
-            own[1:],
-            label="place",
-            value="rms_ratio",
-            low="rms_low",
-            high="rms_high",
-            xlabel=label,
-        )
-        ax.axvline(1, color=report.GREY, linestyle=(0, (1, 3)))
-    said = []
-    for _, subject, own in shown:
-        at = {r["place"]: r for r in own}
-        best = min((r for r in own if r["synced"] == FEW), key=lambda r: r["rms_ratio"])
-        said.append(
-            f"On {lab.NAMES[subject]} a warm-up of {FEW} steps leaves {draw.ratio(at[f'warm-up {FEW}'])} of the error of one step, of {MANY} steps "
-            f"{draw.ratio(at[f'warm-up {MANY}'])}; the best {FEW} are those of {best['place']}: {draw.ratio(best)}; a cool-down of {MANY} leaves "
-            f"{draw.ratio(at[f'cool-down {MANY}'])}."
-        )
-    half = np.floor(100 * MANY / STEPS)
+    percent = np.floor(100 * MANY / STEPS)
+    answers = [_answer(own, subject) for subject, own in draw.by_subject(rows).items()]
+    picture = report.picture(
+        _figure(rows),
+        "Bars: the distance to the synchronous run for each place of the synchronous steps, over "
+        "that of one synchronous step.",
+        f"{rows[0]['solver']}, {STEPS} steps, {rows[0]['devices']} devices. A window begins at "
+        "the time that its name says; the first step is always synchronous, and counts.",
+    )
     return report.Section(
-        question=f"Do {FEW} or {MANY} synchronous steps of {STEPS} bring the sample back, and which steps?",
-        expected=f"{FEW} at the start hardly: what follows is stale as before. {MANY} cost {half:.0f} % of what staleness was to save. The steps in "
-        "which the sample decides count most, and after a cool-down nothing stale is left to be said.",
-        answer="\n".join(said),
-        figures=(
-            report.picture(
-                fig,
-                "Bars: the distance to the synchronous run for each place of the synchronous steps, over that of one synchronous step.",
-                f"{rows[0]['solver']}, {STEPS} steps, {rows[0]['devices']} devices. A window begins at the time that its name says; the first step is "
-                "always synchronous, and counts.",
-            ),
+        question=(
+            f"Do {FEW} or {MANY} synchronous steps of {STEPS} bring the sample back, "
+            "and which steps?"
         ),
-        table=draw.columns(rows, ("subject", "place", "synced")),
-        caveat=draw.converged(rows),
+        expected=(
+            f"{FEW} at the start hardly: what follows is stale as before. {MANY} cost "
+            f"{percent:.0f} % of what staleness was to save. The steps in which the sample "
+            "decides count most, and after a cool-down nothing stale is left to be said."
+        ),
+        answer="\n".join(answers),
+        figures=(picture,),
+        table=words.columns(rows, ("subject", "place", "synced")),
+        caveat=words.converged(rows),
         command=command,
-    )  # fmt: skip
+    )

@@ -1,53 +1,69 @@
-"""How long the next step is, when a step is good enough, and when the leap to the end is.
+"""The error of a step in units of the tolerance, and the size of the next step.
 
-With E the error of a step in units of the tolerance and p the order of its pair, E ~ (step)^p, so a step of
-.9 E^(-1/p) times the length would just pass.
+The error E of a step is a root mean square in units of the tolerance, and a step with E <= 1 is
+accepted. With p the order of its pair, E is proportional to (step size)^p. So E^(-1/p) times the
+size would give an error of exactly 1, and the next step has 0.9 of that size.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from flowjax.adaptive.pairs import Pair, sides
+from flowjax.adaptive.pairs import Pair
 from flowjax.schedules import Schedule
+from flowjax.types import PyTree, Scalar
 
-SAFETY, SHRINK, GROW = 0.9, 0.2, 5.0
-LONGEST = (
-    2.0  # step in log-SNR: a longer one could pass over a decision between modes without seeing it
-)
-STRICT = 5.0  # the leap away from an infinite log-SNR keeps its order-1 result, so its error counts this often
-FAILURES = 10  # steps of a sample whose result is not finite; each makes the next a fifth as long
-PEERS = {"first": 0.05, "safety": 0.9, "near": 1e-5}
+SAFETY = 0.9  # the factor before E^(-1/p)
+SHRINK = 0.2  # limits of the ratio of two successive step sizes
+GROW = 5.0
+
+# The longest step in log-SNR. A longer one could pass over a decision between modes unseen.
+LONGEST = 2.0
+
+# The error of the jump from the start counts so many times, because the jump keeps its result of
+# order 1 and not the higher one.
+JUMP_STRICTNESS = 5.0
+
+# A sample is given up after so many steps without a finite result. After each of them the next
+# step is a fifth as long.
+FAILURES = 10
+
+# The constants of the public DPM-Solver codes, for controller="peers".
+PEERS_FIRST_STEP = 0.05
+PEERS_SAFETY = 0.9
+PEERS_NEAR_END = 1e-5
 
 
 class Tolerance(NamedTuple):
-    """Error allowed in one step, elementwise: max(atol, rtol |x|). Numbers, or scalar arrays, of which one may be 0.
+    """Error allowed in one step, elementwise: max(atol, rtol |x|). One of the two may be 0.
 
     Attributes:
-      atol: in units of the data.
-      rtol: relative to the larger of the states before and after the step.
+      atol: a number or a scalar array, in units of the data.
+      rtol: the same, relative to the larger of the states before and after the step.
     """
 
-    atol: Any
-    rtol: Any
+    atol: Scalar
+    rtol: Scalar
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """What decides about every lane alike.
+    """What all lanes of a run have in common.
 
     Attributes:
-      pair, schedule, tolerance: method, path, error allowed.
+      pair, schedule, tolerance: the method, the path, and the error that is allowed.
       start, end: times.
-      leaps_out, leaps_in: log-SNR is infinite at the start, at the end, and the pair's steps are measured in it.
-      peers: the controller of the public codes.
-      share: errors (B,) -> the errors that decide: the same (per sample) or their maximum (lockstep).
-      whole: means (B,) over the numbers that are here -> over all numbers of each sample: the same, or the mean over devices
-        that hold equal parts of it.
+      jumps_at_start, jumps_at_end: log-SNR is infinite at the start, or at the end, and the pair
+        steps in log-SNR.
+      peers: use the controller of the public codes.
+      combine_errors: function from errors (B,) to the errors that decide: the same (per sample), or
+        their maximum (lockstep).
+      mean_over_devices: function from means (B,) over the numbers that this device holds to means
+        over all numbers of each sample. It is the identity where a device holds whole samples, and
+        the mean over the devices that hold equal parts of each sample otherwise.
       max_evaluations: for each lane.
     """
 
@@ -56,99 +72,101 @@ class Rule:
     tolerance: Tolerance
     start: float
     end: float
-    leaps_out: bool
-    leaps_in: bool
+    jumps_at_start: bool
+    jumps_at_end: bool
     peers: bool
-    share: Callable
-    whole: Callable
+    combine_errors: Callable[[jax.Array], jax.Array]
+    mean_over_devices: Callable[[jax.Array], jax.Array]
     max_evaluations: int
 
     @property
-    def sign(self):
-        """Direction of the steps in the variable of the pair."""
-        return 1.0 if (self.start > self.end) == self.pair.in_log_snr else -1.0
+    def sign(self) -> float:
+        """1 where the coordinate of the pair grows along the span, otherwise -1."""
+        decreasing = self.start > self.end
+        return 1.0 if decreasing == self.pair.in_log_snr else -1.0
 
-    def place(self, t):
-        """`t` in the variable of the steps."""
-        return self.pair.place(self.schedule, t)
+    def coordinate(self, t: jax.Array) -> jax.Array:
+        """The coordinate in which the steps are measured, at time `t`."""
+        return self.pair.coordinate(self.schedule, t)
 
-    def norm(self, x):
-        """Root of the mean square over each sample: (B,)."""
-        return jnp.sqrt(self.whole(jnp.mean(jnp.square(x), axis=tuple(range(1, x.ndim)))))
+    def norm(self, x: jax.Array) -> jax.Array:
+        """Root mean square of each sample: (B, *D) -> (B,)."""
+        sample_axes = tuple(range(1, x.ndim))
+        mean_square = jnp.mean(jnp.square(x), axis=sample_axes)
+        return jnp.sqrt(self.mean_over_devices(mean_square))
 
-    def delta(self, before, after):
-        """Elementwise error allowed: max(atol, rtol max(|before|, |after|)), never 0.
+    def delta(self, before: jax.Array, after: jax.Array) -> jax.Array:
+        """Elementwise error allowed in a step: max(atol, rtol max(|before|, |after|)), never 0.
 
-        The maximum and not the sum, as in the DPM-Solver papers, so that published tolerances keep their meaning.
+        It has the maximum and not the sum of the two terms, as in the DPM-Solver papers, so that
+        published tolerances keep their meaning.
         """
         atol, rtol = (jnp.asarray(value, before.dtype) for value in self.tolerance)
         scale = jnp.maximum(jnp.abs(before), jnp.abs(after))
-        return jnp.maximum(jnp.maximum(atol, rtol * scale), jnp.finfo(before.dtype).tiny)
+        allowed = jnp.maximum(atol, rtol * scale)
+        return jnp.maximum(allowed, jnp.finfo(before.dtype).tiny)
 
-    def first(self, dtype):
-        """Size of the first step in log-SNR, or half of it in t: tolerance^(1/order), since predictions change over ~1.
+    def first_step(self, dtype: jnp.dtype) -> jax.Array:
+        """Size of the first step: (atol + rtol)^(1/order)/2 in the coordinate of the pair.
 
-        The leap out has sqrt(tolerance), for data of unit size. Both are guesses that the error estimate judges.
+        It is a guess that predictions change over about 1 in that coordinate; the error estimate
+        judges it.
         """
         if self.peers:
-            return jnp.asarray(PEERS["first"], dtype), None
-        tolerance = jnp.minimum(sum(jnp.asarray(value, dtype) for value in self.tolerance), 1.0)
-        step = tolerance ** (1 / self.pair.order) / 2
-        return step, jnp.sqrt(tolerance)
+            return jnp.asarray(PEERS_FIRST_STEP, dtype)
+        return self._capped_sum(dtype) ** (1 / self.pair.order) / 2
+
+    def first_jump(self, dtype: jnp.dtype) -> jax.Array:
+        """Size of the first jump from the start: sqrt(atol + rtol).
+
+        The size of a jump is alpha/sigma of its end (sigma/alpha when inverting). The guess is made
+        for data of unit size; the error estimate judges it.
+        """
+        return jnp.sqrt(self._capped_sum(dtype))
+
+    def _capped_sum(self, dtype):
+        """atol + rtol, at most 1."""
+        return jnp.minimum(sum(jnp.asarray(value, dtype) for value in self.tolerance), 1.0)
 
 
-def expand(values, like):
-    """(B,) values shaped to act on (B, *D)."""
+def expand(values: jax.Array, like: jax.Array) -> jax.Array:
+    """(B,) values with trailing axes of length 1, so that they act on `like` (B, *D)."""
     return values.reshape(values.shape + (1,) * (like.ndim - values.ndim))
 
 
-def choose(mask, new, old):
-    """`new` in the lanes of `mask` (B,), `old` elsewhere, over pytrees with leading axis B."""
+def choose(mask: jax.Array, new: PyTree, old: PyTree) -> PyTree:
+    """`new` in the lanes of `mask` (B,), `old` in the others; pytrees with leading axis B."""
     return jax.tree.map(lambda a, b: jnp.where(expand(mask, a), a, b), new, old)
 
 
-def finite(x):
-    """Whether each sample is finite: (B,)."""
+def finite(x: jax.Array) -> jax.Array:
+    """Whether all numbers of each sample are finite: (B, *D) -> (B,)."""
     return jnp.all(jnp.isfinite(x), axis=tuple(range(1, x.ndim)))
 
 
-def arrives(rule, t):
-    """Whether `t` is the end; to the peers it is when within 1e-5 of it."""
-    return jnp.abs(t - rule.end) <= PEERS["near"] if rule.peers else t == rule.end
-
-
-def resize(rule, h, error, leaping):
-    """Size of the next step: h .9 E^(-1/order), in the default controller within a fifth and five times h."""
+def arrives(rule: Rule, t: jax.Array) -> jax.Array:
+    """Whether `t` is the end of the span; the public codes accept a distance of 1e-5."""
     if rule.peers:
-        return (
-            PEERS["safety"]
-            * h
-            * (error ** (-1 / rule.pair.order)).astype(jnp.float32).astype(h.dtype)
-        )
-    exponent = jnp.where(leaping, 1 / 2, 1 / rule.pair.order).astype(h.dtype)
+        return jnp.abs(t - rule.end) <= PEERS_NEAR_END
+    return t == rule.end
+
+
+def resize(rule: Rule, h: jax.Array, error: jax.Array, jumping: jax.Array) -> jax.Array:
+    """Size of the next step: h' = 0.9 E^(-1/p) h.
+
+    The default controller keeps h' between h/5 and 5 h, and below 2 in log-SNR.
+
+    Args:
+      rule: of the run; its pair has the order p.
+      h: (B,) size of the step that was judged.
+      error: (B,) its error E.
+      jumping: (B,) the step was the jump away from the start, whose error goes as the square of its
+        size.
+    """
+    if rule.peers:
+        # The public codes compute this factor in float32.
+        factor = (error ** (-1 / rule.pair.order)).astype(jnp.float32).astype(h.dtype)
+        return PEERS_SAFETY * h * factor
+    exponent = jnp.where(jumping, 1 / 2, 1 / rule.pair.order).astype(h.dtype)
     h = h * jnp.clip(SAFETY * error**-exponent, SHRINK, GROW)
     return jnp.minimum(h, LONGEST) if rule.pair.in_log_snr else h
-
-
-def leap_in(rule, x, t, nearest):
-    """The order-1 step from (x, t) to an end where log-SNR is infinite, and the bound of its error: (B, *D), (B,).
-
-    At the end the state is the data prediction itself (the noise prediction, when inverting). What is not known yet of it
-    is hardly larger than the noise that is left, so the error is bounded by the length of the leap, max(|leap|, sigma) for
-    noise of unit size, in units of the tolerance. No estimate from earlier predictions enters: they rest on plateaus,
-    before anything is decided and between two scales, where such an estimate is blind; where it is not, it never was
-    the larger of the two in our measurements. Where sigma/alpha has come down to the rounding error of 1, the leap is
-    taken anyway.
-    """
-    grows, falls = sides(rule.schedule, rule.start > rule.end)
-    ends = jnp.asarray(rule.end, t.dtype)
-    decay = falls(ends) / falls(t)
-    end = expand(decay, x) * x + expand(grows(ends) - grows(t) * decay, x) * nearest
-    length = jnp.maximum(jnp.abs(end - x), expand(falls(t), x))
-    bound = rule.norm(length / rule.delta(x, end))
-    return end, jnp.where(rule.sign * rule.place(t) > 0.99 * far(t.dtype), 0.0, bound)
-
-
-def far(dtype):
-    """The log-SNR, of either sign, where alpha/sigma or its inverse is the rounding error of 1."""
-    return -float(np.log(jnp.finfo(dtype).eps))

@@ -1,49 +1,60 @@
-"""One evaluation of the network, for lanes that are each at their own place in their own step.
+"""The adaptive loop, one evaluation at a time: judge, accept, place.
 
-A lane holds one sample. Every turn of the loop evaluates the network once for all lanes, and each lane uses its answer
-for the stage it is at: no lane waits for another to finish a step, and a rejected step restarts from its first stage
-with the evaluation that it has. So a lane wastes an evaluation only when it has finished.
+A lane holds one sample. Each lane is at its own time, and at its own stage of its own step. Every
+turn of the loop evaluates the network once for all lanes, and `advance` then does three things:
+
+    judge     where the evaluation completes a step, estimate the error of that step
+    accept    move the accepted state, resize the step, jump to the end, settle the status
+    place     lay out the next step, and find where to evaluate next
+
+No lane waits for another lane to complete a step. A rejected step starts again from its second
+stage, because the evaluation at its start stays valid. So a lane wastes evaluations only after it
+has finished.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from flowjax.adaptive.control import (
     FAILURES,
-    STRICT,
+    JUMP_STRICTNESS,
+    Rule,
     arrives,
     choose,
     expand,
-    far,
     finite,
-    leap_in,
     resize,
 )
-from flowjax.adaptive.pairs import Steps, leap_out
+from flowjax.adaptive.jumps import jump_to_end
+from flowjax.adaptive.pairs import Steps
+from flowjax.adaptive.steps import combine, place_of_row, propose
 from flowjax.sampling import NOT_FINITE, OK, OUT_OF_EVALUATIONS
 from flowjax.schedules import predict
+from flowjax.types import PyTree
 
 RUNNING = -1
 
 
 class Lanes(NamedTuple):
-    """State of the samples that are being solved, all (B, ...).
+    """State of the samples that are being solved; every array has the leading axis B.
 
     Attributes:
-      at, t_at: where the network is evaluated next.
+      at, t_at: the state and time of the next evaluation.
       x, t: the accepted state and its time.
-      h: size of the step from there, in the variable of the pair; on the leap out, alpha/sigma (sigma/alpha) of its end.
+      h: size of the step from there, in the coordinate of the pair. For the jump from the start it
+        is alpha/sigma of its end (sigma/alpha when inverting).
       t_next: end of that step.
-      stage: of the evaluation at `at`, 0 is the start of the step.
+      stage: of the evaluation at `at`; 0 is the start of the step.
       history: S arrays (B, *D), the evaluations of this step.
       steps: `Steps`, the coefficients of this step.
-      low: the lower-order state of the last accepted step (controller="peers").
-      failures: steps that were not finite.
+      low: the lower-order result of the last accepted step (controller="peers"), or None.
+      failures: number of steps whose result was not finite.
       status: RUNNING, or as in `Solution`.
       nfe, accepted, rejected: counts.
-      carry, start_carry: of the model now, and after the evaluation that a rejected step falls back to.
+      carry: of the model now.
+      start_carry: of the model after the evaluation to which a rejected step falls back.
     """
 
     at: jax.Array
@@ -53,7 +64,7 @@ class Lanes(NamedTuple):
     h: jax.Array
     t_next: jax.Array
     stage: jax.Array
-    history: tuple
+    history: tuple[jax.Array, ...]
     steps: Steps
     low: jax.Array | None
     failures: jax.Array
@@ -61,121 +72,256 @@ class Lanes(NamedTuple):
     nfe: jax.Array
     accepted: jax.Array
     rejected: jax.Array
-    carry: Any
-    start_carry: Any
+    carry: PyTree
+    start_carry: PyTree
 
 
-def combine(decay, weights, x, history):
-    """decay x + sum_j weights_j m_j for each lane: weights (B, S). What has weight 0 may be anything."""
-    total = expand(decay, x) * x
-    for j, m in enumerate(history):
-        weight = expand(weights[:, j], x)
-        total = total + jnp.where(weight == 0, 0.0, weight * m)
-    return total
+class Evaluation(NamedTuple):
+    """What the newest evaluation of the network gave.
+
+    Attributes:
+      prediction: (B, *D) of the kind that the pair combines.
+      end_prediction: (B, *D) of the end to which the span leads: data, or noise when inverting.
+      history: S arrays (B, *D), the evaluations of each lane's step with this one.
+      jumping: (B,) the lane's step is the jump from the start.
+    """
+
+    prediction: jax.Array
+    end_prediction: jax.Array
+    history: tuple[jax.Array, ...]
+    jumping: jax.Array
 
 
-def place_after(steps, stage, x, history):
-    """The place that row `stage` (B,) of each lane's steps leads to, and its time."""
-    row = lambda table: jnp.take_along_axis(table, expand(stage, table), axis=1)[:, 0]
-    return combine(row(steps.decay), row(steps.weights), x, history), row(steps.times)
+class Judgement(NamedTuple):
+    """What the error estimate says of each lane's step.
+
+    Attributes:
+      complete: (B,) the step has all its evaluations, so it is accepted or rejected now.
+      accepted, rejected: (B,) complete with E <= 1; complete with another E.
+      error: (B,) E, of use where the step is complete.
+      high: (B, *D) the result of the higher order.
+      low: (B, *D) that of the lower order (controller="peers"), or None.
+    """
+
+    complete: jax.Array
+    accepted: jax.Array
+    rejected: jax.Array
+    error: jax.Array
+    high: jax.Array
+    low: jax.Array | None
 
 
-def propose(rule, t, h):
-    """(size of the step, end of the step, its coefficients) from `t`, where `h` is wanted: it stops at the end exactly."""
-    last, now = rule.place(jnp.full_like(t, rule.end)), rule.place(t)
-    left = (far(t.dtype) if rule.leaps_in else rule.sign * last) - rule.sign * now
-    left = jnp.maximum(left, 0.0)
-    leaping = t == rule.start if rule.leaps_out else False
-    h = jnp.where(leaping, h, jnp.minimum(h, left))
-    target = jnp.where(leaping, rule.sign * jnp.log(h), now + rule.sign * h)
-    stops = rule.sign * (last - target) <= 1e-6 * h
-    between = jnp.minimum if rule.end > rule.start else jnp.maximum
-    t_next = jnp.where(stops, rule.end, between(rule.pair.time(rule.schedule, target), rule.end))
-    steps = rule.pair.steps(rule.schedule, t, t_next)
-    if rule.leaps_out:
-        leap = leap_out(rule.schedule, rule.pair.stages, rule.start > rule.end, t, t_next)
-        steps = choose(leaping, leap, steps)
-    return h, t_next, Steps(*(part.astype(t.dtype) for part in steps))
+class Progress(NamedTuple):
+    """Where each lane stands after its step was accepted or rejected.
+
+    Attributes:
+      x, t: the accepted state and its time.
+      h: size of the next step.
+      history: S arrays (B, *D). Its first is the evaluation at `x` where that is known.
+      moved: (B,) the accepted state changed: an accepted step, or the jump to the end.
+      at_start: (B,) the newest evaluation lies at the start of a step.
+      reuses: (B,) the newest evaluation ended one step and starts the next.
+      failures, status, nfe: as in `Lanes`.
+    """
+
+    x: jax.Array
+    t: jax.Array
+    h: jax.Array
+    history: tuple[jax.Array, ...]
+    moved: jax.Array
+    at_start: jax.Array
+    reuses: jax.Array
+    failures: jax.Array
+    status: jax.Array
+    nfe: jax.Array
 
 
-def begin(rule, x, carry):
+def begin(rule: Rule, x: jax.Array, carry: PyTree) -> Lanes:
     """Lanes at the start of the span, in states `x` (B, *D)."""
     size = x.shape[:1]
     t = jnp.full(size, rule.start, x.dtype)
-    step, leap = rule.first(x.dtype)
-    h, t_next, steps = propose(rule, t, jnp.broadcast_to(leap if rule.leaps_out else step, size))
+    first = rule.first_jump(x.dtype) if rule.jumps_at_start else rule.first_step(x.dtype)
+    h, t_next, steps = propose(rule, t, jnp.broadcast_to(first, size))
     zero = jnp.zeros(size, jnp.int32)
     return Lanes(
-        at=x, t_at=t, x=x, t=t, h=h, t_next=t_next, stage=zero,
-        history=(jnp.zeros_like(x),) * rule.pair.stages, steps=steps,
+        at=x,
+        t_at=t,
+        x=x,
+        t=t,
+        h=h,
+        t_next=t_next,
+        stage=zero,
+        history=(jnp.zeros_like(x),) * rule.pair.stages,
+        steps=steps,
         low=x if rule.peers else None,
-        failures=zero, status=zero + RUNNING, nfe=zero, accepted=zero, rejected=zero, carry=carry, start_carry=carry,
-    )  # fmt: skip
+        failures=zero,
+        status=zero + RUNNING,
+        nfe=zero,
+        accepted=zero,
+        rejected=zero,
+        carry=carry,
+        start_carry=carry,
+    )
 
 
-def judge(rule, lanes, history, leaping):
-    """(higher-order result, lower-order one for the peers, error) of a step whose evaluations are all in `history`."""
-    high, _ = place_after(lanes.steps, lanes.stage, lanes.x, history)
-    difference = combine(jnp.zeros_like(lanes.t), lanes.steps.error, lanes.x, history)
-    low = high - difference if rule.peers else None
-    delta = rule.delta(lanes.low, low) if rule.peers else rule.delta(lanes.x, high)
-    size = jnp.where(expand(finite(high), high), difference / delta, jnp.inf)
-    error = rule.norm(size) * jnp.where(leaping, STRICT, 1.0).astype(lanes.x.dtype)
-    return high, low, rule.share(jnp.where(jnp.isfinite(error), error, jnp.inf))
+def advance(rule: Rule, lanes: Lanes, velocity: jax.Array, carry: PyTree) -> Lanes:
+    """Lanes after one evaluation of the network. Lanes that have finished stay as they are.
+
+    Args:
+      rule: of the run.
+      lanes: before the evaluation.
+      velocity: (B, *D) what the network returned at (lanes.at, lanes.t_at).
+      carry: of the model after that evaluation.
+    """
+    evaluation = record(rule, lanes, velocity)
+    judgement = judge(rule, lanes, evaluation)
+    progress = accept(rule, lanes, evaluation, judgement)
+    after = place(rule, lanes, judgement, progress, carry)
+    running = lanes.status == RUNNING
+    return choose(running, after, lanes)
 
 
-def advance(rule, lanes, velocity, carry):
-    """Lanes after the network answered `velocity` at (lanes.at, lanes.t_at)."""
+def record(rule: Rule, lanes: Lanes, velocity: jax.Array) -> Evaluation:
+    """The velocity (B, *D) as predictions, and as m_k in the history of a lane at stage k."""
     pair, dtype = rule.pair, lanes.x.dtype
-    running, stage = lanes.status == RUNNING, lanes.stage
-    leaping = lanes.t == rule.start if rule.leaps_out else jnp.zeros_like(running)
-    toward = "data" if rule.start > rule.end else "noise"
+    running = lanes.status == RUNNING
+    jumping = lanes.t == rule.start if rule.jumps_at_start else jnp.zeros_like(running)
+
     prediction = predict(rule.schedule, pair.kind, velocity, lanes.at, lanes.t_at).astype(dtype)
-    nearest = prediction
-    if (rule.leaps_out or rule.leaps_in) and pair.kind != toward:
-        nearest = predict(rule.schedule, toward, velocity, lanes.at, lanes.t_at).astype(dtype)
-    newest = choose(leaping, nearest, prediction)
-    history = tuple(choose(stage == k, newest, m) for k, m in enumerate(lanes.history))
+    end_prediction = prediction
+    end_kind = "data" if rule.start > rule.end else "noise"
+    if (rule.jumps_at_start or rule.jumps_at_end) and pair.kind != end_kind:
+        end_prediction = predict(rule.schedule, end_kind, velocity, lanes.at, lanes.t_at)
+        end_prediction = end_prediction.astype(dtype)
 
-    # The result and its error, where this was the last stage of a step.
-    closes = running & (stage == jnp.where(leaping, 1, pair.stages - 1))
-    high, low, error = judge(rule, lanes, history, leaping)
-    accept, reject = closes & (error <= 1), closes & ~(error <= 1)
-    x, t = choose(accept, (high, lanes.t_next), (lanes.x, lanes.t))
-    h = jnp.where(closes, resize(rule, lanes.h, error, leaping), lanes.h)
-    if rule.leaps_out:
-        h = jnp.where(accept & leaping, rule.first(dtype)[0], h)
+    newest = choose(jumping, end_prediction, prediction)
+    history = tuple(choose(lanes.stage == k, newest, m) for k, m in enumerate(lanes.history))
+    return Evaluation(prediction, end_prediction, history, jumping)
 
-    # Lanes that now know the prediction at their accepted state, where a step starts.
-    kept = accept & (leaping | pair.reuses_last)
-    starts = running & ((stage == 0) | kept)
-    history = (choose(kept, prediction, history[0]), *history[1:])
-    broken = rule.share(rule.whole(jnp.where(starts & ~finite(prediction), 1.0, 0.0))) > 0
-    failures = lanes.failures + (reject & jnp.isinf(error))
-    arrived = accept & arrives(rule, t)
-    if rule.leaps_in:
-        end, bound = leap_in(rule, x, t, nearest)
-        leaps = starts & ~broken & (rule.share(bound) <= 1)
-        x, t = choose(leaps, (end, jnp.full_like(t, rule.end)), (x, t))
-        arrived, accept = arrived | leaps, accept | leaps
 
+def judge(rule: Rule, lanes: Lanes, evaluation: Evaluation) -> Judgement:
+    """Estimate the error of each step that the newest evaluation completes.
+
+    With the two results of the pair, in each sample:
+
+        E = sqrt(mean(((high - low)/delta)^2))
+        delta = max(atol, rtol max(|x before|, |x after|))
+
+    A step is accepted if E <= 1. The peers' controller takes the lower-order states in delta. For
+    the jump from the start E is multiplied by 5. A result that is not finite has an infinite error.
+    """
+    running = lanes.status == RUNNING
+    last_stage = jnp.where(evaluation.jumping, 1, rule.pair.stages - 1)
+    complete = running & (lanes.stage == last_stage)
+
+    # The two results of the pair.
+    high, _ = place_of_row(lanes.steps, lanes.stage, lanes.x, evaluation.history)
+    no_decay = jnp.zeros_like(lanes.t)
+    difference = combine(no_decay, lanes.steps.error, lanes.x, evaluation.history)
+    low = high - difference if rule.peers else None
+
+    # Their difference in units of the tolerance.
+    delta = rule.delta(lanes.low, low) if rule.peers else rule.delta(lanes.x, high)
+    in_tolerances = jnp.where(expand(finite(high), high), difference / delta, jnp.inf)
+    strictness = jnp.where(evaluation.jumping, JUMP_STRICTNESS, 1.0).astype(lanes.x.dtype)
+    error = rule.norm(in_tolerances) * strictness
+    error = rule.combine_errors(jnp.where(jnp.isfinite(error), error, jnp.inf))
+
+    passes = error <= 1
+    return Judgement(complete, complete & passes, complete & ~passes, error, high, low)
+
+
+def accept(rule: Rule, lanes: Lanes, evaluation: Evaluation, judgement: Judgement) -> Progress:
+    """Move each lane whose step was accepted, resize the next step, and settle who has finished.
+
+    An accepted step moves to (high, t_next); a rejected one stays at (x, t). In both cases the next
+    step has the size 0.9 E^(-1/p) h. A lane whose evaluation lies at its accepted state then jumps
+    to an end of infinite log-SNR, if the bound of `jump_to_end` is within the tolerance.
+    """
+    running = lanes.status == RUNNING
+    accepted = judgement.accepted
+
+    # Move to the end of an accepted step, and choose the size of the next one.
+    here, there = (lanes.x, lanes.t), (judgement.high, lanes.t_next)
+    x, t = choose(accepted, there, here)
+    resized = resize(rule, lanes.h, judgement.error, evaluation.jumping)
+    h = jnp.where(judgement.complete, resized, lanes.h)
+    if rule.jumps_at_start:
+        h = jnp.where(accepted & evaluation.jumping, rule.first_step(x.dtype), h)
+
+    # Find the lanes whose newest evaluation lies at their accepted state, where a step starts.
+    reuses = accepted & (evaluation.jumping | rule.pair.reuses_last)
+    at_start = running & ((lanes.stage == 0) | reuses)
+    first = choose(reuses, evaluation.prediction, evaluation.history[0])
+    history = (first, *evaluation.history[1:])
+
+    # Find the lanes that cannot go on: where a step starts, the prediction must be finite.
+    not_finite = jnp.where(at_start & ~finite(evaluation.prediction), 1.0, 0.0)
+    broken = rule.combine_errors(rule.mean_over_devices(not_finite)) > 0
+    failures = lanes.failures + (judgement.rejected & jnp.isinf(judgement.error))
+
+    # Jump to the end as soon as the error of the jump is within the tolerance.
+    moved, arrived = accepted, accepted & arrives(rule, t)
+    if rule.jumps_at_end:
+        end, bound = jump_to_end(rule, x, t, evaluation.end_prediction)
+        jumps = at_start & ~broken & (rule.combine_errors(bound) <= 1)
+        x, t = choose(jumps, (end, jnp.full_like(t, rule.end)), (x, t))
+        moved, arrived = moved | jumps, arrived | jumps
+
+    # Settle the status. To arrive weighs most, then what is not finite, then the evaluations.
     nfe = lanes.nfe + 1
     status = jnp.where(nfe >= rule.max_evaluations, OUT_OF_EVALUATIONS, RUNNING)
     status = jnp.where(broken | (failures >= FAILURES), NOT_FINITE, status)
     status = jnp.where(arrived, OK, status).astype(jnp.int32)
+    return Progress(x, t, h, history, moved, at_start, reuses, failures, status, nfe)
 
-    # Where to evaluate next.
-    h, t_next, steps = propose(rule, t, h)
-    again = 0 if rule.peers else 1  # the peers evaluate the start of a rejected step again
-    stage = jnp.where(closes, jnp.where(kept, 1, jnp.where(reject, again, 0)), stage + 1)
-    at, t_at = place_after(steps, jnp.maximum(stage - 1, 0), x, history)
+
+def place(
+    rule: Rule, lanes: Lanes, judgement: Judgement, progress: Progress, carry: PyTree
+) -> Lanes:
+    """Lay out the next step of each lane, and find where the network is evaluated next.
+
+    With the decay and weights of row stage-1 of the step from the accepted state x:
+
+        at = decay x + sum_j weights_j m_j
+
+    At stage 0 it is x itself. The carry of a rejected step is replaced by the one that the model
+    had at the start of the step, so that the rejected evaluations leave no trace.
+    """
+    x, t, status = progress.x, progress.t, progress.status
+    h, t_next, steps = propose(rule, t, progress.h)
+
+    # The stage of the next evaluation: of a new step 0, or 1 if its start is evaluated already.
+    stage_after_rejection = 0 if rule.peers else 1  # the public codes evaluate its start again
+    stage_of_new_step = jnp.where(judgement.rejected, stage_after_rejection, 0)
+    stage_of_new_step = jnp.where(progress.reuses, 1, stage_of_new_step)
+    stage = jnp.where(judgement.complete, stage_of_new_step, lanes.stage + 1)
+
+    # The state and time of that evaluation. A lane that has finished stays at its accepted state.
+    at, t_at = place_of_row(steps, jnp.maximum(stage - 1, 0), x, progress.history)
     at, t_at = choose((stage == 0) | (status != RUNNING), (x, t), (at, t_at))
-    start_carry = choose(accept if rule.peers else starts, carry, lanes.start_carry)
-    carry = choose(reject | (status > OK), start_carry, carry)
-    new = Lanes(
-        at=at, t_at=t_at, x=x, t=t, h=h, t_next=t_next, stage=stage.astype(jnp.int32), history=history, steps=steps,
-        low=choose(accept, low, lanes.low) if rule.peers else None,
-        failures=failures, status=status, nfe=nfe, accepted=lanes.accepted + accept, rejected=lanes.rejected + reject,
-        carry=carry, start_carry=start_carry,
-    )  # fmt: skip
-    return choose(running, new, lanes)
+
+    # The carry of the model, taken back where a step is rejected or a sample does not arrive.
+    commits = progress.moved if rule.peers else progress.at_start
+    start_carry = choose(commits, carry, lanes.start_carry)
+    carry = choose(judgement.rejected | (status > OK), start_carry, carry)
+
+    return Lanes(
+        at=at,
+        t_at=t_at,
+        x=x,
+        t=t,
+        h=h,
+        t_next=t_next,
+        stage=stage.astype(jnp.int32),
+        history=progress.history,
+        steps=steps,
+        low=choose(progress.moved, judgement.low, lanes.low) if rule.peers else None,
+        failures=progress.failures,
+        status=status,
+        nfe=progress.nfe,
+        accepted=lanes.accepted + progress.moved,
+        rejected=lanes.rejected + judgement.rejected,
+        carry=carry,
+        start_carry=start_carry,
+    )

@@ -1,15 +1,20 @@
-"""Embedded pairs: two results of neighbouring order from the same evaluations, so that their difference is an error.
+"""Embedded pairs: two results of neighbouring order from one set of evaluations.
 
-A step of a pair is written as a small table for each sample, in the form of `flowjax.plans.table`, with one row for each
-evaluation m_0..m_{S-1} of the step:
+Their difference estimates the error of the step.
 
-    place_i = decay_i x + sum_{j<=i} weights_ij m_j,   at times_i     the last place is the result of the higher order
-    error   = sum_j error_j m_j                                       higher order minus lower order
+A step of a pair is a small table for each sample, in the form of `flowjax.plans.table`. It has one
+row for each evaluation m_0..m_{S-1} of the step, and row i leads from the start x of the step to
+place i:
 
-The coefficients are those of the plans, evaluated where the steps are chosen: inside the loop, a set for each sample.
+    place_i = decay_i x + sum_{j<=i} weights_ij m_j,   at times_i
+    error   = sum_j error_j m_j                        higher-order result minus lower-order result
+
+The last place is the result of the higher order. The coefficients are those of `flowjax.plans`, but
+they are computed inside the loop, where the steps are chosen, with one set for each sample.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -18,16 +23,25 @@ import numpy as np
 
 from flowjax.errors import check_choice
 from flowjax.plans.exponential import DEFAULT_FRACTIONS, VARIANTS, step_terms, step_weights
+from flowjax.schedules import Schedule
 
+# The methods, and the orders of their higher results.
 METHODS = {
     "dpm_solver_pp": (2, 3),
     "dpm_solver": (2, 3),
     "runge_kutta": (2, 3, 5),
-}  # and their orders
+}
 
 
 class Steps(NamedTuple):
-    """One step for each sample: times (B, S), decay (B, S), weights (B, S, S), error (B, S)."""
+    """The table of one step for each sample, as the module docstring defines it.
+
+    Attributes:
+      times: (B, S) times of the places.
+      decay: (B, S) weights of the state at the start of the step.
+      weights: (B, S, S) weights of the evaluations.
+      error: (B, S) weights of the evaluations in the error estimate.
+    """
 
     times: jax.Array
     decay: jax.Array
@@ -39,104 +53,176 @@ class Pair(NamedTuple):
     """A method with an error estimate.
 
     Attributes:
-      order: of the higher result; the error of a step goes as (step)^order.
-      stages: evaluations S that a step uses.
-      reuses_last: the last evaluation lies at the accepted state, so the next step starts with it.
-      kind: what the m_j are, "data", "noise" or "velocity".
-      steps: (schedule, t0, t1) -> `Steps`.
-      in_log_snr: steps are measured in log-SNR, else in t.
+      order: of the higher result; the estimated error of a step goes as (step)^order.
+      stages: S, the number of evaluations that a step uses.
+      reuses_last: the last evaluation lies at the result of the step, so the next step starts with
+        it.
+      kind: the prediction that the m_j are: "data", "noise" or "velocity".
+      steps: function (schedule, t0, t1) -> `Steps`, with step ends (B,).
+      in_log_snr: steps are measured in log-SNR; otherwise in t.
     """
 
     order: int
     stages: int
     reuses_last: bool
     kind: str
-    steps: Callable
+    steps: Callable[[Schedule, jax.Array, jax.Array], Steps]
     in_log_snr: bool
 
-    def place(self, schedule, t):
-        """`t` in the variable of the steps."""
+    def coordinate(self, schedule: Schedule, t: jax.Array) -> jax.Array:
+        """The coordinate in which steps are measured, at time `t`: log-SNR, or t itself."""
         return schedule.log_snr(t) if self.in_log_snr else t
 
-    def time(self, schedule, place):
-        """Inverse of `place`."""
-        return schedule.time_of_log_snr(place) if self.in_log_snr else place
+    def time(self, schedule: Schedule, coordinate: jax.Array) -> jax.Array:
+        """The time of a coordinate: the inverse of `coordinate`."""
+        return schedule.time_of_log_snr(coordinate) if self.in_log_snr else coordinate
 
 
-def pair(name, method, order, variant="midpoint"):
-    """The pair of this method and order; `name` is the public function that a refusal speaks for."""
+def pair(name: str, method: str, order: int, variant: str = "midpoint") -> Pair:
+    """The pair of a method and an order.
+
+    Args:
+      name: the public function that an error message names.
+      method: one of `METHODS`.
+      order: of the higher result.
+      variant: of the DPM-Solver updates, "midpoint" or "taylor".
+
+    Raises:
+      ValueError: a method or variant that does not exist, or an order that the method does not
+        have.
+    """
     check_choice(name, "method", method, tuple(METHODS))
     check_choice(name, "variant", variant, VARIANTS)
-    if order not in METHODS[method]:
+    orders = METHODS[method]
+    if isinstance(order, bool) or not isinstance(order, (int, np.integer)):
         raise ValueError(
-            f"{name}: order={order!r} of method={method!r} has no error estimate; wanted one of {METHODS[method]}."
+            f"{name}: order={order!r} has type {type(order).__name__}; wanted one of the whole "
+            f"numbers {orders}, without quotes or a decimal point."
+        )
+    if order not in orders:
+        raise ValueError(
+            f"{name}: order={order!r} of method={method!r} has no error estimate; wanted one of "
+            f"{orders}."
         )
     if method == "runge_kutta":
         return runge_kutta(order)
-    return dpm_solver(order, {"dpm_solver_pp": "data", "dpm_solver": "noise"}[method], variant)
+    kind = "data" if method == "dpm_solver_pp" else "noise"
+    return dpm_solver(order, kind, variant)
 
 
-def dpm_solver(order, kind, variant="midpoint"):
-    """Singlestep DPM-Solver(++) of orders (1, 2) or (2, 3) on the same evaluations (arXiv:2206.00927, appendix C).
+# ---- DPM-Solver and DPM-Solver++
 
-    Order 2 has its stage at 1/2 of the step in log-SNR, order 3 at 1/3 and 2/3, and its lower result is order 2 with the
-    stage at 1/3. The higher result is that of `plans.singlestep`.
+
+def dpm_solver(order: int, kind: str, variant: str = "midpoint") -> Pair:
+    """Singlestep DPM-Solver(++) of orders (1, 2) or (2, 3) (arXiv:2206.00927, appendix C).
+
+    Order 2 has its stage at 1/2 of the step in log-SNR. Order 3 has its stages at 1/3 and 2/3, and
+    its lower result is order 2 with the stage at 1/3. The higher result is that of
+    `plans.singlestep`.
 
     Args:
       order: 2 or 3.
       kind: "data" (DPM-Solver++) or "noise" (DPM-Solver).
       variant: "midpoint" or "taylor", as in `plans.dpm_solver_pp`.
     """
-    fractions = np.array((0.0, *DEFAULT_FRACTIONS[order], 1.0))
-    # Of each place: the evaluations it uses (the newest stage and the start) and their rule, as in plans.singlestep.
-    places = (
-        [([0], "taylor"), ([0, 1], variant)]
-        if order == 2
-        else [([0], "taylor"), ([0, 1], "taylor")]
-    )
-    if order == 3:
-        places.append(([0, 2] if variant == "midpoint" else [0, 1, 2], "taylor"))
-    lower = ([0], variant) if order == 2 else ([0, 1], variant)
-
-    def steps(schedule, t0, t1):
-        start = schedule.log_snr(t0)
-        inner = (
-            start[None]
-            + fractions[1:-1, None].astype(t0.dtype) * (schedule.log_snr(t1) - start)[None]
-        )
-        times = jnp.concatenate([schedule.time_of_log_snr(inner), t1[None]])  # (S, B)
-        decay, gain, argument, _ = step_terms(schedule, t0[None], times, kind)
-
-        def row(k, used, rule):
-            weights = gain[None] * step_weights(
-                argument, fractions[used] / fractions[k + 1], variant=rule
-            )
-            return _row(order, {j: w[k] for j, w in zip(used, weights, strict=True)}, t0)
-
-        rows = [row(k, *place) for k, place in enumerate(places)]
-        return Steps(times.T, decay.T, jnp.stack(rows, axis=1), rows[-1] - row(order - 1, *lower))
-
+    steps = functools.partial(_dpm_solver_steps, order=order, kind=kind, variant=variant)
     return Pair(order, order, False, kind, steps, True)
 
 
-def _row(size, weights, like):
-    return jnp.stack([weights.get(j, jnp.zeros_like(like)) for j in range(size)], axis=1)
+class _Interpolation(NamedTuple):
+    """The polynomial that leads to a place: its evaluations, and the variant of its weights."""
+
+    evaluations: list
+    variant: str
 
 
-# (stages, weights of the higher result, its difference to the lower one); where the last stage is the result itself,
-# its evaluation starts the next step.
+def _dpm_solver_interpolations(order, variant):
+    """(interpolation of each place, that of the lower-order result), as in `plans.singlestep`."""
+    first = _Interpolation([0], "taylor")
+    if order == 2:
+        return [first, _Interpolation([0, 1], variant)], _Interpolation([0], variant)
+    second = _Interpolation([0, 1], "taylor")
+    # The published midpoint form of order 3 leaves out the evaluation at 1/3.
+    result = _Interpolation([0, 2] if variant == "midpoint" else [0, 1, 2], "taylor")
+    return [first, second, result], _Interpolation([0, 1], variant)
+
+
+def _dpm_solver_steps(schedule, t0, t1, *, order, kind, variant):
+    """`Steps` from `t0` to `t1`, both (B,), with coefficients of `plans.exponential`."""
+    fractions = np.array((0.0, *DEFAULT_FRACTIONS[order], 1.0))  # of the step, in log-SNR
+
+    # The times of the places, and the terms of the exact solution from t0 to each of them.
+    start = schedule.log_snr(t0)
+    length = schedule.log_snr(t1) - start
+    inner_fractions = fractions[1:-1, None].astype(t0.dtype)
+    inner = start[None] + inner_fractions * length[None]  # (S-1, B)
+    times = jnp.concatenate([schedule.time_of_log_snr(inner), t1[None]])  # (S, B)
+    decay, gain, argument, _ = step_terms(schedule, t0[None], times, kind)  # (S, B)
+
+    def row(k, interpolation):
+        """Weights (B, S) of the evaluations that lead to place k."""
+        evaluations, rule = interpolation
+        taus = fractions[evaluations] / fractions[k + 1]
+        weights = gain[None] * step_weights(argument, taus, variant=rule)  # (used, S, B)
+        of_evaluation = {j: w[k] for j, w in zip(evaluations, weights, strict=True)}
+        return evaluation_weights(order, of_evaluation, t0)
+
+    interpolations, lower = _dpm_solver_interpolations(order, variant)
+    rows = [row(k, interpolation) for k, interpolation in enumerate(interpolations)]
+    error = rows[-1] - row(order - 1, lower)
+    return Steps(times.T, decay.T, jnp.stack(rows, axis=1), error)
+
+
+def evaluation_weights(stages: int, weights: dict[int, jax.Array], like: jax.Array) -> jax.Array:
+    """Weights (B, S) of all evaluations of a step.
+
+    Args:
+      stages: S.
+      weights: from the number of an evaluation to its weights (B,). Those left out are 0.
+      like: (B,), for the dtype and shape of the zeros.
+    """
+    zero = jnp.zeros_like(like)
+    return jnp.stack([weights.get(j, zero) for j in range(stages)], axis=1)
+
+
+# ---- Runge-Kutta
+
+
+class Tableau(NamedTuple):
+    """Coefficients of an embedded Runge-Kutta pair (a Butcher tableau).
+
+    Attributes:
+      inner: one row for each stage after the first: the weights of the evaluations before it.
+      result: weights of the evaluations in the higher-order result.
+      error: weights in the higher-order result minus those in the lower-order result.
+    """
+
+    inner: Sequence[Sequence[float]]
+    result: Sequence[float]
+    error: Sequence[float]
+
+
+# Where the last row of `inner` equals `result`, the last evaluation lies at the result of the step.
 _TABLEAUS = {
-    # Heun, with Euler.
-    2: ([[1.0]], [1 / 2, 1 / 2], [-1 / 2, 1 / 2]),
+    # Heun, with Euler as the lower order.
+    2: Tableau(
+        inner=[[1.0]],
+        result=[1 / 2, 1 / 2],
+        error=[-1 / 2, 1 / 2],
+    ),
     # Bogacki & Shampine 1989, 3(2).
-    3: (
-        [[1 / 2], [0, 3 / 4], [2 / 9, 1 / 3, 4 / 9]],
-        [2 / 9, 1 / 3, 4 / 9, 0],
-        [2 / 9 - 7 / 24, 1 / 3 - 1 / 4, 4 / 9 - 1 / 3, -1 / 8],
+    3: Tableau(
+        inner=[
+            [1 / 2],
+            [0, 3 / 4],
+            [2 / 9, 1 / 3, 4 / 9],
+        ],
+        result=[2 / 9, 1 / 3, 4 / 9, 0],
+        error=[2 / 9 - 7 / 24, 1 / 3 - 1 / 4, 4 / 9 - 1 / 3, -1 / 8],
     ),
     # Dormand & Prince 1980, 5(4).
-    5: (
-        [
+    5: Tableau(
+        inner=[
             [1 / 5],
             [3 / 40, 9 / 40],
             [44 / 45, -56 / 15, 32 / 9],
@@ -144,56 +230,37 @@ _TABLEAUS = {
             [9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656],
             [35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84],
         ],
-        [35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84, 0],
-        [71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40],
+        result=[35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84, 0],
+        error=[71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40],
     ),
-}  # fmt: skip
+}
 
 
-def runge_kutta(order):
-    """Runge-Kutta on the velocity in t: Heun-Euler 2(1), Bogacki-Shampine 3(2) or Dormand-Prince 5(4)."""
-    inner, final, error = _TABLEAUS[order]
-    size = len(final)
-    rows = np.array([row + [0.0] * (size - len(row)) for row in [*inner, final]])
-    places = np.append(rows[:-1].sum(1), 1.0)
-
-    def steps(schedule, t0, t1):
-        h = (t1 - t0)[:, None]
-        like = lambda table: jnp.asarray(table, h.dtype)[None]
-        times = jnp.where(places[None] == 1, t1[:, None], t0[:, None] + h * like(places))
-        return Steps(times, jnp.ones_like(times), h[:, :, None] * like(rows), h * like(error))
-
-    return Pair(order, size, order > 2, "velocity", steps, False)
+def runge_kutta(order: int) -> Pair:
+    """Runge-Kutta on the velocity in t: Heun-Euler, Bogacki-Shampine or Dormand-Prince."""
+    stages = len(_TABLEAUS[order].result)
+    steps = functools.partial(_runge_kutta_steps, order=order)
+    return Pair(order, stages, order > 2, "velocity", steps, False)
 
 
-def leap_out(schedule, stages, decreasing, t0, t1):
-    """The step away from an end where log-SNR is infinite: order 1, judged by the evaluation that the next step needs.
+def _runge_kutta_steps(schedule, t0, t1, *, order):
+    """`Steps` from `t0` to `t1`, both (B,): place_i = x + h sum_j a_ij m_j.
 
-    In r = alpha/sigma (from pure noise; sigma/alpha from data) the solution is a plain integral of the data (noise)
-    prediction, and order 1 is Euler's rule for it:
-
-        x1 = sigma1/sigma0 x0 + alpha1 m_0,     error = alpha1 (m_1 - m_0)/2,
-
-    the distance to the trapezoidal rule. Its second row repeats the place, so m_1 is also the next step's m_0.
-
-    Args:
-      schedule: the path.
-      stages: of the pair that shares the table, at least 2.
-      decreasing: True from t = 1, False from t = 0, where alpha and sigma, data and noise change places.
-      t0, t1: (B,) ends.
+    The schedule does not enter; all pairs take it.
     """
-    grows, falls = sides(schedule, decreasing)
-    like = jnp.zeros_like(t1)
-    place = _row(stages, {0: grows(t1)}, like)
-    decay = falls(t1) / falls(t0)
-    return Steps(
-        jnp.stack([t1] * stages, axis=1),
-        jnp.stack([decay] * stages, axis=1),
-        jnp.stack([place] * stages, axis=1),
-        _row(stages, {0: -grows(t1) / 2, 1: grows(t1) / 2}, like),
-    )
+    tableau = _TABLEAUS[order]
+    stages = len(tableau.result)
+    rows = [[*row, *[0.0] * (stages - len(row))] for row in [*tableau.inner, tableau.result]]
+    rows = np.array(rows)  # (S, S)
+    fractions = np.append(rows[:-1].sum(1), 1.0)  # of the step, in t
 
+    h = (t1 - t0)[:, None]  # (B, 1)
 
-def sides(schedule, decreasing):
-    """(alpha, sigma) towards data, (sigma, alpha) towards noise: the part that grows and the part that falls."""
-    return (schedule.alpha, schedule.sigma) if decreasing else (schedule.sigma, schedule.alpha)
+    def constant(table):
+        return jnp.asarray(table, h.dtype)[None]
+
+    # Places at the end of the step have exactly its time, without the rounding of t0 + h.
+    ends = fractions[None] == 1
+    times = jnp.where(ends, t1[:, None], t0[:, None] + h * constant(fractions))
+    weights = h[:, :, None] * constant(rows)
+    return Steps(times, jnp.ones_like(times), weights, h * constant(tableau.error))

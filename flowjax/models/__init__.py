@@ -1,4 +1,4 @@
-"""Networks: the transformer, and public or shipped checkpoints in the form that the samplers take."""
+"""Networks: the transformer, and public or shipped checkpoints in the form that samplers take."""
 
 from flowjax.models.card import Card, Model, init, model
 from flowjax.models.dit import DiTConfig, network, overview, preset, softmax_attention

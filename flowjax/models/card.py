@@ -1,11 +1,20 @@
-"""A network with what is known of it: which path it was trained on, what it predicts, what it calls time.
+"""A network with its card: the path it was trained on, what it predicts, and its clock.
 
-These differ from one public network to the next. They are settled here, once, so that everything else sees
+Public networks differ in these conventions. They are resolved here, so that everything else sees
 
     apply(params, x, t, label) -> velocity,      t = 1 noise, t = 0 data,      x (B, H, W, C)
+
+This module is the only one that converts them, for training (`Card.predict`) and for sampling
+(`Card.velocity`) alike:
+
+  clock   The number that the network receives for the time t (`Card.clock_at`).
+  sign    SiT counts time as s = 1 - t, so its velocity is dx/ds = -dx/dt: it changes its sign.
+          The other predictions (data, noise, v, score) are functions of the noisy state and not
+          derivatives by time. They are the same for every clock.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,32 +22,46 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowjax.models import dit
+from flowjax.models.vae import Autoencoder
 from flowjax.schedules import PREDICTIONS, Linear, Schedule, to_velocity
+from flowjax.types import Array, PyTree, Scalar
 
-# What networks are told as the time, by its name: t -> clock.
-CLOCKS = {
-    "1000 t": lambda schedule, t: 1000 * t,  # SD3, SANA, Flux, and those trained here
-    "1 - t": lambda schedule, t: (
-        1 - t
-    ),  # SiT: runs towards the data, and so does the velocity that it predicts
-    "index": lambda schedule, t: (
-        schedule.steps * t - 1
-    ),  # DiT: the discrete step 0 .. N-1, node n of VPDiscrete less 1
+
+def _thousand_t(schedule: Schedule, t: Array) -> Array:
+    return 1000 * t
+
+
+def _one_minus_t(schedule: Schedule, t: Array) -> Array:
+    return 1 - t
+
+
+def _discrete_index(schedule: Schedule, t: Array) -> Array:
+    return schedule.steps * t - 1
+
+
+# (schedule, t) -> the number that a network receives, by the clock's name.
+CLOCKS: dict[str, Callable[[Schedule, Array], Array]] = {
+    "1000 t": _thousand_t,  # SD3, SANA, Flux, and the networks that are trained here
+    "1 - t": _one_minus_t,  # SiT
+    "index": _discrete_index,  # DiT: the discrete step 0 .. N-1, node n of VPDiscrete less 1
 }
+# Clocks by which a network's velocity points from noise to data.
+CLOCKS_TOWARDS_DATA = ("1 - t",)
 
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-    """What is known of a network.
+    """The metadata of a network, and the conversions that follow from them.
 
     Attributes:
       name: of the network.
       config: its sizes, a `DiTConfig`.
-      schedule: the path that it was trained on.
-      prediction: one of `flowjax.schedules.PREDICTIONS`.
-      clock: what it is told as the time, one of "1000 t", "1 - t", "index".
-      details: whatever else is known, such as the training's configuration and metrics; a dictionary for JSON.
-      scheduler: a pipeline's scheduler_config.json, or None.
+      schedule: the path on which it was trained.
+      prediction: what it outputs, one of `flowjax.schedules.PREDICTIONS`.
+      clock: the name of the number that it receives as the time: "1000 t", "1 - t" or "index".
+      details: whatever else is known, such as the configuration and the metrics of the training; a
+        dictionary for JSON.
+      scheduler: the scheduler_config.json of a pipeline, or None.
       vae: the `Autoencoder` of a latent model's pipeline, or None.
     """
 
@@ -47,149 +70,243 @@ class Card:
     schedule: Schedule = Linear()
     prediction: str = "velocity"
     clock: str = "1000 t"
-    details: dict = dataclasses.field(default_factory=dict)
-    scheduler: dict | None = None
-    vae: Any = None
+    details: dict[str, Any] = dataclasses.field(default_factory=dict)
+    scheduler: dict[str, Any] | None = None
+    vae: Autoencoder | None = None
 
     def __post_init__(self):
         """Refuse a prediction or a clock that is not known."""
+        # A card may come from a file, so both names are checked here and nowhere else.
         if self.prediction not in PREDICTIONS or self.clock not in CLOCKS:
             raise ValueError(
-                f"models.Card: prediction={self.prediction!r}, clock={self.clock!r}; wanted one of {PREDICTIONS} and one of "
-                f"{tuple(CLOCKS)}."
+                f"models.Card: prediction={self.prediction!r}, clock={self.clock!r}; wanted one of "
+                f"{PREDICTIONS} and one of {tuple(CLOCKS)}."
             )
 
     @property
-    def null_label(self):
-        """The label that training put in the place of a dropped one."""
+    def null_label(self) -> int:
+        """The label that training puts in the place of a dropped one."""
         return self.config.classes
 
-    def patchify(self, x):
+    # Images and tokens.
+
+    def patchify(self, x: Array) -> Array:
         """(B, H, W, C) -> patches (B, L, P)."""
         if x.ndim != 4 or x.shape[-1] != self.config.channels:
             raise ValueError(
-                f"{self.name}: a state of shape {x.shape}; wanted (B, H, W, {self.config.channels})."
+                f"{self.name}: a state of shape {x.shape}; wanted (B, H, W, "
+                f"{self.config.channels})."
             )
         return dit.patchify(x, self.config.patch)
 
-    def unpatchify(self, patches, size=None):
-        """patches (B, L, P) -> (B, H, W, C)."""
+    def unpatchify(self, patches: Array, size: tuple[int, int] | None = None) -> Array:
+        """Patches (B, L, P) -> (B, H, W, C), with (H, W) = `size`, config.size by default."""
         return dit.unpatchify(patches, self.config.patch, size or self.config.size)
 
-    def raw(self, params, x, clock, label, *, attention=None, carry=None):
-        """The network's own output at its own time: (B, H, W, outputs), learned variances included.
+    # The two conversions: clock and sign.
 
-        With a carry, (output, carry).
+    def clock_at(self, t: Array) -> Array:
+        """The number that the network receives for the time `t`, shaped like `t`."""
+        return CLOCKS[self.clock](self.schedule, t)
+
+    def _prediction_of(self, output: jax.Array) -> jax.Array:
+        """The prediction of an output: a velocity dx/ds by the time s = 1 - t becomes -dx/ds."""
+        if self.prediction == "velocity" and self.clock in CLOCKS_TOWARDS_DATA:
+            return -output
+        return output
+
+    # The network on images.
+
+    def raw(
+        self,
+        params: PyTree,
+        x: Array,
+        clock: Array,
+        label: Array | None,
+        *,
+        attention: dit.Attention | None = None,
+        carry: PyTree = None,
+    ) -> jax.Array | tuple[jax.Array, PyTree]:
+        """The network's own output at its own time.
+
+        Args:
+          params: the tree of parameters.
+          x: (B, H, W, C).
+          clock: scalar or (B,), as `clock_at` gives it.
+          label: (B,) integers, or None for the null label.
+          attention: as models.dit describes; None for plain softmax attention.
+          carry: given to the attention.
+
+        Returns:
+          (B, H, W, outputs), learned variances included; with a carry, (output, carry).
         """
         x = jnp.asarray(x)
-        out, after = self._call(
-            params, self.patchify(x), clock, label, self._positions(x), attention, carry
-        )
-        out = self.unpatchify(out, x.shape[1:3])
-        return out if carry is None else (out, after)
+        size = x.shape[1:3]
+        positions = dit.positions(self.config, size)
+        patches = self.patchify(x)
+        output, after = self._call(params, patches, clock, label, positions, attention, carry)
+        output = self.unpatchify(output, size)
+        return output if carry is None else (output, after)
 
-    def velocity_of_patches(self, params, patches, t, label, positions, attention=None, carry=None):
-        """The velocity of some of the tokens: what a device computes of its share.
+    def predict(self, params: PyTree, x: Array, t: Array, label: Array | None) -> jax.Array:
+        """The prediction that `prediction` names, by the time t: what training compares.
+
+        Args:
+          params: the tree of parameters.
+          x: (B, H, W, C).
+          t: scalar or (B,).
+          label: (B,) integers, or None for the null label.
+
+        Returns:
+          (B, H, W, C), without learned variances.
+        """
+        output = self.raw(params, x, self.clock_at(t), label)  # (B, H, W, outputs)
+        return self._prediction_of(output[..., : self.config.channels])
+
+    def velocity(
+        self,
+        params: PyTree,
+        x: Array,
+        t: Scalar,
+        label: Array | None,
+        *,
+        attention: dit.Attention | None = None,
+        carry: PyTree = None,
+    ) -> jax.Array | tuple[jax.Array, PyTree]:
+        """The velocity (B, H, W, C) at the state `x` and time `t`; with a carry, (velocity, carry).
+
+        Arguments as for `predict` and `raw`.
+        """
+        x = jnp.asarray(x)
+        size = x.shape[1:3]
+        positions = dit.positions(self.config, size)
+        patches = self.patchify(x)
+        found, after = self.velocity_of_patches(
+            params, patches, t, label, positions, attention, carry
+        )
+        found = self.unpatchify(found, size)
+        return found if carry is None else (found, after)
+
+    # The network on some of the tokens.
+
+    def velocity_of_patches(
+        self,
+        params: PyTree,
+        patches: jax.Array,
+        t: Scalar,
+        label: Array | None,
+        positions: Array,
+        attention: dit.Attention | None = None,
+        carry: PyTree = None,
+    ) -> tuple[jax.Array, PyTree]:
+        """The velocity of some of the tokens: what a device computes for the tokens that it holds.
 
         Args:
           params: the tree of parameters.
           patches: (B, L, P) the state, as `patchify` cuts it; all tokens or some of them.
           t: scalar or (B,).
           label: (B,) integers, or None for the null label.
-          positions: (L, E) the rows of `models.dit.positions` that belong to them.
+          positions: (L, E), the rows of `models.dit.positions` for these tokens.
           attention: as models.dit describes; None for plain softmax attention.
           carry: given to the attention.
 
         Returns:
           (velocity (B, L, P), carry).
         """
-        patches = patches.astype(
-            jnp.promote_types(patches.dtype, jnp.float32)
-        )  # before t takes its dtype
-        clock = CLOCKS[self.clock](self.schedule, jnp.asarray(t, patches.dtype))
-        out, carry = self._call(params, patches, clock, label, positions, attention, carry)
-        return self.velocity_of_output(out, patches, t), carry
+        # t takes the dtype of the patches, so these are raised first: 1000 t needs float32.
+        patches = _at_least_float32(patches)
+        clock = self.clock_at(jnp.asarray(t, patches.dtype))
+        output, carry = self._call(params, patches, clock, label, positions, attention, carry)
+        return self.velocity_of_output(output, patches, t), carry
 
-    def velocity_of_output(self, out, patches, t):
-        """The velocity (B, L, P) that the network's own output for some tokens (B, L, p p outputs) means.
+    def velocity_of_output(self, out: jax.Array, patches: jax.Array, t: Scalar) -> jax.Array:
+        """The velocity (B, L, P) that the network's own output for some tokens stands for.
 
         Args:
+          out: (B, L, p p outputs).
           patches: (B, L, P) the state, in float32 at least.
           t: scalar or (B,).
         """
-        each = self.config.patch**2
-        out = out.reshape(*out.shape[:2], each, self.config.outputs)[..., : self.config.channels]
-        out = out.reshape(patches.shape)
-        if self.clock == "1 - t" and self.prediction == "velocity":
-            out = -out
-        return to_velocity(
-            self.schedule, self.prediction, out, patches, jnp.asarray(t, patches.dtype)
-        )
+        pixels = self.config.patch**2
+        out = out.reshape(*out.shape[:2], pixels, self.config.outputs)  # (B, L, p p, outputs)
+        out = out[..., : self.config.channels]  # (B, L, p p, C), without learned variances
+        out = out.reshape(patches.shape)  # (B, L, P)
+        prediction = self._prediction_of(out)
+        # A prediction is p x + q velocity; to_velocity solves this for the velocity.
+        t = jnp.asarray(t, patches.dtype)
+        return to_velocity(self.schedule, self.prediction, prediction, patches, t)
 
-    def velocity(self, params, x, t, label, *, attention=None, carry=None):
-        """The velocity (B, H, W, C) at the state `x` and time `t`; with a carry, (velocity, carry)."""
-        x = jnp.asarray(x)
-        found, after = self.velocity_of_patches(
-            params, self.patchify(x), t, label, self._positions(x), attention, carry
-        )
-        found = self.unpatchify(found, x.shape[1:3])
-        return found if carry is None else (found, after)
+    def _call(
+        self,
+        params: PyTree,
+        patches: jax.Array,
+        clock: Array,
+        label: Array | None,
+        positions: Array,
+        attention: dit.Attention | None,
+        carry: PyTree,
+    ) -> tuple[jax.Array, PyTree]:
+        """The network itself; a scalar clock or label is broadcast to the batch.
 
-    def _positions(self, x):
-        return dit.positions(self.config, x.shape[1:3])
+        Returns:
+          (out (B, L, p p outputs), carry).
+        """
+        patches = _at_least_float32(patches)
+        batch = patches.shape[:1]
+        clock = jnp.broadcast_to(jnp.asarray(clock, patches.dtype), batch)
+        label = jnp.broadcast_to(self._checked(label), batch)
+        positions = jnp.asarray(positions, patches.dtype)
+        attention = attention or dit.softmax_attention
+        apply = dit.network(self.config).apply
+        return apply(params, patches, clock, label, positions, attention, carry)
 
-    def _call(self, params, patches, clock, label, positions, attention, carry):
-        patches = patches.astype(jnp.promote_types(patches.dtype, jnp.float32))
-        clock = jnp.broadcast_to(jnp.asarray(clock, patches.dtype), patches.shape[:1])
-        label = jnp.broadcast_to(self._checked(label), patches.shape[:1])
-        call = dit.network(self.config).apply
-        return call(
-            params,
-            patches,
-            clock,
-            label,
-            jnp.asarray(positions, patches.dtype),
-            attention or dit.softmax_attention,
-            carry,
-        )
-
-    def _checked(self, label):
+    def _checked(self, label: Array | None) -> jax.Array:
+        """Labels as an array. Their values can be checked only outside of jit."""
         label = self.null_label if label is None else label
+        # Inside jit a label out of range gives NaN instead (DiT.embed).
         if not isinstance(label, jax.core.Tracer):
             values = np.asarray(label)
-            if not np.issubdtype(values.dtype, np.integer) or np.any(
-                (values < 0) | (values > self.null_label)
-            ):
+            integers = np.issubdtype(values.dtype, np.integer)
+            if not integers or np.any((values < 0) | (values > self.null_label)):
                 raise ValueError(
-                    f"{self.name}: labels {values.ravel()[:8].tolist()}; wanted integers from 0 to {self.null_label - 1}, or "
-                    f"{self.null_label}, the null label."
+                    f"{self.name}: labels {values.ravel()[:8].tolist()}; wanted integers from 0 to "
+                    f"{self.null_label - 1}, or {self.null_label}, the null label."
                 )
         return jnp.asarray(label)
+
+
+def _at_least_float32(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 class Model(NamedTuple):
     """A network ready to sample from.
 
     Attributes:
-      apply: (params, x, t, label, *, attention=None, carry=None) -> velocity (B, H, W, C), t a scalar or (B,), label (B,)
-        integers or None; with a carry, (velocity, carry). A label out of range is refused where its value is known; inside
-        jit it gives NaN.
+      apply: (params, x, t, label, *, attention=None, carry=None) -> velocity (B, H, W, C), with t a
+        scalar or (B,), and label (B,) integers or None; with a carry, (velocity, carry). A label
+        out of range is refused where its value is known; inside jit it gives NaN.
       params: the tree of parameters.
       card: its `Card`.
     """
 
-    apply: callable
-    params: Any
+    apply: Callable[..., Any]
+    params: PyTree
     card: Card
 
 
-def model(card, params):
+def model(card: Card, params: PyTree) -> Model:
     """The `Model` of a card and its parameters."""
     return Model(card.velocity, params, card)
 
 
-def init(config, key, **card):
-    """An untrained `Model`: fields of `Card` may be given."""
-    return model(
-        Card(**{"name": "untrained", "config": config, **card}), dit.network(config).init(key)
-    )
+def init(config: dit.DiTConfig, key: jax.Array, **card: Any) -> Model:
+    """An untrained `Model`.
+
+    Args:
+      config: its sizes.
+      key: a JAX key.
+      **card: fields of `Card` to set.
+    """
+    fields = {"name": "untrained", "config": config, **card}
+    return model(Card(**fields), dit.network(config).init(key))

@@ -1,41 +1,52 @@
 """The mesh of devices: its axes, how it is made, and what does not fit it."""
 
 import math
+from collections.abc import Sequence
 
 import jax
-from jax.sharding import AxisType
+from jax.sharding import AxisType, Mesh
 
 DATA = "data"  # independent samples
 CFG = "cfg"  # the two branches of guidance: shard 0 conditional, shard 1 with the null label
-RING = "ring"  # the outer part of the tokens' axis; there only when make_mesh was given seq=(u, r)
+RING = "ring"  # the outer part of the tokens' axis; only in meshes of make_mesh(seq=(u, r))
 SEQ = "seq"  # tokens of one image, in order: shard j holds tokens j ceil(L/n) and those after
 PIPE = "pipe"  # layers
 
 
-def make_mesh(data=1, cfg=1, seq=1, pipe=1, *, devices=None):
-    """A mesh with the axes data, cfg, seq, pipe, over the first devices when there are more than it takes.
+def make_mesh(
+    data: int = 1,
+    cfg: int = 1,
+    seq: int | tuple[int, int] = 1,
+    pipe: int = 1,
+    *,
+    devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
+    """Make a mesh with the axes data, cfg, seq and pipe over the first devices.
 
     Args:
-      data: parts of the batch.
-      cfg: 1, or 2: each branch of guidance on its own devices.
-      seq: parts of an image's tokens, n; or a pair (u, r) for attention="ulysses_ring": u devices exchange heads (put them
-        where links are fastest: they are neighbours), r such groups pass keys and values round; n = u r.
-      pipe: parts of the layers.
-      devices: to take them from; `jax.devices()` by default.
+      data: the number of parts of the batch.
+      cfg: 1, or 2: each branch of guidance has its own devices.
+      seq: the number n of parts of an image's tokens. Or a pair (u, r) for
+        attention="ulysses_ring": groups of u devices exchange heads, and r such groups pass keys
+        and values around a ring; n = u r. The u devices of a group are neighbours, so they should
+        have the fastest links.
+      pipe: the number of parts of the layers.
+      devices: the devices to choose from; `jax.devices()` by default. Those that are not needed
+        are left out.
 
     Returns:
-      `jax.sharding.Mesh` with Auto axes (`jax.make_mesh` alone makes Explicit ones, and `jax.shard_map` then refuses
-      arguments that are not laid out beforehand).
+      `jax.sharding.Mesh` with Auto axes. (`jax.make_mesh` alone makes Explicit axes, and then
+      `jax.shard_map` refuses arguments that are not laid out beforehand.)
 
     Raises:
-      ValueError: factors that are no whole numbers from 1, cfg above 2, or more devices than there are.
+      ValueError: factors that are not integers from 1, cfg above 2, or more devices than there are.
     """
-    inner, ring = seq if isinstance(seq, (tuple, list)) and len(seq) == 2 else (seq, None)
+    # A pair makes two axes of the tokens.
+    is_pair = isinstance(seq, (tuple, list)) and len(seq) == 2
+    inner, ring = seq if is_pair else (seq, None)
     sizes = {DATA: data, CFG: cfg, RING: ring, SEQ: inner, PIPE: pipe}
     sizes = {name: size for name, size in sizes.items() if size is not None}
-    given = ", ".join(
-        f"{name}={size!r}" for name, size in ((DATA, data), (CFG, cfg), (SEQ, seq), (PIPE, pipe))
-    )
+    given = f"{DATA}={data!r}, {CFG}={cfg!r}, {SEQ}={seq!r}, {PIPE}={pipe!r}"
     if not all(isinstance(size, int) and size >= 1 for size in sizes.values()):
         raise ValueError(
             f"parallel.make_mesh: {given}; wanted whole numbers from 1 (seq may be a pair of them)."
@@ -44,11 +55,14 @@ def make_mesh(data=1, cfg=1, seq=1, pipe=1, *, devices=None):
         raise ValueError(
             f"parallel.make_mesh: cfg={cfg}; guidance has two branches, so wanted 1 or 2."
         )
+    # Take as many devices as the mesh needs.
     devices = jax.devices() if devices is None else list(devices)
-    here, wanted = len(devices), math.prod(sizes.values())
+    here = len(devices)
+    wanted = math.prod(sizes.values())
     if wanted > here:
         raise ValueError(
-            f"parallel.make_mesh: {given} take {wanted} devices and {here} are here; {_way_out(sizes, wanted, here)}."
+            f"parallel.make_mesh: {given} take {wanted} devices and {here} are here; "
+            f"{_way_out(sizes, wanted, here)}."
         )
     auto = (AxisType.Auto,) * len(sizes)
     return jax.make_mesh(tuple(sizes.values()), tuple(sizes), auto, devices=devices[:wanted])
@@ -63,16 +77,51 @@ def _way_out(sizes, wanted, here):
     return f"with the other factors as they are, {' or '.join(fits)} would fit"
 
 
-def token_axes(mesh):
+def check_mesh(
+    name: str,
+    mesh: Mesh,
+    batch: int,
+    tokens: int,
+) -> None:
+    """Refuse a mesh that does not fit the batch or the tokens, whatever the attention.
+
+    Args:
+      name: the public function in whose name the refusal speaks.
+      mesh: from `make_mesh`.
+      batch: B.
+      tokens: L.
+    """
+    missing = {DATA, CFG, SEQ, PIPE} - set(mesh.shape)
+    if missing:
+        raise ValueError(
+            f"{name}: the mesh lacks the axes {sorted(missing)}; make it with parallel.make_mesh."
+        )
+    # Every device needs a token; some may then hold padding beside it.
+    shards = token_shards(mesh)
+    if shards > tokens:
+        raise ValueError(
+            f"{name}: {shards} devices share {tokens} tokens; take seq at most {tokens}, and use "
+            "the other devices for data."
+        )
+    # Samples are not padded: they would cost as much as real ones.
+    parts = mesh.shape[DATA]
+    if batch % parts:
+        raise ValueError(
+            f"{name}: a batch of {batch} does not divide into data={parts} parts; take a batch of "
+            f"{batch + -batch % parts}, or data={math.gcd(batch, parts)}."
+        )
+
+
+def token_axes(mesh: Mesh) -> tuple[str, ...]:
     """The names of the axes that share an image's tokens, outermost first."""
     return (RING, SEQ) if RING in mesh.shape else (SEQ,)
 
 
-def token_shards(mesh):
-    """n, the number of devices that share an image's tokens."""
+def token_shards(mesh: Mesh) -> int:
+    """The number n of devices that share an image's tokens."""
     return math.prod(mesh.shape[name] for name in token_axes(mesh))
 
 
-def doubled(mesh, guidance):
+def doubled(mesh: Mesh, guidance: float) -> bool:
     """Whether a device computes both branches of guidance, in a batch of twice the size."""
     return mesh.shape[CFG] == 1 and guidance != 1

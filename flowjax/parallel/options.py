@@ -1,192 +1,253 @@
-"""Refusals of `parallel.sample`: in words, and before anything compiles."""
+"""The options of sampling on many devices: each one once, with its default, meaning and refusals.
+
+`parallel.sample`, `parallel.program` and `parallel.emulate` take them as keywords and build
+`Options` from these. To add an option, add a field and a check here, a field to
+`configs.sample.Config`, and the code that reads it.
+"""
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from flowjax.errors import check_choice
-from flowjax.parallel.mesh import CFG, DATA, PIPE, RING, SEQ, token_shards
 from flowjax.parallel.stale import policies
-from flowjax.parallel.stale.forecast import FORECASTS, correction_of
+from flowjax.parallel.stale.forecast import FORECASTS
 from flowjax.parallel.stale.precision import bits_of
-
-ATTENTIONS = ("gather", "ulysses", "ring", "ulysses_ring", "stale", "pipefusion")
-
-
-def check(model, noise, label, plan, mesh, guidance, attention, options):
-    """Raise a ValueError about the first argument of `parallel.sample` that does not fit; return the labels, (B,)."""
-    card = model.card
-    check_choice("parallel.sample", "attention", attention, ATTENTIONS)
-    if noise.ndim != 4 or not jnp.issubdtype(noise.dtype, jnp.floating):
-        raise ValueError(
-            f"parallel.sample: noise has shape {noise.shape} and dtype {noise.dtype}; wanted floating (B, H, W, C)."
-        )
-    if not isinstance(guidance, (int, float)) or not math.isfinite(guidance):
-        raise ValueError(f"parallel.sample: guidance={guidance!r}; wanted a number, 1 for none.")
-    label = np.asarray(card.null_label if label is None else label)
-    if label.shape not in ((), noise.shape[:1]) or not np.issubdtype(label.dtype, np.integer):
-        raise ValueError(
-            f"parallel.sample: label is {label.dtype}{label.shape}; wanted {len(noise)} integers."
-        )
-    if np.any((label < 0) | (label > card.null_label)):
-        raise ValueError(
-            f"parallel.sample: labels {label.ravel()[:8].tolist()}; wanted integers from 0 to {card.null_label - 1}, or "
-            f"{card.null_label}, the null label."
-        )
-    tokens = card.patchify(np.zeros(noise.shape, bool)).shape[1]
-    check_mesh(mesh, card.config, len(noise), tokens, attention)
-    if attention == "stale":
-        check_stale(plan, options)
-        if options.patches is not None:
-            raise ValueError(
-                f"parallel.sample: patches={options.patches!r} with attention='stale', whose parts are the devices'; leave it, "
-                "or take attention='pipefusion'."
-            )
-    elif attention == "pipefusion":
-        check_stale(plan, options)
-        check_pipe(mesh, card.config, tokens, options)
-    else:
-        check_exact(attention, options)
-    return np.broadcast_to(label, noise.shape[:1])
+from flowjax.plans.table import Plan
 
 
-def check_exact(attention, options):
-    """Raise a ValueError if exact attention is asked for what only stale attention does."""
-    asked = {
-        "policy": options.policy is not None,
-        "forecast": options.forecast != 0,
-        "correction": bool(options.correction),
-        "comm_dtype": options.comm_dtype is not None,
-        "residual": options.residual,
-        "patches": options.patches is not None,
-    }
-    for name in (name for name, is_asked in asked.items() if is_asked):
-        raise ValueError(
-            f"parallel.sample: {name}={getattr(options, name)!r} with attention={attention!r}, which is exact in every row; "
-            "leave it, or take attention='stale'."
-        )
+class Options(NamedTuple):
+    """How an image is sampled on many devices.
+
+    Attributes:
+      attention: how queries reach the keys and values of other devices.
+        "gather", "ulysses", "ring" and "ulysses_ring" are exact (see `parallel.attention`).
+        "stale" attends to this device's own keys and values of this row, and to those of other
+        devices from the step before; in a plan with several rows a step, from the same substep
+        (see `parallel.stale.model`).
+        "pipefusion" splits the layers over the mesh axis pipe, and patches of the image follow
+        each other through them (see `parallel.pipeline.stage`).
+      guidance: the scale of classifier-free guidance; 1 is none. The two branches are two halves
+        of the mesh where it has cfg=2, and two halves of the batch elsewhere.
+      warmup: the number of synchronous steps at the start, exactly; at least 1. For "stale" and
+        "pipefusion".
+      policy: (steps,) from `parallel.stale.policies`, in place of warmup: which steps are
+        synchronous, or the tolerance that decides it. For "stale", and for "pipefusion" where no
+        step depends on a tolerance.
+      refresh: the number of steps between two exchanges after the last synchronous step; None: no
+        more exchanges. For "stale".
+      gather: "late" (keep this device's keys and values, gather those of others one layer ahead)
+        or "early" (keep the copies of all devices). None: "late" where it is possible, that is
+        with refresh=1 and residual=False. For "stale".
+      forecast: what other devices receive: 0, the newest keys and values; 1, 2 or "tuned": their
+        extrapolation to the row in which they are used (see `parallel.stale.forecast`). For
+        "stale" and "pipefusion".
+      correction: the fraction, from 0 to 1, of its own miss that a device adds to the stale part of
+        attention's output (see `parallel.attention.corrected`). None: `forecast.CORRECTION` with
+        forecast="tuned", else 0. For "stale" and "pipefusion".
+      comm_dtype: the number format of messages: None (that of the keys), "bfloat16", "int8" or
+        "int4" (see `parallel.stale.precision`). For "stale".
+      residual: send the error of the forecast instead of the forecast. Every device then keeps the
+        keys and values of all devices, of as many rows as the forecast uses. For "stale".
+      gains_per: which tokens have a gain in common with forecast="tuned": those of one "device"
+        (with "pipefusion", of one patch), or none: each "token" has its own gain. For "stale" and
+        "pipefusion".
+      patches: the number M of patches of "pipefusion", which divides the number of tokens. The
+        samples depend on M, not on the number of stages.
+    """
+
+    attention: str = "gather"
+    guidance: float = 1.0
+    warmup: int = 1
+    policy: Any = None
+    refresh: int | None = 1
+    gather: str | None = None
+    forecast: int | str = 0
+    correction: float | None = None
+    comm_dtype: str | None = None
+    residual: bool = False
+    gains_per: str = "device"
+    patches: int | None = None
+
+    @property
+    def exchange_method(self) -> str:
+        """The name of the method in `parallel.stale.exchange`: "late", "early" or "residual"."""
+        if self.residual:
+            return "residual"
+        return self.gather or ("late" if self.refresh == 1 else "early")
 
 
-def check_stale(plan, options):
-    """Raise a ValueError if stale attention cannot run `plan` so; `options` are `stale.Options`."""
-    name, (warmup, policy, refresh, gather, *_) = "parallel.sample", options
-    whole = lambda value: isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if gather is not None:
-        check_choice(name, "gather", gather, ("late", "early"))
-    check_choice(name, "forecast", options.forecast, FORECASTS)
-    correction_of(options.forecast, options.correction)
-    bits_of(name, options.comm_dtype)
-    check_choice(name, "share", options.share, ("device", "token"))
-    if not whole(warmup) or not 1 <= warmup <= plan.steps:
-        raise ValueError(
-            f"{name}: warmup={warmup!r} of {plan.steps} steps; wanted a whole number from 1, since the first step "
-            f"has nothing stale to attend to, to {plan.steps}, where every step is synchronous."
-        )
-    if policy is not None:
-        policies.check(name, policy, plan.steps)
-        if warmup != 1:
-            raise ValueError(
-                f"{name}: warmup={warmup} and a policy, which says itself what is synchronous; leave warmup, or "
-                f"take np.minimum(policy, policies.warm_up({plan.steps}, {warmup}))."
-            )
-    if refresh is not None and (not whole(refresh) or refresh < 1):
-        raise ValueError(
-            f"{name}: refresh={refresh!r}; wanted a whole number from 1, or None: never again."
-        )
-    if refresh != 1 and (policy is not None or options.forecast != 0 or options.residual):
-        raise ValueError(
-            f"{name}: refresh={refresh} with a policy, forecast or residual; these want what is told in every step: take "
-            "refresh=1."
-        )
-    if gather == "late" and (refresh != 1 or options.residual):
-        what = "residual=True" if options.residual else f"refresh={refresh}"
-        raise ValueError(
-            f"{name}: gather='late' keeps nobody else's keys and values; with {what}, which needs them kept, take "
-            "gather='early'."
-        )
+# Which options each kind of attention has
 
 
-def check_layers(name, mesh, config):
-    """Raise a ValueError that begins with `name` if the layers do not divide over the axis pipe."""
-    stages = mesh.shape[PIPE]
-    if config.depth % stages:
-        fits = [k for k in range(1, config.depth + 1) if config.depth % k == 0]
-        raise ValueError(
-            f"{name} splits layers, and {config.depth} layers do not divide into pipe={stages} stages; take pipe="
-            f"{' or '.join(map(str, fits))}."
-        )
+class Use(NamedTuple):
+    """What a kind of attention does with the options.
+
+    Attributes:
+      is_exact: whether all rows are synchronous, so that warmup, refresh, gather and gains_per have
+        no effect.
+      refused: the options that must have their defaults.
+      reason: why, and the way out; the end of the refusal.
+    """
+
+    is_exact: bool
+    refused: tuple[str, ...]
+    reason: str
 
 
-def check_pipe(mesh, config, tokens, options):
-    """Raise a ValueError in words if a pipeline of layers cannot run so; `options` are `stale.Options`."""
-    name, stages, patches = (
-        "parallel.sample: attention='pipefusion'",
-        mesh.shape[PIPE],
-        options.patches,
-    )
-    if token_shards(mesh) > 1:
-        raise ValueError(
-            f"{name} cuts an image's tokens in time, not over devices; take seq=1, and the rest for pipe."
-        )
-    check_layers(name, mesh, config)
-    if not isinstance(patches, (int, np.integer)) or patches < 1 or tokens % patches:
-        fits = [k for k in range(1, tokens + 1) if tokens % k == 0]
-        raise ValueError(
-            f"{name} with patches={patches!r} of {tokens} tokens; wanted one of {fits}. From pipe={stages} on no stage waits, "
-            f"and from {2 * stages} on not for messages either."
-        )
-    policy = np.asarray(policies.NEVER if options.policy is None else options.policy)
-    if np.any((policy >= 0) & (policy < policies.NEVER)):
-        raise ValueError(
-            f"{name} with a policy by tolerance: when the pipe drains is settled before the run. Take a policy of fixed steps, "
-            "or attention='stale'."
-        )
-    other = {"refresh": 1, "gather": None, "comm_dtype": None, "residual": False}
-    for option in (option for option, usual in other.items() if getattr(options, option) != usual):
-        raise ValueError(
-            f"{name} with {option}={getattr(options, option)!r}, but no stage tells another its keys and values; leave it."
-        )
+# warmup and the other options without effect are not refused: runs of stale and of exact attention
+# may then have one set of options.
+_EXACT = Use(
+    is_exact=True,
+    refused=("policy", "forecast", "correction", "comm_dtype", "residual", "patches"),
+    reason="which is exact in every row; leave it, or take attention='stale'",
+)
+USES = {
+    "gather": _EXACT,
+    "ulysses": _EXACT,
+    "ring": _EXACT,
+    "ulysses_ring": _EXACT,
+    "stale": Use(
+        is_exact=False,
+        refused=("patches",),
+        reason="which splits an image over devices and not over time; leave it, or take "
+        "attention='pipefusion'",
+    ),
+    "pipefusion": Use(
+        is_exact=False,
+        refused=("refresh", "gather", "comm_dtype", "residual"),
+        reason="where no stage sends keys and values to another; leave it",
+    ),
+}
+ATTENTIONS = tuple(USES)
 
 
-def check_mesh(mesh, config, batch, tokens, attention):
-    """Raise a ValueError in words if `mesh` does not fit the network, the batch, the tokens or the kind of attention.
+# Refusals
+
+
+def from_keywords(name: str, keywords: Mapping[str, Any]) -> Options:
+    """`Options` from the keywords of the public function `name`; an unknown one is refused."""
+    for keyword in keywords:
+        check_choice(name, "the option", keyword, Options._fields)
+    return Options(**keywords)
+
+
+def check(
+    name: str,
+    options: Options,
+    plan: Plan,
+    attentions: Sequence[str] = ATTENTIONS,
+) -> None:
+    """Refuse options that do not fit each other or the plan. Nothing here depends on a mesh.
 
     Args:
-      mesh: of `make_mesh`.
-      config: the network's `DiTConfig`.
-      batch, tokens: B and L.
-      attention: as in `parallel.sample`.
+      name: the public function in whose name the refusal speaks.
+      options: `Options`.
+      plan: a `Plan` with known numbers.
+      attentions: the kinds of attention that this function has.
+
+    Raises:
+      ValueError: the first option that does not fit.
     """
-    missing = {DATA, CFG, SEQ, PIPE} - set(mesh.shape)
-    if missing:
+    check_choice(name, "attention", options.attention, attentions)
+    check_guidance(name, options.guidance)
+    use = USES[options.attention]
+    for option in use.refused:
+        value = getattr(options, option)
+        if not _is_default(option, value):
+            raise ValueError(
+                f"{name}: {option}={value!r} with attention={options.attention!r}, {use.reason}."
+            )
+    # Where every row is synchronous, the other options have no effect and are not looked at.
+    if not use.is_exact:
+        _check_values(name, options)
+        _check_synchronous_steps(name, options, plan.steps)
+        _check_exchange(name, options)
+
+
+def check_guidance(name: str, guidance: float) -> None:
+    """Refuse a scale of guidance that is not a finite number."""
+    if not isinstance(guidance, (int, float)) or not math.isfinite(guidance):
+        raise ValueError(f"{name}: guidance={guidance!r}; wanted a number, 1 for none.")
+
+
+def check_correction(name: str, correction: float | None) -> None:
+    """Refuse a correction that is not a fraction from 0 to 1, or None."""
+    if correction is None:
+        return
+    is_number = isinstance(correction, (int, float)) and not isinstance(correction, bool)
+    if not is_number or not 0 <= correction <= 1:
         raise ValueError(
-            f"parallel.sample: the mesh lacks the axes {sorted(missing)}; make it with parallel.make_mesh."
+            f"{name}: correction={correction!r}; wanted a fraction from 0 to 1 of what the copies "
+            "of a device's own values missed, or None."
         )
-    n = token_shards(mesh)
-    if n > tokens:
+
+
+def _check_values(name, options):
+    """Refuse a value that its option does not have."""
+    if options.gather is not None:
+        check_choice(name, "gather", options.gather, ("late", "early"))
+    if isinstance(options.forecast, bool):  # True == 1
+        raise ValueError(f"{name}: forecast={options.forecast!r}; wanted one of {FORECASTS}.")
+    check_choice(name, "forecast", options.forecast, FORECASTS)
+    check_correction(name, options.correction)
+    bits_of(name, options.comm_dtype)
+    check_choice(name, "gains_per", options.gains_per, ("device", "token"))
+
+
+def _check_synchronous_steps(name, options, steps):
+    """Refuse a warm-up or a policy that does not fit the steps, and both together."""
+    warmup = options.warmup
+    if not _is_integer(warmup) or not 1 <= warmup <= steps:
         raise ValueError(
-            f"parallel.sample: {n} devices share {tokens} tokens; take seq at most {tokens}, and the rest for data."
+            f"{name}: warmup={warmup!r} of {steps} steps; wanted an integer from 1, since the "
+            f"first step has no copies to attend to, to {steps}, where every step is synchronous."
         )
-    if batch % mesh.shape[DATA]:
+    if options.policy is None:
+        return
+    policies.check(name, options.policy, steps)
+    if warmup != 1:
         raise ValueError(
-            f"parallel.sample: a batch of {batch} does not divide into data={mesh.shape[DATA]} parts; take a batch of "
-            f"{batch + -batch % mesh.shape[DATA]}, or data={math.gcd(batch, mesh.shape[DATA])}."
+            f"{name}: warmup={warmup} and a policy, which decides by itself what is synchronous; "
+            f"leave warmup, or take np.minimum(policy, policies.warm_up({steps}, {warmup}))."
         )
-    if mesh.shape[PIPE] > 1 and attention != "pipefusion":
+
+
+def _check_exchange(name, options):
+    """Refuse a refresh that does not fit the other options."""
+    refresh = options.refresh
+    if refresh is not None and (not _is_integer(refresh) or refresh < 1):
         raise ValueError(
-            f"parallel.sample: pipe={mesh.shape[PIPE]}, but attention={attention!r} does not split the layers; take pipe=1, "
-            "or attention='pipefusion'."
+            f"{name}: refresh={refresh!r}; wanted an integer from 1, or None: no exchange after "
+            "the last synchronous step."
         )
-    if attention == "ulysses_ring" and RING not in mesh.shape:
+    # A policy, a forecast and a residual need the keys and values of the step before.
+    if refresh != 1 and (options.policy is not None or options.forecast != 0 or options.residual):
         raise ValueError(
-            f"parallel.sample: attention='ulysses_ring' wants a mesh whose seq is a pair, as make_mesh(seq=(2, 2)); "
-            f"this one has seq={mesh.shape[SEQ]}."
+            f"{name}: refresh={refresh} with a policy, forecast or residual; these want an "
+            "exchange in every step: take refresh=1."
         )
-    share = {"ulysses": n, "ulysses_ring": mesh.shape[SEQ]}.get(attention, 1)
-    if config.heads % share:
-        fits = [k for k in range(1, share) if config.heads % k == 0]
+    # Where a copy serves several steps, or is reconstructed, it must be kept.
+    if options.gather == "late" and (refresh != 1 or options.residual):
+        needs = "residual=True" if options.residual else f"refresh={refresh}"
         raise ValueError(
-            f"parallel.sample: attention={attention!r} splits heads, and {config.heads} heads do not divide into {share} "
-            f"parts; take {' or '.join(map(str, fits))} devices there, or attention='ring', which splits no heads."
+            f"{name}: gather='late' keeps no keys and values of other devices, and {needs} needs "
+            "them; take gather='early'."
         )
+
+
+def _is_default(option, value):
+    """Whether the option has its default, or a value that asks for the same."""
+    default = Options._field_defaults[option]
+    # A policy is an array, and comparing it with None would be elementwise.
+    if value is None or default is None and option != "correction":
+        return value is default
+    if option == "correction":
+        return value == 0
+    return value == default
+
+
+def _is_integer(value):
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)

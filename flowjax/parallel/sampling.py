@@ -1,196 +1,236 @@
-"""The sampler over a mesh: `flowjax.sample` on each device's tokens, inside one jit of one `jax.shard_map`.
+"""The sampler over a mesh: `flowjax.sample` on each device, inside one jit of one `jax.shard_map`.
 
-Every solver update is elementwise, so the state, the noise and the solver's history stay on the device that holds their
-tokens from start to end; only the network's attention, and guidance, speak to other devices (see parallel.device).
+Every solver update is elementwise. So the state, the noise and the solver's history stay on the
+device that holds their tokens from start to end. Only the network's attention, and guidance,
+communicate (see `parallel.device` and `parallel.pipeline.stage`). What depends on the kind of
+attention stands in `parallel.modes`.
 """
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 
 from flowjax.models import dit
-from flowjax.parallel import traffic
-from flowjax.parallel.device import Setup, body
-from flowjax.parallel.mesh import DATA, token_axes, token_shards
-from flowjax.parallel.options import check, check_layers
-from flowjax.parallel.pipeline import stage as pipe
-from flowjax.parallel.stale import model as stale
-from flowjax.sampling import Solution
+from flowjax.models.card import Card, Model
+from flowjax.parallel.mesh import check_mesh, token_shards
+from flowjax.parallel.modes import MODES
+from flowjax.parallel.options import check as check_options
+from flowjax.parallel.options import from_keywords
+from flowjax.parallel.pipeline.setup import check_layers, parameter_specs
+from flowjax.parallel.stale.meter import exact_readings
+from flowjax.plans.table import Plan
+from flowjax.sampling import Solution, sample_keys
+from flowjax.types import Array, PyTree
 
 
-class Stats(NamedTuple):
-    """Counts of a run on a mesh, and what its staleness was. Staleness is |KV - told|^2 / |KV|^2 (see `stale.Said`).
+class ParallelStats(NamedTuple):
+    """Counts of a run on a mesh, and its measured staleness |KV - copy|^2 / |KV|^2.
 
     Attributes:
       nfe, accepted, rejected: (B,) int32, as in `flowjax.sample`.
       synced: (N,) bool, the rows in which every query saw this row's keys and values.
-      staleness: (N,) of what was used; 0 in synchronous rows.
-      layers, worst: (N, K) of each layer, and (N,) of the worst sample, whether used or not; None where attention is exact.
-      received: (N, 2) int64, bytes that one device would receive from others for attention if the row were stale, and
-        if it were synchronous, as parallel.traffic counts them.
+      staleness: (N,) of the copies that were used; 0 in synchronous rows.
+      layers: (N, K) of each layer, whether copies were used or not; None where attention is exact.
+      worst: (N,) of the worst sample, likewise.
+      received: (N, 2) int64, the bytes that one device would receive from others for attention if
+        the row were stale, and if it were synchronous, by the formulas of `parallel.traffic`.
     """
 
-    nfe: jax.Array
-    accepted: jax.Array
-    rejected: jax.Array
-    synced: jax.Array
-    staleness: jax.Array
-    layers: jax.Array | None
-    worst: jax.Array | None
+    nfe: Array
+    accepted: Array
+    rejected: Array
+    synced: Array
+    staleness: Array
+    layers: Array | None
+    worst: Array | None
     received: np.ndarray
 
     @property
-    def bytes(self):
-        """(N,) int64, what one device received from others in each row for attention. It waits for the run to end."""
-        return np.where(self.synced, *self.received.T[::-1])
+    def bytes(self) -> np.ndarray:
+        """(N,) int64, the bytes that one device received for attention in each row.
+
+        It waits for the run to end.
+        """
+        if_stale, if_synchronous = self.received.T
+        return np.where(self.synced, if_synchronous, if_stale)
 
 
 def sample(
-    model, noise, label, plan, mesh, *, guidance=1.0, attention="gather", warmup=1, policy=None, refresh=1, gather=None,
-    forecast=0, correction=None, comm_dtype=None, residual=False, share="device", patches=None, key=None,
-):  # fmt: skip
-    """Run a plan over a mesh. The samples do not depend on the mesh, but for what stale attention changes.
+    model: Model,
+    noise: Array,
+    label: Array | None,
+    plan: Plan,
+    mesh: Mesh,
+    *,
+    key: jax.Array | None = None,
+    **options: Any,
+) -> Solution:
+    """Run a plan over a mesh. Only stale attention makes the samples depend on the mesh.
 
-    The first call with a model, a mesh and these options compiles; later ones reuse the program, whatever the numbers in
-    the plan, `warmup`, `policy` and (from 2 on) `refresh`. Call it outside jit. On several processes each gives the same
-    arguments.
+    The first call with a model, a mesh and these options compiles. Later calls reuse the program,
+    whatever the numbers in the plan, `warmup`, `policy` and (from 2 on) `refresh`. Call it outside
+    jit. On several processes, each one gives the same arguments.
 
     Args:
-      model: what `models.load` returned; `place` first puts its parameters on the mesh, which else happens in each call.
+      model: what `models.load` returned. `place` puts its parameters on the mesh once; else each
+        call does.
       noise: (B, H, W, C), from `flowjax.draw_noise`.
       label: (B,) integers, or None for the null label.
       plan: a `Plan` with known numbers.
       mesh: from `make_mesh`.
-      guidance: the scale of classifier-free guidance. Its branches are two halves of the mesh where that has cfg=2, and
-        else two halves of the batch.
-      attention: "gather", "ulysses", "ring" or "ulysses_ring", which are exact; "stale" attends to this device's own keys
-        and values of this row, and to the others' of the step before (a plan with several rows a step: of the same stage).
-        "pipefusion" splits the layers over the axis pipe, and patches of the image follow each other through them (see
-        parallel.pipeline.stage). What follows is for "stale"; for "pipefusion" warmup, policy (of fixed steps), forecast, correction and
-        share.
-      warmup: the number of synchronous steps at the start, exactly; at least 1.
-      policy: (steps,) from `parallel.stale.policies`, in the place of warmup: which steps are synchronous, or by which tolerance.
-      refresh: r: after the warm-up exchange in every r-th step only; None: never again ("no_sync").
-      gather: "late" (carry one's own keys and values, gather a layer ahead) or "early" (carry everyone's). By default late
-        where it can: not with another refresh than 1, nor with residual.
-      forecast: what the others are told: 0, one's newest keys and values; 1, 2 or "tuned": extrapolated to the row in which
-        they are used (see parallel.stale.forecast).
-      correction: what of its own missed values a device adds to the others', a share from 0 to 1 (see `attention.corrected`).
-        None: `forecast.CORRECTION` of "tuned", else 0.
-      comm_dtype: how it travels: None (as it is), "bfloat16", "int8" or "int4" (see parallel.stale.precision).
-      residual: send what the forecast missed. Everyone then keeps everyone's keys and values of as many rows as it takes.
-      share: of "tuned", who shares gains: the tokens of a "device", or each "token" has its own.
-      patches: of "pipefusion", M, which divides the tokens. The samples depend on M, not on the number of stages; of "tuned",
-        the tokens of a patch are those of a "device".
-      key: for plans that draw noise, as in `flowjax.sample`; each device draws a sample's noise and keeps its tokens.
+      key: for plans that draw noise, as in `flowjax.sample`. Each device draws a sample's noise and
+        keeps its own tokens.
+      **options: the fields of `parallel.options.Options`, each by its name, such as
+        attention="stale", guidance=1.5 or warmup=2. That class has their defaults and meanings.
 
     Returns:
-      `Solution`, with `Stats`; path and carry are None. x (B, H, W, C) is laid out over the data axis; on several
-      processes `jax.experimental.multihost_utils.process_allgather(x, tiled=True)` brings all of it to each.
+      `Solution`, with `ParallelStats`; path and carry are None. x (B, H, W, C) is laid out over the
+      data axis. On several processes
+      `jax.experimental.multihost_utils.process_allgather(x, tiled=True)` brings all of it to each.
 
     Raises:
       ValueError: what does not fit, before anything compiles.
     """
-    options = stale.Options(
-        warmup, policy, refresh, gather, forecast, correction, comm_dtype, residual, share, patches
+    # Compile, or find the program of an earlier call.
+    name = "parallel.sample"
+    chosen = from_keywords(name, options)
+    run, arguments, table = _prepared(name, model, noise, label, plan, mesh, chosen, key)
+    x, status, counts, readings = run(*arguments)
+
+    # Report staleness and bytes. Exact attention has no meter.
+    readings = exact_readings(plan.rows) if readings is None else readings
+    received = MODES[chosen.attention].received(
+        model.card.config, np.shape(noise), mesh, chosen, x.dtype, plan, table
     )
-    run, args, rows = _program(model, noise, label, plan, mesh, guidance, attention, options, key)
-    x, status, counts, said = run(*args)
-    if attention == "pipefusion":
-        received = traffic.piped(
-            model.card.config, np.shape(noise), mesh, guidance, x.dtype, patches, rows
-        )
-        return Solution(x, status, Stats(*counts, *said, received), None, None)
-    extra = (options.way, comm_dtype, rows.forecast.weights.shape[1]) if rows else ()
-    row = traffic.a_row(
-        model.card.config, np.shape(noise), mesh, attention, guidance, x.dtype, *extra
-    )
-    received = np.tile(np.array(row, np.int64), (plan.rows, 1))
-    if rows is None:
-        said = stale.Said(np.ones(plan.rows, bool), np.zeros(plan.rows), None, None)
-    else:
-        received[~rows.sent, 0] = 0
-    return Solution(x, status, Stats(*counts, *said, received), None, None)
+    stats = ParallelStats(*counts, *readings, received)
+    return Solution(x, status, stats, path=None, carry=None)
 
 
 def program(
-    model, noise, label, plan, mesh, *, guidance=1.0, attention="gather", warmup=1, policy=None, refresh=1, gather=None,
-    forecast=0, correction=None, comm_dtype=None, residual=False, share="device", patches=None, key=None,
-):  # fmt: skip
-    """The program that `sample` runs: (jitted function, its arguments laid out on the mesh, the plan's `stale.Rows`).
+    model: Model,
+    noise: Array | jax.ShapeDtypeStruct,
+    label: Array | None,
+    plan: Plan,
+    mesh: Mesh,
+    *,
+    key: jax.Array | None = None,
+    **options: Any,
+) -> tuple[Callable[..., tuple], tuple, PyTree]:
+    """The program that `sample` runs.
 
-    `run.lower(*args).compile()` shows what was compiled. Arguments as in `sample`; where noise is a `jax.ShapeDtypeStruct`,
-    and the parameters too, nothing is laid out and the arguments are shapes: all that compiling needs, and all that there
-    can be where the devices of the mesh are not here (see parallel.analysis.overlap). The rows are None where attention is exact, and
-    of "pipefusion" a `pipe.Table`.
+    `run.lower(*arguments).compile()` shows what was compiled. If noise is a `jax.ShapeDtypeStruct`,
+    and the parameters are too, then nothing is laid out and the arguments are shapes. That is all
+    that compiling needs, and all that there can be where the devices of the mesh are not here (see
+    `parallel.analysis.overlap`).
+
+    Args:
+      model, noise, label, plan, mesh, key: as in `sample`.
+      **options: the fields of `parallel.options.Options`, each by its name.
+
+    Returns:
+      (jitted function, its arguments laid out on the mesh, table). The table is a `RowSchedule` for
+      "stale", a `PipelineTable` for "pipefusion", and None where attention is exact.
     """
-    options = stale.Options(
-        warmup, policy, refresh, gather, forecast, correction, comm_dtype, residual, share, patches
-    )
-    return _program(model, noise, label, plan, mesh, guidance, attention, options, key)
+    name = "parallel.program"
+    chosen = from_keywords(name, options)
+    return _prepared(name, model, noise, label, plan, mesh, chosen, key)
 
 
-def _program(model, noise, label, plan, mesh, guidance, attention, options, key):
-    """`program` with its options as `stale.Options`."""
-    plan = jax.tree.map(np.asarray, plan)
-    lay = _shaped if isinstance(noise, jax.ShapeDtypeStruct) else _placed
-    noise = noise if lay is _shaped else jnp.asarray(noise)
-    label = check(model, noise, label, plan, mesh, guidance, attention, options)
-    rows, card = None, _Same(model.card)
-    if attention == "pipefusion":
-        setup = pipe.Setup(card, mesh, float(guidance), options.patches, options.share)
-        rows = pipe.table(stale.rows(plan, options), setup)
-    elif attention == "stale":
-        rows = stale.rows(plan, options)
-        how = options.way, stale.kinds_of(options.refresh), options.comm_dtype, options.share
-        setup = Setup(card, mesh, attention, float(guidance), *how)
-    else:
-        setup = Setup(card, mesh, attention, float(guidance), None, None, None, None)
-    places = dit.positions(model.card.config, noise.shape[1:3])
-    places = np.pad(places, ((0, -len(places) % token_shards(mesh)), (0, 0)))
-    args = (model.params, noise, label, _keys(key, plan, noise), plan, rows, places)
-    args = (
-        _laid(lay, mesh, spec, arg)
-        for spec, arg in zip(_specs(model.card, setup)[0], args, strict=True)
-    )
-    return _compiled(setup), tuple(args), rows
+def place(model: Model, mesh: Mesh) -> Model:
+    """The model with its parameters on the devices of the mesh, so that calls need not bring them.
 
-
-def place(model, mesh):
-    """The model with its parameters on the devices of the mesh, so that calls need not bring them there.
-
-    On every device, but for the layers, which lie over the axis pipe and must divide by it.
+    Every device has all of them, except for the layers: these lie over the axis pipe, which must
+    divide their number.
     """
     check_layers("parallel.place", mesh, model.card.config)
-    return model._replace(
-        params=_laid(_placed, mesh, pipe.parameters(model.card, mesh), model.params)
+    specs = parameter_specs(model.card, mesh)
+    return model._replace(params=_laid_out(_placed, mesh, specs, model.params))
+
+
+def _prepared(name, model, noise, label, plan, mesh, options, key):
+    """`program` with its options as `Options`; refusals speak in the name of `name`."""
+    card = model.card
+    # The schedule of rows is made on the host, so the plan must have known numbers.
+    plan = jax.tree.map(np.asarray, plan)
+    only_shapes = isinstance(noise, jax.ShapeDtypeStruct)
+    noise = noise if only_shapes else jnp.asarray(noise)
+
+    # Refuse what does not fit.
+    check_options(name, options, plan)
+    mode = MODES[options.attention]
+    label = _checked_label(name, card, noise, label)
+    tokens = card.patchify(np.zeros(noise.shape, bool)).shape[1]  # L; refuses a wrong shape
+    check_mesh(name, mesh, len(noise), tokens)
+    mode.check(name, mesh, card.config, tokens, options)
+
+    # Lay out the arguments.
+    setup, table = mode.prepare(_ById(card), mesh, plan, options)
+    positions = dit.positions(card.config, noise.shape[1:3])  # (L, E)
+    padding = -len(positions) % token_shards(mesh)
+    positions = np.pad(positions, ((0, padding), (0, 0)))
+    keys = _keys(name, key, plan, noise)
+    arguments = (model.params, noise, label, keys, plan, table, positions)
+    specs, _ = mode.specs(card, mesh)
+    lay = _shaped if only_shapes else _placed
+    laid_out = tuple(
+        _laid_out(lay, mesh, spec, argument)
+        for spec, argument in zip(specs, arguments, strict=True)
     )
+    return _compiled(options.attention, setup), laid_out, table
 
 
-def _specs(card, setup):
-    """How things lie on the mesh: parameters, noise, label, keys, plan, rows and positions; and images, status, counts, said."""
-    same, batch, tokens = (
-        PartitionSpec(),
-        PartitionSpec(DATA),
-        PartitionSpec(token_axes(setup.mesh)),
-    )
-    if isinstance(setup, pipe.Setup):
-        params = pipe.parameters(card, setup.mesh)
-        return (params, batch, batch, batch, same, same, same), (batch, batch, batch, pipe.SAID)
-    return (same, batch, batch, batch, same, same, tokens), (batch, batch, batch, same)
+def _checked_label(
+    name,
+    card: Card,
+    noise,
+    label,
+):
+    """The labels (B,), or a refusal of noise or labels that do not fit the model."""
+    if noise.ndim != 4 or not jnp.issubdtype(noise.dtype, jnp.floating):
+        raise ValueError(
+            f"{name}: noise has shape {noise.shape} and dtype {noise.dtype}; wanted floating "
+            "(B, H, W, C)."
+        )
+    batch = len(noise)
+    label = np.asarray(card.null_label if label is None else label)
+    if label.shape not in ((), (batch,)) or not np.issubdtype(label.dtype, np.integer):
+        raise ValueError(f"{name}: label is {label.dtype}{label.shape}; wanted {batch} integers.")
+    if np.any((label < 0) | (label > card.null_label)):
+        raise ValueError(
+            f"{name}: labels {label.ravel()[:8].tolist()}; wanted integers from 0 to "
+            f"{card.null_label - 1}, or {card.null_label}, the null label."
+        )
+    return np.broadcast_to(label, (batch,))
 
 
-def _laid(lay, mesh, specs, arg):
-    """The argument laid out as its specs, one for all of it or one for each part of it, say."""
-    return jax.tree.map(lambda spec, part: lay(part, NamedSharding(mesh, spec)), specs, arg)
+def _keys(name, key, plan, noise):
+    """One key a sample, (B,), or the noise itself with the batch first, (B, N, H, W, C).
+
+    None if the plan draws no noise.
+    """
+    if not np.any(plan.s != 0):
+        return None
+    if key is None:
+        raise ValueError(
+            f"{name}: this plan draws noise in its steps but key is None; pass "
+            "key=jax.random.key(0)."
+        )
+    keys = sample_keys(name, key, plan.rows, noise.shape)
+    # The batch comes first, as in keys: it is the axis that lies over the mesh.
+    is_noise = jnp.issubdtype(keys.dtype, jnp.floating)
+    return jnp.moveaxis(keys, 0, 1) if is_noise else keys
 
 
-class _Same:
-    """Equal to what wraps the very same object: a card holds dictionaries, so it cannot itself key a cache."""
+class _ById:
+    """Equal only to a wrapper of the very same object.
+
+    A card holds dictionaries, so it cannot itself be the key of a cache.
+    """
 
     def __init__(self, value):
         self.value = value
@@ -203,58 +243,53 @@ class _Same:
 
 
 @functools.lru_cache(maxsize=32)
-def _compiled(setup):
-    """The jitted function of a setup, whose card is `_Same`; the cache is what makes a second call free of compilation."""
-    setup = setup._replace(card=setup.card.value)
-    into, out = _specs(setup.card, setup)
-    one = functools.partial(pipe.body if isinstance(setup, pipe.Setup) else body, setup)
-    return jax.jit(jax.shard_map(one, mesh=setup.mesh, in_specs=into, out_specs=out))
+def _compiled(attention, setup):
+    """The jitted function of a setup, whose card is a `_ById`.
+
+    The cache makes a second call free of compilation.
+    """
+    setup = setup._replace(card=setup.card.value)  # inside the program, the card itself
+    mode = MODES[attention]
+    into, out = mode.specs(setup.card, setup.mesh)
+    body = functools.partial(mode.body, setup)
+    return jax.jit(jax.shard_map(body, mesh=setup.mesh, in_specs=into, out_specs=out))
 
 
-def _keys(key, plan, noise):
-    """One key a sample, (B,), or the noise itself with the batch first, (B, N, H, W, C); None where none is drawn."""
-    if not np.any(plan.s != 0):
-        return None
-    if key is None:
-        raise ValueError(
-            "parallel.sample: this plan draws noise in its steps but key is None; pass key=jax.random.key(0)."
-        )
-    if jnp.issubdtype(key.dtype, jnp.floating):
-        if key.shape != (plan.rows, *noise.shape):
-            raise ValueError(
-                f"parallel.sample: the noise given as key has shape {key.shape}; wanted {(plan.rows, *noise.shape)}."
-            )
-        return jnp.moveaxis(jnp.asarray(key), 0, 1)
-    key = key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
-    key = key if key.ndim else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(noise)))
-    if key.shape != noise.shape[:1]:
-        raise ValueError(
-            f"parallel.sample: {key.shape} keys for a batch of {len(noise)}; give one key, or one a sample."
-        )
-    return key
+def _laid_out(lay, mesh, specs, argument):
+    """The argument laid out on the mesh; the specs are a tree like it, or one for all of it."""
+
+    def lay_part(spec, part):
+        return lay(part, NamedSharding(mesh, spec))
+
+    return jax.tree.map(lay_part, specs, argument)
 
 
 def _shaped(tree, sharding):
-    """The shapes of the arrays of `tree`, to be laid out so."""
-    shape = lambda leaf: jax.ShapeDtypeStruct(
-        np.shape(leaf), jax.dtypes.canonicalize_dtype(leaf.dtype), sharding=sharding
-    )
+    """The shapes of the arrays of a tree, with their layout."""
+
+    def shape(leaf):
+        dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
+        return jax.ShapeDtypeStruct(np.shape(leaf), dtype, sharding=sharding)
+
     return jax.tree.map(shape, tree)
 
 
 def _placed(tree, sharding):
-    """The arrays of `tree` laid out so; on several processes each brings its part of the array that all of them hold."""
+    """The arrays of a tree, laid out.
+
+    On several processes each one has all of the array, and brings the parts for its own devices.
+    """
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)
 
     def put(leaf):
         if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
             return leaf
+        # Typed keys have no numpy form; their numbers have.
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return jax.random.wrap_key_data(
-                put(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf)
-            )
+            numbers = put(jax.random.key_data(leaf))
+            return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(leaf))
         leaf = np.asarray(leaf)
-        return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
+        return jax.make_array_from_callback(leaf.shape, sharding, leaf.__getitem__)
 
     return jax.tree.map(put, tree)

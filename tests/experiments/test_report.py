@@ -1,4 +1,4 @@
-"""The page needs nothing but itself, says what it was told, and draws what the rows hold."""
+"""The page needs nothing but itself, holds the texts that it is given, and draws the rows."""
 
 import html.parser
 import json
@@ -16,20 +16,20 @@ VOID = {"meta", "img", "br", "link", "hr", "input"}
 
 
 class Page(html.parser.HTMLParser):
-    """What a page holds: its ids, the addresses it fetches or links, its images, headings, text and open tags."""
+    """The parts of a page: ids, addresses, images, headings, texts, and the tags still open."""
 
     def __init__(self, text):
         super().__init__()
-        self.ids, self.fetched, self.links, self.images, self.headings, self.text, self.open = (
-            [],
-            [],
-            [],
-            [],
-            [],
-            "",
-            [],
-        )
-        self.answers, self.tags, self.refs = [], [], []
+        self.tags = []  # of all elements
+        self.open = []  # (tag, class) of the elements that are not closed yet
+        self.ids = []
+        self.fetched = []  # addresses that a browser would load by itself
+        self.links = []  # targets of <a>
+        self.refs = []  # targets of other elements, such as <use> in an SVG
+        self.images = []  # the text that stands for each image
+        self.headings = []
+        self.answers = []
+        self.text = ""
         self.feed(text)
         self.close()
 
@@ -40,9 +40,8 @@ class Page(html.parser.HTMLParser):
             self.open.append((tag, given.get("class")))
         if "id" in given:
             self.ids.append(given["id"])
-        self.fetched += [
-            given[name] for name in ("src", "srcset", "data", "poster", "action") if name in given
-        ]
+        loading = ("src", "srcset", "data", "poster", "action")
+        self.fetched += [given[name] for name in loading if name in given]
         if tag == "a":
             self.links.append(given["href"])
         elif "href" in given:
@@ -57,6 +56,7 @@ class Page(html.parser.HTMLParser):
         if tag not in VOID:
             self.open.pop()
 
+    # Every element is closed in its turn.
     def handle_endtag(self, tag):
         assert self.open.pop()[0] == tag
 
@@ -72,18 +72,15 @@ class Page(html.parser.HTMLParser):
 
 @pytest.fixture
 def rows():
+    """Errors that fall as nfe^-order, with a little noise from seed to seed."""
     draw = np.random.default_rng(0)
-    return [
-        {
-            "solver": solver,
-            "nfe": nfe,
-            "seed": seed,
-            "error": float(nfe**-order * np.exp(0.1 * draw.normal())),
-        }
-        for solver, order in {"DPM++ 3M exact": 3, "Euler": 1, "unheard of": 2}.items()
-        for nfe in (4, 8, 16)
-        for seed in range(5)
-    ]
+    found = []
+    for solver, order in {"DPM++ 3M exact": 3, "Euler": 1, "unheard of": 2}.items():
+        for nfe in (4, 8, 16):
+            for seed in range(5):
+                error = float(nfe**-order * np.exp(0.1 * draw.normal()))
+                found.append({"solver": solver, "nfe": nfe, "seed": seed, "error": error})
+    return found
 
 
 @pytest.fixture
@@ -91,20 +88,20 @@ def chapter(rows, tmp_path):
     held = records.Records(tmp_path, {"steps": (4, 8), "inner": {"tolerance": math.inf}})
     for row in rows:
         held.add({k: row[k] for k in ("solver", "nfe", "seed")}, error=row["error"])
-    held.finish(
-        {
-            "command": "python -m experiments.toy --config=configs/toy.py --workdir=runs/a&b",
-            "seconds": 61.5,
-        }
-    )
+    command = "python -m experiments.toy --config=configs/toy.py --workdir=runs/a&b"
+    held.finish({"command": command, "seconds": 61.5})
+
+    # Two figures as SVG, and one that is too large for it and becomes a PNG.
     fig, ax = canvas()
     points = report.log_log(ax, records.read(tmp_path), x="nfe", y="error", guides=(1, 3))
     other, axes = canvas()
     cells = report.heatmap(axes, rows, x="nfe", y="solver", value="error", log=True)
+    first = picture(fig, "3M is <lowest>", "`x<y`")
+    second = [picture(other, "heat"), picture(fig, 'as "png"', largest=0)]
     sections = [
-        Section("First: is <3M> steeper?", "Order **2.9** & p < 0.05.", [picture(fig, "3M is <lowest>", "`x<y`")], points),
-        Section("Second?", "No.", [picture(other, "heat"), picture(fig, "as \"png\"", largest=0)], cells, "Few.", "a < b"),
-    ]  # fmt: skip
+        Section("First: is <3M> steeper?", "Order **2.9** & p < 0.05.", [first], points),
+        Section("Second?", "No.", second, cells, "Few.", "a < b"),
+    ]
     return report.Chapter("A & B", ["One **1.5x**.", "Two."], sections, report.origin(tmp_path))
 
 
@@ -116,6 +113,7 @@ def page(chapter):
 def test_page_fetches_nothing(page):
     found = Page(page)
     assert not found.open and not {"script", "link", "iframe", "object", "base"} & set(found.tags)
+    # The one PNG is inside the page.
     assert all(address.startswith("data:") for address in found.fetched) and len(found.fetched) == 1
     assert all(ref.startswith(("#", "data:image/png")) for ref in found.refs)
     assert all(link.startswith("#") for link in found.links)
@@ -125,22 +123,20 @@ def test_page_fetches_nothing(page):
 def test_every_reference_has_its_one_target(page):
     found = Page(page)
     assert len(found.ids) == len(set(found.ids))
-    named = [ref[1:] for ref in found.refs + found.links if ref.startswith("#")] + re.findall(
-        r"url\(#([^)]+)\)", page
-    )
+    named = [ref[1:] for ref in found.refs + found.links if ref.startswith("#")]
+    named += re.findall(r"url\(#([^)]+)\)", page)
     assert named and set(named) <= set(found.ids)
 
 
 def test_chapters_share_a_page(chapter):
     fig, ax = canvas()
     ax.plot([1, 2], [1, 2])
-    other = chapter._replace(
-        title="C", sections=[Section("Third?", "Yes.", [picture(fig, "a line")])]
-    )
-    found = Page(
-        report.book("Both", "Lead.", [report.image(b"png", "two digits")], [chapter, other])
-    )
+    section = Section("Third?", "Yes.", [picture(fig, "a line")])
+    other = chapter._replace(title="C", sections=[section])
+    image = report.image(b"png", "two digits")
+    found = Page(report.book("Both", "Lead.", [image], [chapter, other]))
     assert len(found.ids) == len(set(found.ids))
+    # Two chapters, two questions of the first, one of the second.
     assert {link[1:] for link in found.links} <= set(found.ids) and len(found.links) == 2 + 2 + 1
     own = "Where the numbers come from"
     assert found.headings == ["First: is <3M> steeper?", "Second?", own, "Third?", own]
@@ -162,36 +158,25 @@ def test_sections_come_in_order_with_escaped_answers(page):
     found = Page(page)
     assert found.headings == ["First: is <3M> steeper?", "Second?", "Where the numbers come from"]
     assert "".join(found.answers) == "Order 2.9 & p < 0.05.No."
-    assert (
-        "Order <strong>2.9</strong> &amp; p &lt; 0.05." in page
-        and "One <strong>1.5x</strong>." in page
-    )
+    assert "Order <strong>2.9</strong> &amp; p &lt; 0.05." in page
+    assert "One <strong>1.5x</strong>." in page
     assert "<code>x&lt;y</code>" in page
 
 
 def test_page_says_where_its_numbers_come_from(page, tmp_path):
     text = Page(page).text
-    for said in (
-        str(tmp_path / "rows.jsonl"),
-        "61.5 s",
-        "runs/a&b",
-        "inner.tolerance",
-        "[4, 8]",
-        "NFE",
-        "jaxlib",
-    ):
+    # Rows, time, command, configuration, definitions, environment.
+    rows = str(tmp_path / "rows.jsonl")
+    for said in (rows, "61.5 s", "runs/a&b", "inner.tolerance", "[4, 8]", "NFE", "jaxlib"):
         assert said in text
+    # A long command is broken before its flags.
     assert "python -m experiments.toy \\\n    --config=configs/toy.py" in text
 
 
 def test_figure_takes_the_colours_of_the_page(page):
     svg = page[page.index("<svg") : page.index("</svg>")]
-    assert (
-        "currentColor" in svg
-        and "var(--rule)" in svg
-        and report.INK not in svg
-        and report.RULE not in svg
-    )
+    assert "currentColor" in svg and "var(--rule)" in svg
+    assert report.INK not in svg and report.RULE not in svg
 
 
 def test_same_rows_give_the_same_page(rows):
@@ -212,11 +197,9 @@ def test_page_is_written_whole_or_not_at_all(tmp_path, page):
 
 def test_points_are_the_medians_of_the_rows(rows):
     points = report.log_log(canvas()[1], rows, x="nfe", y="error")
-    assert list(dict.fromkeys(p["solver"] for p in points)) == [
-        "Euler",
-        "DPM++ 3M exact",
-        "unheard of",
-    ]
+    # Known solvers in their fixed order, then the others.
+    names = list(dict.fromkeys(p["solver"] for p in points))
+    assert names == ["Euler", "DPM++ 3M exact", "unheard of"]
     for p in points:
         errors = [r["error"] for r in rows if (r["solver"], r["nfe"]) == (p["solver"], p["nfe"])]
         assert p["median"] == np.median(errors) and p["rows"] == 5
@@ -224,10 +207,8 @@ def test_points_are_the_medians_of_the_rows(rows):
 
 
 def test_what_a_logarithm_cannot_show_is_a_cross_on_the_edge():
-    rows = [
-        {"solver": "Euler", "nfe": n, "error": e}
-        for n, e in ((4, math.inf), (8, 0.1), (16, 0.0), (32, math.nan))
-    ]
+    errors = {4: math.inf, 8: 0.1, 16: 0.0, 32: math.nan}
+    rows = [{"solver": "Euler", "nfe": n, "error": e} for n, e in errors.items()]
     _, ax = canvas()
     report.log_log(ax, rows, x="nfe", y="error", guides=(1,))
     crosses = [line for line in ax.lines if line.get_marker() == "x"]
@@ -240,6 +221,7 @@ def test_panels_share_one_legend(rows):
         report.log_log(ax, [row for row in rows if row["solver"] == solver], x="nfe", y="error")
     (legend,) = fig.legends
     assert [text.get_text() for text in legend.get_texts()] == ["Euler", "unheard of"]
+    # A figure with a shared legend can be drawn.
     picture(fig, "two panels")
 
 
@@ -255,12 +237,17 @@ def test_bootstrap_band_covers_the_median():
     draw = np.random.default_rng(1)
     bands = [report.median_band(draw.normal(size=25), resamples=200) for _ in range(200)]
     covered = np.mean([low <= 0 <= high for _, low, high in bands])
-    assert 0.9 < covered <= 0.99  # order statistics of 25 make the interval a little wide or narrow
+    # Order statistics of 25 values make the interval a little wide or narrow.
+    assert 0.9 < covered <= 0.99
 
 
 @pytest.mark.parametrize(
     "values, band",
-    [([2.0], (2.0, 2.0, 2.0)), ([1, math.nan], (math.nan,) * 3), ([math.inf] * 3, (math.inf,) * 3)],
+    [
+        ([2.0], (2.0, 2.0, 2.0)),
+        ([1, math.nan], (math.nan,) * 3),
+        ([math.inf] * 3, (math.inf,) * 3),
+    ],
 )
 def test_median_band_of_few(values, band):
     np.testing.assert_equal(report.median_band(values), band)
@@ -274,15 +261,14 @@ def test_heatmap_tells_missing_from_infinite():
     ]
     fig, ax = canvas()
     cells = report.heatmap(ax, rows, x="a", y="b", value="v", log=True)
-    assert {(c["b"], c["a"]): c["v"] for c in cells} == {
-        ("x", 1): 2.0,
-        ("x", 2): math.inf,
-        ("y", 1): 4.0,
-    }
+    found = {(c["b"], c["a"]): c["v"] for c in cells}
+    assert found == {("x", 1): 2.0, ("x", 2): math.inf, ("y", 1): 4.0}
+    # The fourth cell has no row, and so a dash.
     assert [text.get_text() for text in ax.texts] == ["2.0", "inf", "4.0", "–"]
 
 
 def test_auc_is_the_chance_to_rank_a_pair_right():
+    # Integer scores, so that many pairs are equal and count one half.
     draw = np.random.default_rng(0)
     rows = [
         {"s": int(draw.integers(6)) + 2 * bad, "bad": bad, "k": "one"}
@@ -292,24 +278,23 @@ def test_auc_is_the_chance_to_rank_a_pair_right():
     (found,) = report.roc(canvas()[1], rows, score="s", truth="bad", by="k")
     bad, good = ([r["s"] for r in rows if r["bad"] is kind] for kind in (True, False))
     pairs = [(b > g) + (b == g) / 2 for b in bad for g in good]
-    assert found["auc"] == pytest.approx(np.mean(pairs)) and (
-        found["positives"],
-        found["negatives"],
-    ) == (30, 30)
+    assert found["auc"] == pytest.approx(np.mean(pairs))
+    assert (found["positives"], found["negatives"]) == (30, 30)
 
 
 def test_auc_of_one_kind_is_nan():
-    (found,) = report.roc(
-        canvas()[1], [{"s": 1.0, "bad": True, "k": 1}], score="s", truth="bad", by="k"
-    )
+    def roc(score):
+        rows = [{"s": score, "bad": True, "k": 1}]
+        return report.roc(canvas()[1], rows, score="s", truth="bad", by="k")
+
+    (found,) = roc(1.0)
     assert math.isnan(found["auc"])
     with pytest.raises(ValueError, match="NaN"):
-        report.roc(
-            canvas()[1], [{"s": math.nan, "bad": True, "k": 1}], score="s", truth="bad", by="k"
-        )
+        roc(math.nan)
 
 
 def test_ledger_prints_every_number():
+    # A positive bar, a negative one, and one without a length.
     fig, ax = canvas()
     numbers = (("a", 1.5, 1.0, 2.0), ("b", -0.25, -1.0, 0.0), ("c", math.inf, 0.0, 0.0))
     rows = [dict(zip("nvlh", row, strict=True)) for row in numbers]
@@ -320,29 +305,19 @@ def test_ledger_prints_every_number():
 
 
 def test_style_falls_back_to_the_longest_known_beginning():
-    assert (
-        report.style("DPM++ 3M exact, sana")
-        == report.style("DPM++ 3M exact")
-        != report.style("DPM++ 3M published")
-    )
+    exact = report.style("DPM++ 3M exact")
+    assert report.style("DPM++ 3M exact, sana") == exact != report.style("DPM++ 3M published")
     assert report.style("other")["color"] == report.GREY
 
 
 def test_variants_of_a_solver_are_told_apart():
     _, ax = canvas()
     names = ("DPM++ 2M, shift 1", "DPM++ 2M", "DPM++ 2M, shift 3", "Euler")
-    report.log_log(
-        ax,
-        [{"solver": n, "nfe": k, "error": 1 / k} for n in names for k in (2, 4)],
-        x="nfe",
-        y="error",
-    )
-    assert [line.get_label() for line in ax.lines] == [
-        "Euler",
-        "DPM++ 2M",
-        "DPM++ 2M, shift 1",
-        "DPM++ 2M, shift 3",
-    ]
+    rows = [{"solver": n, "nfe": k, "error": 1 / k} for n in names for k in (2, 4)]
+    report.log_log(ax, rows, x="nfe", y="error")
+    # One colour and another dash for the variants of 2M; the other colour is Euler's.
+    labels = [line.get_label() for line in ax.lines]
+    assert labels == ["Euler", "DPM++ 2M", "DPM++ 2M, shift 1", "DPM++ 2M, shift 3"]
     assert [line.get_linestyle() for line in ax.lines] == ["-", "-", "--", ":"]
     assert len({line.get_color() for line in ax.lines}) == 2
 
@@ -355,11 +330,33 @@ def test_styles_are_told_apart():
 @pytest.mark.parametrize(
     "x, digits, text",
     [
-        (0.0123, 2, "0.012"), (0.0123, 3, "0.0123"), (1.2e-5, 2, "1.2e-5"), (-1.2e-5, 2, "-1.2e-5"), (0.00099999, 2, "0.0010"),
-        (9.96, 2, "10"), (1.0, 2, "1.0"), (12345.0, 2, "12000"), (1.5e7, 2, "1.5e7"), (123456, 2, "123456"), (0.0, 2, "0"),
-        (-0.0, 2, "0"), (math.inf, 2, "inf"), (-math.inf, 2, "-inf"), (math.nan, 2, "nan"), (np.float32(0.25), 2, "0.25"),
-        (np.int64(7), 2, "7"), (True, 2, "True"), (None, 2, "–"), ("text", 2, "text"), (1e-300, 2, "1.0e-300"), (5.0, 1, "5"),
+        # Small numbers.
+        (0.0123, 2, "0.012"),
+        (0.0123, 3, "0.0123"),
+        (1.2e-5, 2, "1.2e-5"),
+        (-1.2e-5, 2, "-1.2e-5"),
+        (0.00099999, 2, "0.0010"),
+        (1e-300, 2, "1.0e-300"),
+        # Numbers that rounding carries to another power of ten, and large ones.
+        (9.96, 2, "10"),
+        (1.0, 2, "1.0"),
+        (5.0, 1, "5"),
+        (12345.0, 2, "12000"),
+        (1.5e7, 2, "1.5e7"),
+        (123456, 2, "123456"),
+        # Both zeros, and numbers that are not finite.
+        (0.0, 2, "0"),
+        (-0.0, 2, "0"),
+        (math.inf, 2, "inf"),
+        (-math.inf, 2, "-inf"),
+        (math.nan, 2, "nan"),
+        # Other types.
+        (np.float32(0.25), 2, "0.25"),
+        (np.int64(7), 2, "7"),
+        (True, 2, "True"),
+        (None, 2, "–"),
+        ("text", 2, "text"),
     ],
-)  # fmt: skip
+)
 def test_significant_digits(x, digits, text):
     assert sig(x, digits) == text

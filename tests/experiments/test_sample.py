@@ -1,4 +1,4 @@
-"""Images by label from the command line: what an image depends on, what is refused, what lies in the work directory."""
+"""Images by label: what an image depends on, what is refused, what the work directory holds."""
 
 import contextlib
 import io
@@ -15,7 +15,7 @@ from PIL import Image
 import flowjax
 from configs.sample import Config
 from experiments import sample
-from experiments.cli import images, labels
+from experiments.cli import archive, images, labels
 from flowjax import models
 from flowjax.models import DiTConfig
 
@@ -23,54 +23,52 @@ ROOT = pathlib.Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "models"
 SIZES = DiTConfig((4, 4), channels=1, patch=2, width=8, depth=1, heads=2, classes=3)
 NINE = dict(size=(4, 4), channels=1, patch=2, width=8, depth=1, heads=2, classes=9)
-IMAGENET = models.Card(
-    "toy", DiTConfig((4, 4), channels=4, patch=2, width=8, depth=1, heads=2, classes=1000)
-)
+THOUSAND = dict(size=(4, 4), channels=4, patch=2, width=8, depth=1, heads=2, classes=1000)
+IMAGENET = models.Card("toy", DiTConfig(**THOUSAND))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def toy():
-    """A network whose every parameter is random, in the place of the shipped "digits": at its own start it returns zeros."""
-    model = models.init(
-        SIZES, jax.random.key(0), name="toy", details={"labels": ["circle, disc", "square", "star"]}
-    )
+    """A small network in the place of the shipped "digits"."""
+    labels = ["circle, disc", "square", "star"]
+    model = models.init(SIZES, jax.random.key(0), name="toy", details={"labels": labels})
+    # At its own start a network returns zeros, so every parameter is drawn.
     leaves, tree = jax.tree.flatten(model.params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     drawn = [
         0.3 * jax.random.normal(k, leaf.shape, jnp.float32)
         for k, leaf in zip(keys, leaves, strict=True)
     ]
-    model, load = model._replace(params=jax.tree.unflatten(tree, drawn)), models.load
+    model = model._replace(params=jax.tree.unflatten(tree, drawn))
+    load = models.load
+
+    def load_toy(path, **options):
+        return model if path == "digits" else load(path, **options)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            models,
-            "load",
-            lambda path, **options: model if path == "digits" else load(path, **options),
-        )
+        patch.setattr(models, "load", load_toy)
         yield model
 
 
 def command(workdir, *words, config="sample_digits"):
     """Run the command line in small."""
-    quick = ["--config.steps=3", "--config.count=2"] + ["--config.labels=0,1,2"] * (
-        config == "sample_digits"
-    )
-    sample.main(
-        ["sample", f"--config={ROOT}/configs/{config}.py", f"--workdir={workdir}", *quick, *words]
-    )
+    quick = ["--config.steps=3", "--config.count=2"]
+    if config == "sample_digits":
+        quick.append("--config.labels=0,1,2")
+    path = f"--config={ROOT}/configs/{config}.py"
+    sample.main(["sample", path, f"--workdir={workdir}", *quick, *words])
 
 
-SDE = "--config.solver=dpm_solver_sde"  # noise at the start and in its steps
+# This solver draws noise at the start and in its steps.
+SDE = "--config.solver=dpm_solver_sde"
 
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     """(work directory, stdout, stderr) of one run."""
     workdir = tmp_path_factory.mktemp("drawn") / "new" / "folder"
-    with (
-        contextlib.redirect_stdout(io.StringIO()) as out,
-        contextlib.redirect_stderr(io.StringIO()) as err,
-    ):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         command(workdir, SDE)
     return workdir, out.getvalue(), err.getvalue()
 
@@ -90,6 +88,7 @@ def contents(workdir):
 
 
 def by_name(workdir):
+    """{(label, index): image}."""
     found = contents(workdir)
     names = zip(found["labels"].tolist(), found["index"].tolist(), strict=True)
     return dict(zip(names, found["images"], strict=True))
@@ -98,26 +97,21 @@ def by_name(workdir):
 def test_command_writes_png_numbers_and_settings(drawn):
     workdir, out, err = drawn
     found = contents(workdir)
-    assert (
-        found["images"].shape == (6, 4, 4, 1)
-        and found["images"].dtype == np.float32
-        and np.all(found["finite"])
-    )
+    # The numbers.
+    assert found["images"].shape == (6, 4, 4, 1) and found["images"].dtype == np.float32
+    assert np.all(found["finite"])
     assert found["labels"].tolist() == [0, 0, 1, 1, 2, 2] and found["index"].tolist() == [0, 1] * 3
     assert np.all(np.abs(found["images"]) <= 1)
+    # The settings, in both files.
     settings = images.read_settings(workdir / "samples.png")
     assert settings == json.loads(str(found["settings"]))
-    assert (
-        settings["config"]["steps"] == settings["nfe"] == 3
-        and "--config.steps=3" in settings["command"]
-    )
+    assert settings["config"]["steps"] == settings["nfe"] == 3
+    assert "--config.steps=3" in settings["command"]
     assert settings["labels"] == [[0, "circle, disc"], [1, "square"], [2, "star"]]
     assert settings["environment"]["jax"] == jax.__version__
-    assert (
-        out.count("\n") == 1
-        and "6 images, 3 evaluations each" in out
-        and f"{workdir}/samples.png" in out
-    )
+    # The report, and nothing else in the directory.
+    assert out.count("\n") == 1
+    assert "6 images, 3 evaluations each" in out and f"{workdir}/samples.png" in out
     assert "3/3 done" in err
     assert sorted(path.name for path in workdir.iterdir()) == ["samples.npz", "samples.png"]
 
@@ -126,26 +120,24 @@ def test_png_shows_the_images_a_row_a_label(drawn):
     with Image.open(drawn[0] / "samples.png") as image:
         shown = np.asarray(image)
     expected = np.rint(127.5 * (contents(drawn[0])["images"] + 1))
-    for i, image in enumerate(
-        expected
-    ):  # 4 x 4 pixels are magnified to 64 x 64, and 2 pixels lie between
+    for i, image in enumerate(expected):
+        # 4 x 4 pixels are magnified to 64 x 64, and 2 pixels lie between.
         top, left = 66 * (i // 2), 66 * (i % 2)
-        assert np.array_equal(
-            shown[top : top + 64 : 16, left : left + 64 : 16], image.repeat(3, axis=-1)
-        )
+        corners = shown[top : top + 64 : 16, left : left + 64 : 16]
+        assert np.array_equal(corners, image.repeat(3, axis=-1))
 
 
 def test_image_depends_on_seed_label_and_index_only(drawn, tmp_path):
-    whole = by_name(drawn[0])
+    together = by_name(drawn[0])
+    # One by one; and other labels in another order, whose last batch is filled up by 2.
     command(tmp_path / "alone", SDE, "--config.batch=1")
-    command(
-        tmp_path / "order", SDE, "--config.labels=star,1", "--config.count=3", "--config.batch=4"
-    )  # and 2 padded
+    other = ["--config.labels=star,1", "--config.count=3", "--config.batch=4"]
+    command(tmp_path / "order", SDE, *other)
     alone, order = by_name(tmp_path / "alone"), by_name(tmp_path / "order")
-    assert alone.keys() == whole.keys() and len(order.keys() & whole.keys()) == 4
+    assert alone.keys() == together.keys() and len(order.keys() & together.keys()) == 4
     for again in (alone, order):
-        for key in again.keys() & whole.keys():
-            np.testing.assert_allclose(again[key], whole[key], atol=1e-4, rtol=0)
+        for key in again.keys() & together.keys():
+            np.testing.assert_allclose(again[key], together[key], atol=1e-4, rtol=0)
 
 
 def test_images_do_not_depend_on_the_mesh(drawn, tmp_path):
@@ -165,21 +157,34 @@ def test_images_are_those_of_the_library(drawn, toy):
     label, index = 2, 1
     of_label = jax.random.fold_in(jax.random.key(0), label)
     noise = flowjax.draw_noise(of_label, [index], (4, 4, 1)).astype(jnp.float32)
-    velocity = lambda x, t, c: toy.apply(toy.params, x, t, jnp.array([c]))
-    guided = lambda x, t: 1.5 * velocity(x, t, label) - 0.5 * velocity(x, t, 3)
+
+    # Guidance by hand, with the null label 3.
+    def velocity(x, t, c):
+        return toy.apply(toy.params, x, t, jnp.array([c]))
+
+    def guided(x, t):
+        return 1.5 * velocity(x, t, label) - 0.5 * velocity(x, t, 3)
+
     plan = flowjax.plans.dpm_solver_sde(flowjax.Linear(), flowjax.grids.uniform(3), 2)
-    found = flowjax.sample(guided, noise, plan, key=jax.random.fold_in(of_label, index)[None]).x[0]
-    np.testing.assert_allclose(
-        by_name(drawn[0])[label, index], np.clip(found, -1, 1), atol=1e-5, rtol=0
-    )
+    key = jax.random.fold_in(of_label, index)[None]
+    found = np.clip(flowjax.sample(guided, noise, plan, key=key).x[0], -1, 1)
+    np.testing.assert_allclose(by_name(drawn[0])[label, index], found, atol=1e-5, rtol=0)
 
 
 # The scheduler_config.json of facebook/DiT-XL-2-256.
 DDIM = {
-    "_class_name": "DDIMScheduler", "_diffusers_version": "0.12.0.dev0", "beta_end": 0.02, "beta_schedule": "linear",
-    "beta_start": 0.0001, "clip_sample": False, "num_train_timesteps": 1000, "prediction_type": "epsilon",
-    "set_alpha_to_one": True, "steps_offset": 0, "trained_betas": None,
-}  # fmt: skip
+    "_class_name": "DDIMScheduler",
+    "_diffusers_version": "0.12.0.dev0",
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "beta_start": 0.0001,
+    "clip_sample": False,
+    "num_train_timesteps": 1000,
+    "prediction_type": "epsilon",
+    "set_alpha_to_one": True,
+    "steps_offset": 0,
+    "trained_betas": None,
+}
 
 
 @pytest.fixture
@@ -212,7 +217,11 @@ def test_pipeline_folder_becomes_the_latents_of_diffusers_and_a_png(
     with np.load(GOLDEN / "dit_diffusers_a" / "sample_ddim_10_4.0.npz") as golden:
         noise, expected = (golden[name].transpose(0, 2, 3, 1) for name in ("noise", "latents"))
         asked = f"class {golden['labels'][0]}, {golden['labels'][1]}"
-    given = lambda seed, wanted, shape: (jnp.asarray(noise), jax.random.split(jax.random.key(0)))
+
+    # The noise of the golden file in the place of our own.
+    def given(seed, wanted, shape):
+        return jnp.asarray(noise), jax.random.split(jax.random.key(0))
+
     monkeypatch.setattr(sample, "noise_of", given)
     words = [
         "--config.solver=scheduler",
@@ -222,11 +231,11 @@ def test_pipeline_folder_becomes_the_latents_of_diffusers_and_a_png(
     ]
     command(tmp_path / "out", f"--config.model={pipeline}", *words, config="sample_dit_xl_2_256")
     found = contents(tmp_path / "out")
-    np.testing.assert_allclose(
-        found["latents"], expected, atol=1e-4 * np.abs(expected).max(), rtol=0
-    )
+    tolerance = 1e-4 * np.abs(expected).max()
+    np.testing.assert_allclose(found["latents"], expected, atol=tolerance, rtol=0)
     with Image.open(tmp_path / "out" / "samples.png") as shown:
         assert shown.size == (64, 2 * 64 + 2)  # 32 x 32 magnified twice, a row a label
+    # The images are the decoded latents; 0.18215 is the scale of the published autoencoder.
     vae = models.load(pipeline / "vae")
     decoded = np.clip(jax.jit(type(vae).decode)(vae, jnp.asarray(expected) / 0.18215), -1, 1)
     np.testing.assert_allclose(found["images"], decoded, atol=1e-3, rtol=0)
@@ -237,9 +246,8 @@ def test_latents_without_autoencoder_are_kept_without_png(tmp_path):
     latents = sample.Drawn(states, np.array([True, True]), {})
     assert sample.pictures(IMAGENET, states) is None
     (tmp_path / "samples.png").write_text("what lay there before")
-    paths = sample.save(
-        tmp_path, Config("toy", "0"), np.array([[0, 0], [0, 1]]), latents, None, settings
-    )
+    wanted = np.array([[0, 0], [0, 1]])
+    paths = archive.save(tmp_path, 8, wanted, latents, None, settings)
     assert paths == [tmp_path / "samples.npz"] and list(tmp_path.iterdir()) == paths
     assert np.array_equal(contents(tmp_path)["latents"], states)
 
@@ -250,15 +258,16 @@ def config_of(**changes):
 
 def test_bar_changes_no_number(toy):
     config, seen = config_of(guidance_interval=(0.5, 0.9)), []
-    noise, label = (
-        jax.random.normal(jax.random.key(2), (2, 4, 4, 1), jnp.float32),
-        jnp.array([0, 2]),
-    )
+    noise = jax.random.normal(jax.random.key(2), (2, 4, 4, 1), jnp.float32)
+    label = jnp.array([0, 2])
     plan = sample.plan_of(config, toy.card)
-    run = lambda model: jax.jit(lambda plan: sample.draw(model, noise, label, plan, config).x)(plan)
-    told = run(sample.ticking(toy, lambda: seen.append(1)))
+
+    def run(model):
+        return jax.jit(lambda plan: sample.draw(model, noise, label, plan, config).x)(plan)
+
+    watched = run(sample.ticking(toy, lambda: seen.append(1)))
     jax.effects_barrier()
-    assert np.array_equal(told, run(toy)) and len(seen) == plan.rows
+    assert np.array_equal(watched, run(toy)) and len(seen) == plan.rows
 
 
 @pytest.mark.parametrize("name", sample.SOLVERS)
@@ -277,13 +286,10 @@ def test_directory_is_named_after_the_configuration(monkeypatch):
 
 
 def test_images_that_are_not_finite_are_said():
-    drawn = sample.Drawn(
-        np.zeros((2, 4, 4, 1)), np.array([True, False]), {"compile": 1, "first": 1, "steady": None}
-    )
+    seconds = {"compile": 1, "first": 1, "steady": None, "decode": None}
+    drawn = sample.Drawn(np.zeros((2, 4, 4, 1)), np.array([True, False]), seconds)
     plan = flowjax.plans.euler(flowjax.grids.uniform(3))
-    assert "2 images, 1 OF THEM NOT FINITE" in sample.summary(
-        drawn, drawn.seconds | {"decode": None}, plan, []
-    )
+    assert "2 images, 1 OF THEM NOT FINITE" in sample.summary(drawn, seconds, plan, [])
 
 
 def test_trained_models_have_the_names_of_their_data():
@@ -298,10 +304,9 @@ def test_trained_models_have_the_names_of_their_data():
 
 def test_imagenet_has_a_thousand_names():
     names = labels.names_of(IMAGENET)
-    assert len(names) == 1000 and (names[0], names[999].split(",")[0]) == (
-        "tench, Tinca tinca",
-        "toilet tissue",
-    )
+    assert len(names) == 1000
+    assert (names[0], names[999].split(",")[0]) == ("tench, Tinca tinca", "toilet tissue")
+    # Numbers, names and synonyms in any case; "maillot" is an entry and a synonym of another.
     asked = "388, tench,Golden  Retriever, red panda, maillot, cardigan, null"
     assert [n for n, _ in labels.numbers(asked, IMAGENET)] == [388, 0, 207, 387, 638, 474, 1000]
     assert labels.numbers("giant panda", IMAGENET) == [(388, names[388])]
@@ -325,9 +330,14 @@ def test_wrong_label_is_named_with_the_nearest(text, said):
     assert said in str(error.value)
 
 
+STALE = ["--config.mesh=seq=2", "--config.attention=stale"]
+PIPELINE = "--config.attention=pipefusion"
+
+
 @pytest.mark.parametrize(
     "words, said",
     [
+        # Labels and the solver.
         (["--config.labels=3"], "label '3' of toy: wanted a number from 0 to 2"),
         (["--config.labels=cirle"], "near are 0 (circle)"),
         (["--config.solver=eulre"], "did you mean 'euler'?"),
@@ -337,45 +347,27 @@ def test_wrong_label_is_named_with_the_nearest(text, said):
         (["--config.size=4,5"], "both multiples of 2, its patch"),
         (["--config.size=4"], "wanted (height, width)"),
         (["--config.dtype=float64"], "dtype='float64' is not known"),
+        # Numbers.
         (["--config.count=0"], "count=0; wanted at least 1"),
         (["--config.batch=0"], "batch=0; wanted at least 1"),
         (["--config.guidance_interval=0.5,"], "wanted (low, high)"),
+        # The mesh, and attention over it.
         (["--config.mesh=seq=2,sqe=2"], "'sqe=2' is not understood"),
         (["--config.mesh=seq=16"], "take 16 devices and 8 are here"),
         (["--config.mesh=seq=2", "--config.guidance_channels=1"], "leave guidance_channels"),
+        ([*STALE, "--config.warmup=4"], "warmup=4 of 3 steps"),
+        ([*STALE, "--config.policy=tol=1"], "part='tol' is not known; the choices are"),
+        ([*STALE, "--config.policy=window=0.5"], "'window=0.5' does not fit"),
+        ([*STALE, "--config.policy=every=0"], "period=0"),
+        ([*STALE, "--config.patches=4"], "patches=4 with attention='stale'"),
+        ([*STALE, "--config.forecast=best"], "forecast='best'"),
+        (["--config.mesh=seq=2", "--config.forecast=1"], "forecast=1 with attention='gather'"),
         (
-            ["--config.mesh=seq=2", "--config.attention=stale", "--config.warmup=4"],
-            "warmup=4 of 3 steps",
-        ),
-        (
-            ["--config.mesh=seq=2", "--config.attention=stale", "--config.policy=tol=1"],
-            "did you mean 'tolerance'",
-        ),
-        (
-            ["--config.mesh=seq=2", "--config.attention=stale", "--config.policy=window=0.5"],
-            "'window=0.5' does not fit",
-        ),
-        (
-            ["--config.mesh=seq=2", "--config.attention=stale", "--config.policy=every=0"],
-            "period=0",
-        ),
-        (
-            ["--config.mesh=seq=2", "--config.attention=stale", "--config.patches=4"],
-            "patches=4 with attention='stale'",
-        ),
-        (
-            ["--config.mesh=pipe=2", "--config.attention=pipefusion", "--config.patches=4"],
+            ["--config.mesh=pipe=2", PIPELINE, "--config.patches=4"],
             "1 layers do not divide into pipe=2",
         ),
-        (
-            ["--config.mesh=pipe=1", "--config.attention=pipefusion", "--config.patches=7"],
-            "patches=7 of",
-        ),
-        (
-            ["--config.mesh=seq=2", "--config.attention=stale", "--config.forecast=best"],
-            "forecast='best'",
-        ),
-        (["--config.mesh=seq=2", "--config.forecast=1"], "forecast=1 with attention='gather'"),
+        (["--config.mesh=pipe=1", PIPELINE, "--config.patches=7"], "patches=7 of"),
+        # The model, and the fields.
         (["--config.model=/nowhere/at/all"], "there is no /nowhere/at/all"),
         ([f"--config.model={GOLDEN}/vae_kl"], "is an autoencoder by itself"),
         (["--config.gudance=2"], "did you mean 'guidance'?"),
@@ -387,6 +379,7 @@ def test_wrong_command_writes_nothing(capsys, tmp_path, words, said):
 
 
 def test_other_images_are_kept_unless_told(drawn, capsys, tmp_path):
+    # The same configuration, another one, and another one that may overwrite.
     workdir = shutil.copytree(drawn[0], tmp_path / "out")
     before = {path.name: path.read_bytes() for path in workdir.iterdir()}
     command(workdir, SDE)
@@ -395,6 +388,7 @@ def test_other_images_are_kept_unless_told(drawn, capsys, tmp_path):
     assert before == {path.name: path.read_bytes() for path in workdir.iterdir()}
     command(workdir, "--config.seed=5", "--overwrite")
     assert images.read_settings(workdir / "samples.png")["config"]["seed"] == 5
+    # Files that are not ours.
     (workdir / "samples.npz").write_bytes(b"something else")
     assert "was not written by this program" in refused(capsys, workdir)
     (workdir / "samples.npz").unlink()
@@ -427,16 +421,11 @@ def test_settings_are_read_from_our_files_only(tmp_path):
 
 
 def test_grid_pads_clips_and_refuses_latents():
-    shown = images.grid(
-        np.array([-2.0, 0.0, np.nan])[:, None, None, None] * np.ones((3, 64, 64, 1)), 2, gap=1
-    )
+    values = np.array([-2.0, 0.0, np.nan])[:, None, None, None]
+    shown = images.grid(values * np.ones((3, 64, 64, 1)), 2, gap=1)
     assert shown.shape == (129, 129, 3)
-    assert [shown[y, x, 0] for y, x in ((0, 0), (0, 64), (0, 65), (65, 0), (65, 65))] == [
-        0,
-        255,
-        128,
-        0,
-        255,
-    ]
+    # Three images, the gap between the first two, and the empty place.
+    assert shown[0, 0, 0] == 0 and shown[0, 65, 0] == 128 and shown[65, 0, 0] == 0
+    assert shown[0, 64, 0] == 255 and shown[65, 65, 0] == 255
     with pytest.raises(ValueError, match="decode latents first"):
         images.grid(np.zeros((1, 4, 4, 4)))

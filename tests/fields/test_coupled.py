@@ -168,7 +168,7 @@ def test_float32_survives_both_ends():
     [
         (
             lambda: fields.couple(fields.ring(Cosine()), 0.5),
-            "Cosine; noise that is tied to data is solved here on the lin",
+            "Cosine; noise that is correlated with data is solved here on the lin",
         ),
         (lambda: two(0.5).with_schedule(Cosine()), "give Linear\\(\\), or take GaussianMixture"),
         (lambda: two(1.5), "coupling=1.5; wanted one number from 0 to 1"),

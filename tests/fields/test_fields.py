@@ -1,4 +1,4 @@
-"""Exact fields against stored numbers of another implementation, autodiff, finite differences and an ODE solver."""
+"""Exact fields against stored numbers, autodiff, finite differences and an ODE solver."""
 
 import functools
 import pathlib
@@ -78,7 +78,8 @@ def data(field, n):
     return field.draw(KEY, n)
 
 
-# --- mixtures -------------------------------------------------------------------------------------------------------
+# --- mixtures
+# ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", GOLDEN_NAMES)
@@ -118,14 +119,16 @@ def test_mixture_from_covariances_equals_mixture_from_eigenvectors():
 
 
 def test_narrow_mode_keeps_relative_accuracy_in_float32():
-    # Axis deviations 1, 1e-4: the noise prediction divides by them, and a factorised a^2 C + s^2 I would lose 1e-8.
+    # Axis deviations 1, 1e-4: the noise prediction divides by them, and a factorised a^2 C + s^2 I
+    # would lose 1e-8.
     turn = np.linalg.qr(np.random.default_rng(3).normal(size=(2, 2)))[0]
     wide = Gaussian.from_eigen(np.zeros(2), turn, np.array([1.0, 1e-8]), LINEAR)
     coordinates = np.array([[0.5, 0.0], [-2.0, 0.0]])
     t = 1e-3
     exact = coordinates * t / ((1 - t) ** 2 * np.array([1.0, 1e-8]) + t**2)
     x = (coordinates @ turn.T).astype(np.float32)
-    # A state of size 2 is itself rounded by 1e-7, which the narrow axis multiplies by s/(a^2 L + s^2), about 1e3.
+    # A state of size 2 is itself rounded by 1e-7, which the narrow axis multiplies by s/(a^2 L +
+    # s^2), about 1e3.
     assert_allclose(wide.noise(x, t) @ turn, exact, rtol=1e-6, atol=4e-7 * 1e3)
 
 
@@ -161,7 +164,8 @@ class TestLaws:
             assert_allclose(schedule.add_noise(found["data"], found["noise"], t), x, atol=1e-12)
 
     def test_velocity_moves_density_as_continuity_demands(self, make, schedule):
-        # d/dt log p + v . grad log p + div v = 0, the time derivative by central differences between discrete nodes.
+        # d/dt log p + v . grad log p + div v = 0, the time derivative by central differences
+        # between discrete nodes.
         field, t, h = make(schedule), 0.4005, 1e-5
         x = states(field)
         before, now, after = (answers(field, x, s) for s in (t - h, t, t + h))
@@ -247,7 +251,8 @@ def test_modes_without_width_are_finite_at_the_data():
     assert_allclose(found["data"], [[1.0], [-1.0]])
 
 
-# --- one Gaussian ---------------------------------------------------------------------------------------------------
+# --- one Gaussian
+# ------------------------------------------------------------------------------
 
 
 def gaussian(schedule=LINEAR):
@@ -312,7 +317,8 @@ def test_velocity_of_a_line_of_gaussians_keeps_mass():
     assert_allclose(rate[1:-1] + (flux[2:] - flux[:-2]) / (x[2, 0] - x[0, 0]), 0, atol=2e-5)
 
 
-# --- finite data ----------------------------------------------------------------------------------------------------
+# --- finite data
+# ------------------------------------------------------------------------------
 
 
 @each_schedule
@@ -375,7 +381,8 @@ def test_data_without_width_are_answered_at_the_data(schedule):
 
 
 def test_large_offset_costs_nothing():
-    # The data are centred; without that, squared norms of 1e6 would leave float32 no digits of the differences.
+    # The data are centred; without that, squared norms of 1e6 would leave float32 no digits of the
+    # differences.
     near, far = data_set(), DataSet(data_set().samples + 1000.0, 0.3, LINEAR)
     x, t = np.asarray(states(near)), 0.25
     moved = (x + 1000.0 * (1 - t)).astype(np.float32)
@@ -409,7 +416,8 @@ def test_emoji_are_images_with_labels():
     assert_allclose(jax.jit(lambda field, x: field.data(x, 0.0))(field, x), x, atol=1e-10)
 
 
-# --- draws ----------------------------------------------------------------------------------------------------------
+# --- draws
+# ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -426,14 +434,16 @@ def test_draws_have_the_right_moments(field):
     mean = weights @ means
     second = np.einsum("k,kij->ij", weights, covariances + np.einsum("ki,kj->kij", means, means))
     deviation = np.sqrt(np.diag(second - np.outer(mean, mean)))
-    # Five standard errors: a false alarm in a few million entries. Fourth moments are at most a few deviation^4 here.
+    # Five standard errors: a false alarm in a few million entries. Fourth moments are at most a few
+    # deviation^4 here.
     assert np.all(np.abs(x.mean(0) - mean) < 5 * deviation / np.sqrt(n))
     products = x[:, :, None] * x[:, None, :]
     assert np.all(np.abs(products.mean(0) - second) < 5 * products.std(0) / np.sqrt(n))
 
 
 def test_draws_at_a_time_have_the_density_of_that_time():
-    # E log p under p is minus the entropy; the other side integrates p log p over a grid of the line.
+    # E log p under p is minus the entropy; the other side integrates p log p over a grid of the
+    # line.
     field, t = fields.two_points(schedules.Cosine(), distance=3.0, std=0.3), 0.4
     grid = np.linspace(-6, 6, 6001)[:, None]
     log_density_of = jit(field.log_density)
@@ -443,7 +453,8 @@ def test_draws_at_a_time_have_the_density_of_that_time():
     assert abs(values.mean() - expected) < 5 * values.std() / np.sqrt(20000)
 
 
-# --- pytrees and refusals -------------------------------------------------------------------------------------------
+# --- pytrees and refusals
+# ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -531,7 +542,7 @@ MEANS = np.zeros((2, 2))
         ),
         (
             lambda: GaussianMixture.from_eigen(HALVES, MEANS, EYES, -np.ones((2, 2)), LINEAR),
-            "eigenvalue -1",
+            "eigenvalue is -1",
         ),
         (lambda: mixture().subset([]), "positive weight"),
         (lambda: mixture().velocity(np.zeros((5, 4)), 0.5), r"\(5, 4\); wanted \(B, 3\)"),
@@ -545,7 +556,7 @@ MEANS = np.zeros((2, 2))
             r"Gaussian: x has shape|Gaussian.flow: x has shape",
         ),
         (lambda: DataSet(np.zeros(3), 0.1, LINEAR), r"samples have shape \(3,\)"),
-        (lambda: data_set(bandwidth=-0.1), "bandwidth -0.1"),
+        (lambda: data_set(bandwidth=-0.1), "bandwidth=-0.1"),
         (lambda: data_set(chunk=8), "from 1 to K = 7"),
         (lambda: data_set(labels=[0, 1]), r"labels have shape \(2,\)"),
         (lambda: data_set().subset(5), r"labels are \[0, 1\]"),

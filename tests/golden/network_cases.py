@@ -2,10 +2,11 @@
 
     python -m tests.golden_models [DIR]
 
-DIR (tests/golden/models) holds one folder a network, of any sizes; its README.md tells the layouts. A case is a forward
-pass, a guided sampling run, a decode or an encode, each by the calls that a user makes: flowjax.models.load,
-compat.diffusers_plan, guidance.classifier_free, flowjax.sample. An error is the largest difference from the original over
-the original's largest number.
+DIR (tests/golden/models) holds one folder a network, of any sizes; its README.md describes the
+layouts. A case is a forward pass, a guided sampling run, a decode or an encode, each by the calls
+that a user makes: flowjax.models.load, compat.diffusers_plan, guidance.classifier_free,
+flowjax.sample. An error is the largest difference from the original over the original's largest
+number.
 """
 
 import argparse
@@ -21,23 +22,32 @@ import flowjax
 from flowjax import compat, grids, guidance, models, plans
 
 HERE = pathlib.Path(__file__).parent / "models"
-ONCE, RUN = 2e-5, 1e-4  # bounds of one evaluation in float32, and of a sampling run
+ONCE = 2e-5  # bound of one evaluation in float32
+RUN = 1e-4  # bound of a sampling run
 BETAS = {
     "num_train_timesteps": 1000,
     "beta_start": 1e-4,
     "beta_end": 0.02,
     "beta_schedule": "linear",
 }
-SCHEDULERS = {
+SCHEDULERS = {  # as in their scheduler_config.json
     "ddim": {
-        "_class_name": "DDIMScheduler", "timestep_spacing": "leading", "set_alpha_to_one": True, "clip_sample": False,
+        "_class_name": "DDIMScheduler",
+        "timestep_spacing": "leading",
+        "set_alpha_to_one": True,
+        "clip_sample": False,
         **BETAS,
     },
     "dpmpp_2m": {
-        "_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "dpmsolver++", "solver_order": 2,
-        "timestep_spacing": "linspace", "final_sigmas_type": "zero", "lower_order_final": True, **BETAS,
+        "_class_name": "DPMSolverMultistepScheduler",
+        "algorithm_type": "dpmsolver++",
+        "solver_order": 2,
+        "timestep_spacing": "linspace",
+        "final_sigmas_type": "zero",
+        "lower_order_final": True,
+        **BETAS,
     },
-}  # fmt: skip
+}
 SAMPLE = re.compile(rf"sample_({'|'.join(SCHEDULERS)})_(\d+)(_.*)?")
 
 
@@ -48,9 +58,10 @@ def channels_last(array):
 def arrays(path):
     """The arrays of an .npz, images as (B, H, W, C)."""
     with np.load(path) as file:
-        return {
-            name: channels_last(array) if array.ndim == 4 else array for name, array in file.items()
-        }
+        stored = dict(file)
+    return {
+        name: channels_last(array) if array.ndim == 4 else array for name, array in stored.items()
+    }
 
 
 def sampler(model):
@@ -59,68 +70,95 @@ def sampler(model):
     @functools.partial(jax.jit, static_argnames="scale")
     def run(params, noise, labels, scale, plan):
         network = functools.partial(model.apply, params)
-        return flowjax.sample(
-            guidance.classifier_free(network, labels, model.card.null_label, scale), noise, plan
-        ).x
+        guided = guidance.classifier_free(network, labels, model.card.null_label, scale)
+        return flowjax.sample(guided, noise, plan).x
 
     return functools.partial(run, model.params)
 
 
 def diffusers_run(run, file, scheduler, steps):
-    """A sampling run of diffusers: (ours, theirs). The labels that the network is told must be theirs exactly."""
+    """A sampling run of diffusers: (ours, theirs).
+
+    The discrete times that the network receives must be theirs exactly.
+    """
     theirs = arrays(file)
     plan = compat.diffusers_plan(scheduler, steps, labels="peers", grid="peers")
-    told = compat.diffusers_schedule(scheduler).steps * plan.label_time - 1
-    if told.shape != theirs["timesteps"].shape or np.max(np.abs(told - theirs["timesteps"])) > 1e-9:
-        raise ValueError(f"labels {told.tolist()}; the original's {theirs['timesteps'].tolist()}")
-    return run(theirs["noise"], theirs["labels"], float(theirs["guidance"]), plan), theirs[
-        "latents"
-    ]
+    ours = compat.diffusers_schedule(scheduler).steps * plan.label_time - 1
+    wanted = theirs["timesteps"]
+    if ours.shape != wanted.shape or np.max(np.abs(ours - wanted)) > 1e-9:
+        raise ValueError(f"labels {ours.tolist()}; the original's {wanted.tolist()}")
+    latents = run(theirs["noise"], theirs["labels"], float(theirs["guidance"]), plan)
+    return latents, theirs["latents"]
 
 
 def network_cases(folder, model):
-    """name -> (bound, function that gives (ours, theirs)) of a DiT or SiT."""
-    cases, run = {}, sampler(model)
-    given = arrays(folder / "expected.npz") if (folder / "expected.npz").is_file() else {}
+    """{name: (bound, function that gives (ours, theirs))} of a DiT or SiT."""
+    run = sampler(model)
+    expected = folder / "expected.npz"
+    given = arrays(expected) if expected.is_file() else {}
+    cases = {}
+
+    def forward():
+        ours = jax.jit(model.card.raw)(model.params, given["x"], given["t"], given["y"])
+        return ours, given["out"]
+
+    def euler(name, steps, scale):
+        plan = plans.euler(grids.uniform(steps))
+        return run(given["noise"], given["labels"], scale, plan), given[name]
+
+    # One forward pass
     if "out" in given:
-        forward = lambda: jax.jit(model.card.raw)(model.params, given["x"], given["t"], given["y"])
-        cases["forward"] = ONCE, lambda: (forward(), given["out"])
+        cases["forward"] = ONCE, forward
+    # Euler runs, named by their steps and guidance: euler20_cfg4.0
     for name in given:
         if found := re.fullmatch(r"euler(\d+)_cfg([\d.]+)", name):
-            plan, scale = plans.euler(grids.uniform(int(found[1]))), float(found[2])
-            latents = functools.partial(run, given["noise"], given["labels"], scale, plan)
-            cases[name] = RUN, lambda latents=latents, name=name: (latents(), given[name])
+            steps, scale = int(found[1]), float(found[2])
+            cases[name] = RUN, functools.partial(euler, name, steps, scale)
+    # Runs of diffusers, one a file
     for file in sorted(folder.glob("sample_*.npz")):
         found = SAMPLE.fullmatch(file.stem)
         if found is None:
             raise ValueError(
                 f"the name {file.name} is not known; wanted sample_SCHEDULER_STEPS_GUIDANCE.npz"
             )
-        one = functools.partial(diffusers_run, run, file, SCHEDULERS[found[1]], int(found[2]))
-        cases[file.stem] = RUN, one
+        scheduler, steps = SCHEDULERS[found[1]], int(found[2])
+        cases[file.stem] = RUN, functools.partial(diffusers_run, run, file, scheduler, steps)
     return cases
 
 
 def autoencoder_cases(folder, vae):
     """The same of an autoencoder."""
     given = arrays(folder / "expected.npz")
-    encoded = functools.cache(
-        lambda: jax.jit(type(vae).encode)(vae, np.clip(given["image"], -1, 1))
-    )
+
+    def decode():
+        return jax.jit(type(vae).decode)(vae, given["z"]), given["image"]
+
+    @functools.cache
+    def encoded():
+        return jax.jit(type(vae).encode)(vae, np.clip(given["image"], -1, 1))
+
+    def mean():
+        return encoded()[0], given["posterior_mean"]
+
+    def log_variance():
+        return encoded()[1], given["posterior_logvar"]
+
+    def scaling_factor():
+        return vae.config.scale, given["scaling_factor"]
+
     return {
-        "decode": (ONCE, lambda: (jax.jit(type(vae).decode)(vae, given["z"]), given["image"])),
-        "encode, mean": (ONCE, lambda: (encoded()[0], given["posterior_mean"])),
-        "encode, log-variance": (ONCE, lambda: (encoded()[1], given["posterior_logvar"])),
-        "scaling factor": (ONCE, lambda: (vae.config.scale, given["scaling_factor"])),
+        "decode": (ONCE, decode),
+        "encode, mean": (ONCE, mean),
+        "encode, log-variance": (ONCE, log_variance),
+        "scaling factor": (ONCE, scaling_factor),
     }
 
 
 def cases_of(folder):
     """The cases of a folder: name -> (bound, function)."""
     found = models.load(folder)
-    cases = (autoencoder_cases if isinstance(found, models.Autoencoder) else network_cases)(
-        folder, found
-    )
+    is_autoencoder = isinstance(found, models.Autoencoder)
+    cases = autoencoder_cases(folder, found) if is_autoencoder else network_cases(folder, found)
     if not cases:
         raise ValueError("no case is known in its files")
     return cases
@@ -139,11 +177,10 @@ def error_of(ours, theirs):
 
 def run_network(folder, show=print):
     """Check all cases of a folder: (passed, failed)."""
+    # A network that cannot be loaded is a miss like any other, and the rest still runs.
     try:
         cases = cases_of(folder)
-    except (
-        Exception
-    ) as error:  # what cannot be loaded is a miss like any other, and the rest still runs
+    except Exception as error:
         show(f"{folder.name}: {type(error).__name__}: {error}   FAILED")
         return 0, 1
     failed = 0
@@ -153,16 +190,20 @@ def run_network(folder, show=print):
             line = f"error {error:.2g}, bound {bound:.2g}"
         except Exception as raised:
             error, line = np.inf, f"{type(raised).__name__}: {raised}"
-        failed += not error <= bound
-        show(f"{folder.name:20} {name:24} {line}{'' if error <= bound else '   FAILED'}")
+        passes = error <= bound
+        failed += not passes
+        show(f"{folder.name:20} {name:24} {line}{'' if passes else '   FAILED'}")
     return len(cases) - failed, failed
 
 
 def networks(path):
     """The folders of `path` that hold a network with outputs, or `path` itself."""
+
+    def holds(folder):
+        return any(folder.glob("expected.npz")) or any(folder.glob("sample_*.npz"))
+
     path = pathlib.Path(path)
-    holds = lambda folder: any(folder.glob("expected.npz")) or any(folder.glob("sample_*.npz"))
-    found = [path] if holds(path) else sorted(folder for folder in path.glob("*/") if holds(folder))
+    found = [path] if holds(path) else sorted(filter(holds, path.glob("*/")))
     if not found:
         raise ValueError(
             f"tests.golden_models: {path} holds no folder with expected.npz or sample_*.npz."

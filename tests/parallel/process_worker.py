@@ -1,7 +1,10 @@
-"""One of several processes that sample together: python -m tests.process_worker RANK COUNT PORT OUT, commands on stdin.
+"""One of several processes that sample together, with commands on its standard input.
 
-It compiles, says "compiled" and waits: processes on a busy machine are ready minutes apart, and a collective waits half a
-minute for its peers. "once" samples and writes OUT; "forever" samples until the process ends, saying "sampled" each time.
+    python -m tests.parallel.process_worker RANK COUNT PORT OUT
+
+It compiles, prints "compiled" and waits: on a busy machine processes are ready minutes apart, and a
+collective waits half a minute for its peers. The command "once" samples and writes OUT. The command
+"forever" samples until the process ends, and prints "sampled" each time.
 """
 
 import sys
@@ -10,11 +13,12 @@ import jax
 import numpy as np
 
 DEVICES = 4  # of all processes together
-LIMIT = 10  # seconds after which a silent process counts as dead, and again that the others wait for it at their end
+# Seconds after which a silent process counts as dead. At their end the others wait as long again.
+LIMIT = 10
 
 
 def setting():
-    """(model, noise, label, plan, mesh) that every process has alike."""
+    """(model, noise, label, plan, mesh), the same in every process."""
     import flowjax
     from flowjax import grids, models, parallel, plans
 
@@ -22,6 +26,7 @@ def setting():
         models.DiTConfig((3, 3), 1, patch=1, width=8, depth=1, heads=2, classes=3),
         jax.random.key(0),
     )
+    # An untrained network has zero gates, and nothing would be exchanged.
     random = np.random.default_rng(0)
     params = jax.tree.map(
         lambda leaf: np.asarray(leaf) + 0.2 * random.normal(size=leaf.shape), model.params
@@ -38,7 +43,7 @@ def setting():
 
 
 def main(rank, count, port, out):
-    """Join the others, compile, obey."""
+    """Join the others, compile, and follow the commands."""
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_num_cpu_devices", DEVICES // count)
@@ -57,7 +62,8 @@ def main(rank, count, port, out):
     command = sys.stdin.readline().strip()
     while True:
         x = run(*args)[0]
-        image = np.asarray(x.addressable_shards[0].data)  # every device ends with the whole image
+        # Every device ends with all tokens of the image.
+        image = np.asarray(x.addressable_shards[0].data)
         if command == "once":
             np.save(out, image)
             break

@@ -16,37 +16,45 @@ from tests.parallel import process_worker
 pytestmark = pytest.mark.slow
 
 ROOT = pathlib.Path(__file__).parents[2]
+WORKER = "tests.parallel.process_worker"
 
 
 @pytest.fixture
 def workers(tmp_path):
     """Two processes that have compiled, and the files that they write."""
+    # A port that nobody uses now.
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
     files = [tmp_path / f"{rank}.npy" for rank in range(2)]
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.parallel.process_worker", str(rank), "2", str(port), str(file)],
-            cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            [sys.executable, "-m", WORKER, str(rank), "2", str(port), str(file)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for rank, file in enumerate(files)
-    ]  # fmt: skip
+    ]
     for process in processes:
         wait_for(process, "compiled")
     yield processes, files
+    # A test may have failed while they ran.
     for process in processes:
         process.kill()
         process.communicate()
 
 
 def wait_for(process, word):
-    """Read what the process says (gloo says something too) until it says `word`."""
+    """Read the lines of the process until one is `word`; the library gloo prints lines too."""
     while (line := process.stdout.readline().strip()) != word:
         assert line or process.poll() is None, process.stderr.read()
 
 
 def say(processes, command):
+    """Write a command to the standard input of each."""
     for process in processes:
         process.stdin.write(command + "\n")
         process.stdin.flush()

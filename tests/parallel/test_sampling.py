@@ -1,7 +1,6 @@
-"""Sampling over a mesh without staleness is sampling on one device; the program says to others what its docstrings name."""
+"""Exact sampling over a mesh is sampling on one device, with the collectives of the docstrings."""
 
 import dataclasses
-import functools
 from collections import Counter
 
 import jax
@@ -10,49 +9,13 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-import flowjax
 from experiments.benchmarks.pmap import sample_pmap
-from flowjax import Linear, grids, guidance, models, parallel, plans
+from flowjax import Linear, grids, models, parallel, plans
 from flowjax.parallel import traffic
 from flowjax.parallel.analysis.hlo import collectives
 from flowjax.parallel.attention import exact
 from flowjax.parallel.mesh import token_axes, token_shards
-
-LABEL = np.array([0, 2])
-NOISE = np.asarray(flowjax.draw_noise(jax.random.key(1), range(2), (4, 6, 1)))
-
-
-@functools.cache
-def network(**changes):
-    """A tiny transformer on 24 tokens, with 8 heads, none of whose weights is zero."""
-    sizes = {
-        "size": (4, 6),
-        "channels": 1,
-        "patch": 1,
-        "width": 16,
-        "depth": 3,
-        "heads": 8,
-        "classes": 3,
-    }
-    model = models.init(models.DiTConfig(**sizes | changes), jax.random.key(0))
-    random = np.random.default_rng(0)
-    return model._replace(
-        params=jax.tree.map(
-            lambda p: jnp.asarray(p + 0.2 * random.normal(size=p.shape)), model.params
-        )
-    )
-
-
-@functools.cache
-def alone(scale=1.0):
-    """The program of one device, (params, plan, key) -> x."""
-    model = network()
-
-    def run(params, plan, key):
-        model_of = guidance.classifier_free(functools.partial(model.apply, params), LABEL, 3, scale)
-        return flowjax.sample(model_of, NOISE, plan, key=key).x
-
-    return jax.jit(run)
+from tests.parallel.cases import LABEL, NOISE, alone, network
 
 
 def counted(text):
@@ -101,22 +64,32 @@ def softmax_attention(q, k, v):
 def over_devices(attention, seq, tokens):
     """(q, k, v) -> out over a mesh, compiled."""
     mesh = parallel.make_mesh(seq=seq)
-    local, spec = exact(attention, mesh, tokens), PartitionSpec(None, token_axes(mesh))
-    return jax.jit(
-        jax.shard_map(lambda *qkv: local(*qkv)[0], mesh=mesh, in_specs=spec, out_specs=spec)
-    )
+    local = exact(attention, mesh, tokens)
+    spec = PartitionSpec(None, token_axes(mesh))
+
+    def attend(q, k, v):
+        return local(q, k, v)[0]
+
+    return jax.jit(jax.shard_map(attend, mesh=mesh, in_specs=spec, out_specs=spec))
 
 
 # 21 and 9 tokens leave padding, and on 8 devices whole shards of nothing else.
 @pytest.mark.parametrize(
     ("attention", "seq", "tokens"),
     [
-        ("gather", 4, 24), ("gather", 8, 9), ("ulysses", 8, 21), ("ring", 1, 9), ("ring", 4, 24), ("ring", 8, 9),
-        ("ulysses_ring", (2, 4), 21), ("ulysses_ring", (4, 2), 24),
+        ("gather", 4, 24),
+        ("gather", 8, 9),
+        ("ulysses", 8, 21),
+        ("ring", 1, 9),
+        ("ring", 4, 24),
+        ("ring", 8, 9),
+        ("ulysses_ring", (2, 4), 21),
+        ("ulysses_ring", (4, 2), 24),
     ],
-)  # fmt: skip
+)
 def test_attention_over_devices_is_the_formula(attention, seq, tokens):
-    qkv = np.random.default_rng(tokens).normal(size=(3, 2, tokens, 8, 2))
+    qkv = np.random.default_rng(tokens).normal(size=(3, 2, tokens, 8, 2))  # (B, L, heads, d) each
+    # A padding of 7 would show if a query saw it.
     padding = [(0, 0), (0, 0), (0, -tokens % int(np.prod(seq))), (0, 0), (0, 0)]
     found = over_devices(attention, seq, tokens)(*np.pad(qkv, padding, constant_values=7.0))
     np.testing.assert_allclose(found[:, :tokens], softmax_attention(*qkv), rtol=0, atol=1e-14)
@@ -126,11 +99,10 @@ def test_ring_adds_up_in_float32():
     qkv = np.random.default_rng(0).normal(size=(3, 1, 64, 1, 4)).astype(jnp.bfloat16)
     found = over_devices("ring", 8, 64)(*qkv)
     assert found.dtype == jnp.bfloat16
-    # Weights are rounded to bfloat16 before they meet the values, and so is the result: two roundings of 2^-9 each.
     wanted = softmax_attention(*qkv.astype(np.float64))
-    np.testing.assert_allclose(
-        found.astype(np.float64), wanted, rtol=0, atol=2 * 2**-9 * np.abs(wanted).max()
-    )
+    # The weights are rounded to bfloat16 before they meet the values, and so is the result.
+    two_roundings = 2 * 2**-9 * np.abs(wanted).max()
+    np.testing.assert_allclose(found.astype(np.float64), wanted, rtol=0, atol=two_roundings)
 
 
 # -- the sampler
@@ -138,36 +110,33 @@ def test_ring_adds_up_in_float32():
 
 def test_guided_run_on_a_mesh_is_that_of_one_device():
     """Both branches of guidance on devices of their own."""
-    plan, mesh = (
-        plans.dpm_solver_pp(Linear(), grids.uniform(4), 2),
-        parallel.make_mesh(cfg=2, seq=4),
-    )
+    plan = plans.dpm_solver_pp(Linear(), grids.uniform(4), 2)
+    mesh = parallel.make_mesh(cfg=2, seq=4)
     found = parallel.sample(network(), NOISE, LABEL, plan, mesh, guidance=1.7)
-    np.testing.assert_allclose(
-        found.x, alone(1.7)(network().params, plan, None), rtol=0, atol=1e-12
-    )
-    assert found.stats.synced.all() and np.all(np.asarray(found.status) == 0)
+    wanted = alone(1.7)(network().params, plan, None)
+    np.testing.assert_allclose(found.x, wanted, rtol=0, atol=1e-12)
+    assert found.stats.synced.all()
+    assert np.all(np.asarray(found.status) == 0)
     assert np.all(np.asarray(found.stats.nfe) == 4)
 
     run, args, _ = parallel.program(network(), NOISE, LABEL, plan, mesh, guidance=1.7)
     text = run.lower(*args).compile().as_text()
     assert counted(text) == {
-        ("all-gather", 4 * 3): 1,
-        ("all-reduce", 4): 1,
-        ("all-gather", 1): 1,
-        ("all-reduce", 1): 1,
+        ("all-gather", 4 * 3): 1,  # keys and values, in each of 3 layers and 4 rows
+        ("all-reduce", 4): 1,  # the guided velocity
+        ("all-gather", 1): 1,  # the images
+        ("all-reduce", 1): 1,  # the status
     }
     layer = next(c for c in collectives(text) if c.times == 12)
-    assert 3 * layer.received == found.stats.bytes[0]  # three layers
+    assert 3 * layer.received == found.stats.bytes[0]
 
 
 def test_program_is_compiled_once_for_all_numbers_of_a_plan():
     mesh = parallel.make_mesh(seq=2)
     one, other = (plans.euler(grids.uniform(4, shift=s)) for s in (1, 3))
-    assert (
-        parallel.program(network(), NOISE, LABEL, one, mesh)[0]
-        is parallel.program(network(), NOISE, 1, other, mesh)[0]
-    )
+    run = parallel.program(network(), NOISE, LABEL, one, mesh)[0]
+    other_run = parallel.program(network(), NOISE, 1, other, mesh)[0]
+    assert run is other_run
 
 
 @pytest.mark.slow
@@ -186,12 +155,10 @@ def test_samples_do_not_depend_on_the_mesh(attention, sizes, guided):
     plan = plans.dpm_solver_pp(Linear(), grids.uniform(4), 2)
     scale = 1.7 if guided else 1.0
     mesh = parallel.make_mesh(**sizes)
-    found = parallel.sample(
-        network(), NOISE, LABEL, plan, mesh, attention=attention, guidance=scale
-    )
-    np.testing.assert_allclose(
-        found.x, alone(scale)(network().params, plan, None), rtol=0, atol=1e-12
-    )
+    options = {"attention": attention, "guidance": scale}
+    found = parallel.sample(network(), NOISE, LABEL, plan, mesh, **options)
+    wanted = alone(scale)(network().params, plan, None)
+    np.testing.assert_allclose(found.x, wanted, rtol=0, atol=1e-12)
 
 
 @pytest.mark.slow
@@ -208,9 +175,10 @@ def test_program_holds_the_collectives_that_are_named(attention, seq, layer):
     run, args, _ = parallel.program(network(), NOISE, LABEL, plan, mesh, attention=attention)
     text = run.lower(*args).compile().as_text()
     assert counted(text) == layer | {("all-gather", 1): 1, ("all-reduce", 1): 1}
-    assert sum(c.received for c in collectives(text) if c.times == 12) == traffic.received(
-        network().card.config, NOISE.shape, mesh, attention, 1.0, NOISE.dtype
-    )
+    received = sum(c.received for c in collectives(text) if c.times == 12)
+    config = network().card.config
+    formula = traffic.received(config, NOISE.shape, mesh, attention, 1.0, NOISE.dtype)
+    assert received == formula
 
 
 @pytest.mark.slow
@@ -242,7 +210,8 @@ def test_benchmark_counts_the_bytes_of_the_formulas(tmp_path):
     from experiments.benchmarks import parallel as benchmark
 
     rows = benchmark.run(get_config("quick"), tmp_path)
-    assert len(rows) == 12 and all(row["bytes"] == row["formula"] for row in rows)
+    assert len(rows) == 12
+    assert all(row["bytes"] == row["formula"] for row in rows)
     benchmark.table(tmp_path)
 
 
@@ -276,6 +245,7 @@ def test_what_does_not_fit_is_refused_in_words(sizes, options, words):
 
 
 def test_more_devices_than_tokens_are_refused():
+    # An image of three tokens.
     card = network().card
     model = models.model(
         dataclasses.replace(card, config=dataclasses.replace(card.config, size=(1, 3))), None

@@ -4,19 +4,17 @@ import argparse
 import json
 import pathlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 import safetensors
 
-# In this order a folder is searched; an index names the .safetensors files ("shards") that belong together.
-KINDS = (".safetensors.index.json", ".safetensors", ".bin", ".pt", ".pth", ".ckpt")
-NESTED = (
-    "ema",
-    "model",
-    "state_dict",
-)  # where training scripts put the weights, the averaged ones first
+# Endings of files, in the order in which a folder is searched. An index names the .safetensors
+# files that belong together.
+ENDINGS = (".safetensors.index.json", ".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+# Keys under which training scripts store the weights, the averaged ones first.
+NESTED = ("ema", "model", "state_dict")
 
 
 class Tensors(NamedTuple):
@@ -25,15 +23,15 @@ class Tensors(NamedTuple):
     Attributes:
       path: of the file, for messages.
       shapes: name -> shape.
-      read: name -> numpy array, in the dtype that is stored; a floating one.
+      read: name -> numpy array, in the floating dtype that is stored.
     """
 
     path: pathlib.Path
     shapes: dict[str, tuple[int, ...]]
-    read: Callable
+    read: Callable[[str], np.ndarray]
 
 
-def read_json(path):
+def read_json(path: pathlib.Path) -> dict[str, Any]:
     """The dictionary of a JSON file."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -48,51 +46,63 @@ def read_json(path):
     return found
 
 
-def choose(folder):
-    """The weights of a folder: an index, or the one file of tensors. Variants ("name.fp16.safetensors") come second."""
-    for kind in KINDS:
-        found = sorted(p for p in folder.glob(f"*{kind}") if not p.name.startswith("."))
-        found = [p for p in found if "." not in p.name.removesuffix(kind)] or found
+def choose(folder: pathlib.Path) -> pathlib.Path:
+    """The weights of a folder: an index, or the one file of tensors.
+
+    Variants ("name.fp16.safetensors") are taken only where there is nothing else.
+    """
+    for ending in ENDINGS:
+        found = sorted(p for p in folder.glob(f"*{ending}") if not p.name.startswith("."))
+        # A variant has one more dot in its name.
+        plain = [p for p in found if "." not in p.name.removesuffix(ending)]
+        found = plain or found
         if len(found) > 1:
             names = ", ".join(p.name for p in found)
             raise ValueError(
-                f"models.load: {folder} holds {len(found)} files of tensors: {names}. Pass one of them."
+                f"models.load: {folder} holds {len(found)} files of tensors: {names}. "
+                "Pass one of them."
             )
         if found:
             return found[0]
     raise FileNotFoundError(
-        f"models.load: {folder} holds no tensors; wanted a file that ends in {', '.join(KINDS)}, or a folder of a pipeline "
-        "with model_index.json."
+        f"models.load: {folder} holds no tensors; wanted a file that ends in "
+        f"{', '.join(ENDINGS)}, or a folder of a pipeline with model_index.json."
     )
 
 
-def open_tensors(path):
-    """The `Tensors` of a file, of an index with its shards, or of a folder."""
+def open_tensors(path: pathlib.Path) -> Tensors:
+    """The `Tensors` of a file, of an index with the files that it names, or of a folder."""
     path = choose(path) if path.is_dir() else path
-    if path.name.endswith(KINDS[0]):
-        return _shards(path)
+    if path.name.endswith(ENDINGS[0]):
+        return _indexed(path)
     if path.suffix == ".safetensors":
         return _safetensors(path)
-    if path.suffix in KINDS:
+    if path.suffix in ENDINGS:
         return _torch(path)
     raise ValueError(
-        f"models.load: {path}; wanted a folder or a file that ends in {', '.join(KINDS)}."
+        f"models.load: {path}; wanted a folder or a file that ends in {', '.join(ENDINGS)}."
     )
 
 
-def _shards(index):
-    names = read_json(index).get("weight_map")
-    if not isinstance(names, dict) or not names:
+def _indexed(index: pathlib.Path) -> Tensors:
+    """The tensors of all files that an index names."""
+    file_of = read_json(index).get("weight_map")  # name of a tensor -> name of its file
+    if not isinstance(file_of, dict) or not file_of:
         raise ValueError(
-            f"models.load: {index} has no weight_map, which says what file holds what tensor."
+            f"models.load: {index} has no weight_map, which gives the file of each tensor."
         )
-    shards = [_safetensors(index.parent / name) for name in sorted(set(names.values()))]
-    where = {name: shard for shard in shards for name in shard.shapes}
-    shapes = {name: shard.shapes[name] for name, shard in where.items()}
-    return Tensors(index, shapes, lambda name: where[name].read(name))
+    # Several tensors are in each file, and each file is opened once.
+    files = [_safetensors(index.parent / name) for name in sorted(set(file_of.values()))]
+    holder = {name: file for file in files for name in file.shapes}
+    shapes = {name: file.shapes[name] for name, file in holder.items()}
+
+    def read(name):
+        return holder[name].read(name)
+
+    return Tensors(index, shapes, read)
 
 
-def _safetensors(path):
+def _safetensors(path: pathlib.Path) -> Tensors:
     if not path.is_file():
         raise FileNotFoundError(f"models.load: there is no {path}.")
     try:
@@ -100,56 +110,74 @@ def _safetensors(path):
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
     except safetensors.SafetensorError as error:
         raise ValueError(
-            f"models.load: {path} ({path.stat().st_size} bytes) is no whole safetensors file: {error}. Was the download cut "
-            "short, or is it a pointer of git-lfs? Fetch it again."
+            f"models.load: {path} ({path.stat().st_size} bytes) is no complete safetensors file: "
+            f"{error}. Was the download cut short, or is it a pointer of git-lfs? Fetch it again."
         ) from error
-    return Tensors(path, shapes, lambda name: _floating(path, name, file.get_tensor(name)))
+
+    def read(name):
+        return _check_floating(path, name, file.get_tensor(name))
+
+    return Tensors(path, shapes, read)
 
 
-def _torch(path):
+def _torch(path: pathlib.Path) -> Tensors:
     try:
         import torch
     except ImportError as error:
-        raise ValueError(
-            f"models.load: {path.name} is read by torch, which is not installed. Install it, or where it is, convert the file "
-            "once:\n"
-            "    import torch, safetensors.torch\n"
-            f"    state = torch.load({path.name!r}, map_location='cpu', weights_only=True)\n"
-            f"    state = next((state[k] for k in {NESTED} if k in state), state)\n"
-            f"    state = {{name: tensor.contiguous().clone() for name, tensor in state.items()}}\n"
-            f"    safetensors.torch.save_file(state, {path.with_suffix('.safetensors').name!r})"
-        ) from error
-    try:  # the public training scripts put their command line beside the weights, as a Namespace
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        Exception
-    ) as error:  # torch raises RuntimeError, UnpicklingError, EOFError, ... on what it cannot read
-        raise ValueError(
-            f"models.load: torch cannot read {path}: {str(error).splitlines()[0]}"
-        ) from error
-    state = next((state[key] for key in NESTED if isinstance(state, dict) and key in state), state)
-    if (
-        not isinstance(state, dict)
-        or not state
-        or not all(isinstance(v, torch.Tensor) for v in state.values())
-    ):
-        raise ValueError(
-            f"models.load: {path} is no dictionary of tensors, nor has one under {', '.join(NESTED)}; save the state dict."
-        )
+        raise ValueError(_how_to_convert(path)) from error
+    state = _torch_state(path)
 
     def read(name):
         tensor = state[name]
-        if tensor.dtype == torch.bfloat16:  # torch gives numpy no bfloat16
+        if tensor.dtype == torch.bfloat16:  # torch cannot convert its bfloat16 to numpy
             return tensor.view(torch.int16).numpy().view(jnp.bfloat16)
-        return _floating(path, name, tensor.numpy())
+        return _check_floating(path, name, tensor.numpy())
 
     return Tensors(path, {name: tuple(tensor.shape) for name, tensor in state.items()}, read)
 
 
-def _floating(path, name, array):
+def _torch_state(path: pathlib.Path) -> dict[str, Any]:
+    """The state dict that torch.save wrote, name -> tensor of torch."""
+    import torch
+
+    try:
+        # The public training scripts store their command line beside the weights, as a Namespace.
+        # weights_only refuses all other classes: a pickle could run any code.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # torch raises RuntimeError, UnpicklingError, EOFError and others for what it cannot read.
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"models.load: torch cannot read {path}: {reason}") from error
+    if isinstance(state, dict):
+        state = next((state[key] for key in NESTED if key in state), state)
+    is_dictionary = isinstance(state, dict) and len(state) > 0
+    if not is_dictionary or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise ValueError(
+            f"models.load: {path} is no dictionary of tensors, nor has one under "
+            f"{', '.join(NESTED)}; save the state dict."
+        )
+    return state
+
+
+def _how_to_convert(path: pathlib.Path) -> str:
+    """The message where torch is not installed."""
+    converted = path.with_suffix(".safetensors").name
+    return (
+        f"models.load: {path.name} is read by torch, which is not installed. Install it, or "
+        "convert the file once where it is installed:\n"
+        "    import torch, safetensors.torch\n"
+        f"    state = torch.load({path.name!r}, map_location='cpu', weights_only=True)\n"
+        f"    state = next((state[k] for k in {NESTED} if k in state), state)\n"
+        "    state = {name: tensor.contiguous().clone() for name, tensor in state.items()}\n"
+        f"    safetensors.torch.save_file(state, {converted!r})"
+    )
+
+
+def _check_floating(path: pathlib.Path, name: str, array: np.ndarray) -> np.ndarray:
     if not jnp.issubdtype(array.dtype, np.floating):
         raise ValueError(
-            f"models.load: {name} of {path} is {array.dtype}; quantised weights are not read, wanted floats."
+            f"models.load: {name} of {path} is {array.dtype}; quantised weights are not read, "
+            "wanted floats."
         )
     return array

@@ -3,52 +3,64 @@
 import functools
 import pathlib
 import re
+from collections.abc import Callable
+from typing import Any
 
-PARTS = ("transformer", "vae")  # of a pipeline, those with weights that are read
+PARTS = ("transformer", "vae")  # folders of a pipeline whose weights are read
 
 
-def is_name(path):
+def is_name(path: Any) -> bool:
     """Whether a path may be a name on the hub: two words with a slash between them."""
     return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(path)) is not None
 
 
-def fetch(name, check):
+def fetch(name: str, check: Callable[[pathlib.Path], Any]) -> pathlib.Path:
     """The folder of a repository on the hub, from the hub's own cache where it is there.
 
-    The configurations come first, and `check(folder)` may refuse them before any weights are fetched. Of those
-    .safetensors are preferred, and variants ("name.fp16.safetensors") left out.
+    Args:
+      name: "owner/name".
+      check: function of the folder with the configurations, called before any weights are fetched.
+        It may raise to refuse them.
+
+    Raises:
+      FileNotFoundError: the hub is not reachable, or does not give the repository.
     """
     try:
         import huggingface_hub
     except ImportError as error:
-        raise _absent(
-            name, "huggingface_hub is not installed (pip install 'flowjax-dit[hub]')"
-        ) from error
+        reason = "huggingface_hub is not installed (pip install 'flowjax-dit[hub]')"
+        raise _absent(name, reason) from error
+    # Variants ("name.fp16.safetensors") are left out.
     download = functools.partial(
         huggingface_hub.snapshot_download, name, ignore_patterns="*.fp16.*"
     )
     try:
+        # The configurations first: they are small, and may be those of a network not read here.
         folder = pathlib.Path(download(allow_patterns="*.json"))
         check(folder)
-        parts = [f"{part}/" for part in PARTS] if (folder / "model_index.json").is_file() else [""]
-        for part in parts:
-            for kind in (".safetensors", ".bin"):
-                download(allow_patterns=[f"{part}*{kind}"])
-                if any((folder / part).glob(f"*{kind}")):
-                    break
-    except (
-        OSError
-    ) as error:  # no connection, no such repository, no access: all of the hub's errors are
-        raise _absent(
-            name, f"the hub did not give it: {str(error).strip().splitlines()[0]}"
-        ) from error
+        _fetch_weights(download, folder)
+    except OSError as error:
+        # All errors of the hub are: no connection, no such repository, no access.
+        reason = str(error).strip().splitlines()[0]
+        raise _absent(name, f"the hub did not give it: {reason}") from error
     return folder
 
 
-def _absent(name, why):
+def _fetch_weights(download: Callable[..., str], folder: pathlib.Path) -> None:
+    """Fetch the weights of each part, .safetensors where there are any, else .bin."""
+    is_pipeline = (folder / "model_index.json").is_file()
+    prefixes = [f"{part}/" for part in PARTS] if is_pipeline else [""]
+    for prefix in prefixes:
+        for ending in (".safetensors", ".bin"):
+            download(allow_patterns=[f"{prefix}*{ending}"])
+            if any((folder / prefix).glob(f"*{ending}")):
+                break
+
+
+def _absent(name: str, reason: str) -> FileNotFoundError:
     folder = name.split("/")[1]
     return FileNotFoundError(
-        f"models.load: there is no folder {name}, and {why}. Where there is internet, run\n"
+        f"models.load: there is no folder {name}, and {reason}. Where there is internet, run\n"
         f"    hf download {name} --local-dir {folder}\n"
         f"and load the folder: models.load({folder!r})."
     )

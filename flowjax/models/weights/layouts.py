@@ -1,10 +1,12 @@
-"""The two published layouts of a DiT: where each of our arrays lies in a file, and the account of every tensor.
+"""The two published layouts of a DiT: the tensor of a file for each of our arrays.
 
-Published kernels are (out, in), ours (in, out). Their patches are a convolution [E, C, p, p], ours a matrix on the numbers
-of a patch in the order (row, column, channel); a network's output comes in that order in all three.
+Published kernels are (out, in), and ours are (in, out). A published patch embedding is a
+convolution [E, C, p, p], and ours is a matrix on the numbers of a patch in the order (row, column,
+channel). The output of a network has that order in both layouts and in ours.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import jax
@@ -12,22 +14,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowjax.models import dit
+from flowjax.models.weights.files import Tensors
+from flowjax.types import PyTree
 
-SHOWN = 10  # tensors that a refusal lists
+SHOWN = 10  # the number of tensors that a refusal lists
 
 
 class Source(NamedTuple):
-    """One of our arrays in a file.
+    """The tensor of a file for one of our arrays.
 
     Attributes:
-      name: of the tensor; "{}" stands for the layer, which is our first axis.
+      name: of the tensor. "{}" stands for the number of the layer, which is our first axis.
       shape: of the tensor.
       read: the tensor -> our array.
     """
 
     name: str
     shape: tuple[int, ...]
-    read: Callable
+    read: Callable[[np.ndarray], np.ndarray]
 
 
 class Layout(NamedTuple):
@@ -40,31 +44,33 @@ class Layout(NamedTuple):
       stores_positions: whether that tensor must be there.
     """
 
-    sources: dict
+    sources: PyTree
     copies: dict[str, str]
     positions: str
     stores_positions: bool
 
 
-def diffusers(config):
+# The layouts.
+
+
+def diffusers(config: dit.DiTConfig) -> Layout:
     """The layout of diffusers' DiTTransformer2DModel.
 
-    It keeps the embedders of time and label in every block, and uses the first block's in the last layer: a file whose
-    blocks differ is no DiT.
+    It stores the embedders of time and label in every block, and uses those of the first block in
+    the last layer. A file whose blocks differ in them is no DiT.
     """
-    width, hidden = config.width, int(config.width * config.mlp_ratio)
-    block, embedder = "transformer_blocks.{}", "norm1.emb.{}".format
-    names = {
-        "time1": embedder("timestep_embedder.linear_1"),
-        "time2": embedder("timestep_embedder.linear_2"),
-        "labels": embedder("class_embedder.embedding_table"),
+    width, hidden = config.width, _hidden(config)
+    block, first_block = "transformer_blocks.{}", "transformer_blocks.0"
+    embedder = f"{first_block}.norm1.emb"
+    embedders = {
+        "time1": _linear(f"{embedder}.timestep_embedder.linear_1", dit.FREQUENCIES, width),
+        "time2": _linear(f"{embedder}.timestep_embedder.linear_2", width, width),
+        "labels": _table(f"{embedder}.class_embedder.embedding_table", config),
     }
-    first = {part: f"{block.format(0)}.{name}" for part, name in names.items()}
+    # The names on the left are ours, those of the attributes of dit.DiT and dit.Block.
     sources = {
+        **embedders,
         "patches": _convolution("pos_embed.proj", config),
-        "time1": _linear(first["time1"], dit.FREQUENCIES, width),
-        "time2": _linear(first["time2"], width, width),
-        "labels": _table(first["labels"], config),
         "blocks": {
             "modulation": _linear(f"{block}.norm1.linear", width, 6 * width),
             "query": _linear(f"{block}.attn1.to_q", width, width),
@@ -77,35 +83,25 @@ def diffusers(config):
         "modulation": _linear("proj_out_1", width, 2 * width),
         "outputs": _linear("proj_out_2", width, config.patch**2 * config.outputs),
     }
-    embedders = [source.name for part in names for source in sources[part].values()]
     copies = {
-        name.replace(block.format(0), block.format(i)): name
-        for name in embedders
+        source.name.replace(first_block, block.format(i)): source.name
+        for embedder_sources in embedders.values()
+        for source in embedder_sources.values()
         for i in range(1, config.depth)
     }
     return Layout(sources, copies, "pos_embed.pos_embed", stores_positions=False)
 
 
-def original(config, stored):
+def original(config: dit.DiTConfig, stored: int) -> Layout:
     """The layout of the state dicts of facebookresearch/DiT and willisma/SiT.
 
     Args:
       config: a `DiTConfig`.
-      stored: channels of the stored last layer; those after config.outputs are left out.
+      stored: channels of the stored last layer. Those after config.outputs are left out.
     """
-    width, hidden, block = config.width, int(config.width * config.mlp_ratio), "blocks.{}"
-
-    def third(i):
-        part = slice(i * width, (i + 1) * width)
-        return {
-            "kernel": Source(f"{block}.attn.qkv.weight", (3 * width, width), lambda a: a[part].T),
-            "bias": Source(f"{block}.attn.qkv.bias", (3 * width,), lambda a: a[part]),
-        }
-
-    def used(a):  # (p p stored, ...) -> (p p outputs, ...)
-        return a.reshape(config.patch**2, stored, -1)[:, : config.outputs].reshape(-1, *a.shape[1:])
-
+    width, hidden, block = config.width, _hidden(config), "blocks.{}"
     last = config.patch**2 * stored
+    used = functools.partial(_used_outputs, config, stored)
     sources = {
         "patches": _convolution("x_embedder.proj", config),
         "time1": _linear("t_embedder.mlp.0", dit.FREQUENCIES, width),
@@ -113,9 +109,10 @@ def original(config, stored):
         "labels": _table("y_embedder.embedding_table", config),
         "blocks": {
             "modulation": _linear(f"{block}.adaLN_modulation.1", width, 6 * width),
-            "query": third(0),
-            "key": third(1),
-            "value": third(2),
+            # Queries, keys and values are the thirds of one matrix.
+            "query": _third(f"{block}.attn.qkv", width, 0),
+            "key": _third(f"{block}.attn.qkv", width, 1),
+            "value": _third(f"{block}.attn.qkv", width, 2),
             "out": _linear(f"{block}.attn.proj", width, width),
             "mlp1": _linear(f"{block}.mlp.fc1", width, hidden),
             "mlp2": _linear(f"{block}.mlp.fc2", hidden, width),
@@ -129,29 +126,68 @@ def original(config, stored):
     return Layout(sources, {}, "pos_embed", stores_positions=True)
 
 
-def _linear(name, inputs, outputs):
+def _hidden(config: dit.DiTConfig) -> int:
+    """The hidden width of the MLP."""
+    return int(config.width * config.mlp_ratio)
+
+
+# The sources of one layer.
+
+
+def _linear(name: str, inputs: int, outputs: int) -> dict[str, Source]:
     return {
         "kernel": Source(f"{name}.weight", (outputs, inputs), np.transpose),
         "bias": Source(f"{name}.bias", (outputs,), np.asarray),
     }
 
 
-def _convolution(name, config):
+def _third(name: str, width: int, i: int) -> dict[str, Source]:
+    """The i-th third of a matrix (3 E, E) as a layer of its own."""
+    part = slice(i * width, (i + 1) * width)
+    return {
+        "kernel": Source(f"{name}.weight", (3 * width, width), lambda a: a[part].T),
+        "bias": Source(f"{name}.bias", (3 * width,), lambda a: a[part]),
+    }
+
+
+def _convolution(name: str, config: dit.DiTConfig) -> dict[str, Source]:
+    """The embedding of patches."""
+
+    def as_matrix(a):
+        by_pixel = a.transpose(2, 3, 1, 0)  # (E, C, p, p) -> (p, p, C, E)
+        return by_pixel.reshape(-1, config.width)  # (P, E)
+
     shape = (config.width, config.channels, config.patch, config.patch)
     return {
-        "kernel": Source(
-            f"{name}.weight", shape, lambda a: a.transpose(2, 3, 1, 0).reshape(-1, config.width)
-        ),
+        "kernel": Source(f"{name}.weight", shape, as_matrix),
         "bias": Source(f"{name}.bias", (config.width,), np.asarray),
     }
 
 
-def _table(name, config):
-    return {"embedding": Source(f"{name}.weight", (config.classes + 1, config.width), np.asarray)}
+def _table(name: str, config: dit.DiTConfig) -> dict[str, Source]:
+    """The embedding of labels, the null label among them."""
+    shape = (config.classes + 1, config.width)
+    return {"embedding": Source(f"{name}.weight", shape, np.asarray)}
 
 
-def gather(tensors, config, layout, dtype):
-    """The parameters in `dtype`, after every tensor of the file is accounted for. Holds one array twice at a time."""
+def _used_outputs(config: dit.DiTConfig, stored: int, a: np.ndarray) -> np.ndarray:
+    """(p p stored, ...) -> (p p outputs, ...): the first channels of each pixel."""
+    by_pixel = a.reshape(config.patch**2, stored, -1)  # (p p, stored, ...)
+    return by_pixel[:, : config.outputs].reshape(-1, *a.shape[1:])
+
+
+# Reading a file by its layout.
+
+
+def gather(tensors: Tensors, config: dit.DiTConfig, layout: Layout, dtype: str) -> PyTree:
+    """The parameters in `dtype`, after every tensor of the file is accounted for.
+
+    No more than one array is in memory twice at a time.
+
+    Raises:
+      ValueError: tensors are missing, unexpected, of another shape or of other values than a DiT
+        has.
+    """
     _account(tensors, config, layout)
     _check_copies(tensors, layout.copies)
     if layout.positions in tensors.shapes:
@@ -161,7 +197,7 @@ def gather(tensors, config, layout, dtype):
     def collect(leaf, source):
         if "{}" not in source.name:
             return jnp.asarray(source.read(tensors.read(source.name)).astype(dtype))
-        stacked = np.empty(leaf.shape, dtype)
+        stacked = np.empty(leaf.shape, dtype)  # (K, ...)
         for i in range(config.depth):
             stacked[i] = source.read(tensors.read(source.name.format(i)))
         return jnp.asarray(stacked)
@@ -169,15 +205,9 @@ def gather(tensors, config, layout, dtype):
     return jax.tree.map(collect, dit.network(config).shapes(), layout.sources)
 
 
-def _account(tensors, config, layout):
-    """Refuse a file that lacks a tensor, has one more, or one of another shape."""
-    sources = jax.tree.leaves(layout.sources, is_leaf=lambda node: isinstance(node, Source))
-    wanted = {
-        source.name.format(i): source.shape for source in sources for i in range(config.depth)
-    }
-    wanted |= {name: wanted[first] for name, first in layout.copies.items()}
-    positions = {layout.positions: (1, config.tokens, config.width)}
-    wanted |= positions if layout.stores_positions or layout.positions in tensors.shapes else {}
+def _account(tensors: Tensors, config: dit.DiTConfig, layout: Layout) -> None:
+    """Refuse a file that lacks a tensor, has another one, or one of another shape."""
+    wanted = _wanted_shapes(tensors, config, layout)
     have = tensors.shapes
     faults = {
         "missing": [name for name in wanted if name not in have],
@@ -189,41 +219,62 @@ def _account(tensors, config, layout):
         ],
     }
     if any(faults.values()):
-        told = "; ".join(
+        listed = [
             f"{len(names)} {fault}: {_listed(names)}" for fault, names in faults.items() if names
-        )
+        ]
         raise ValueError(
-            f"models.load: {tensors.path} is no DiT of size={config.size}, patch={config.patch}, width={config.width}, "
-            f"depth={config.depth}, classes={config.classes}. Its tensors: {told}."
+            f"models.load: {tensors.path} is no DiT of size={config.size}, patch={config.patch}, "
+            f"width={config.width}, depth={config.depth}, classes={config.classes}. "
+            f"Its tensors: {'; '.join(listed)}."
         )
 
 
-def _listed(names):
+def _wanted_shapes(
+    tensors: Tensors, config: dit.DiTConfig, layout: Layout
+) -> dict[str, tuple[int, ...]]:
+    """All tensors that the file should have: name -> shape."""
+    sources = jax.tree.leaves(layout.sources, is_leaf=lambda node: isinstance(node, Source))
+    # Names without "{}" are the same for each layer.
+    wanted = {
+        source.name.format(i): source.shape for source in sources for i in range(config.depth)
+    }
+    wanted |= {name: wanted[first] for name, first in layout.copies.items()}
+    # diffusers stores the embedding of places in some files only.
+    if layout.stores_positions or layout.positions in tensors.shapes:
+        wanted[layout.positions] = (1, config.tokens, config.width)
+    return wanted
+
+
+def _listed(names: Iterable[str]) -> str:
     names = sorted(names)
-    return ", ".join(names[:SHOWN]) + (
-        f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    )
+    rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + rest
 
 
-def _check_copies(tensors, copies):
+def _check_copies(tensors: Tensors, copies: dict[str, str]) -> None:
+    """Refuse a file in which a tensor differs from the one that it must equal."""
     firsts = {first: tensors.read(first) for first in set(copies.values())}
-    other = [
+    different = [
         name
         for name, first in copies.items()
         if not np.array_equal(tensors.read(name), firsts[first])
     ]
-    if other:
+    if different:
         raise ValueError(
-            f"models.load: the blocks of {tensors.path} hold different embedders of time and label, where a DiT has one: "
-            f"{len(other)} tensor(s) differ from block 0's: {_listed(other)}."
+            f"models.load: the blocks of {tensors.path} hold different embedders of time and "
+            f"label, where a DiT has one: {len(different)} tensor(s) differ from block 0's: "
+            f"{_listed(different)}."
         )
 
 
-def _check_positions(tensors, config, name):
-    stored, ours = tensors.read(name)[0], dit.positions(config)
-    off = np.max(np.abs(stored.astype(np.float64) - ours))
-    if not off <= max(float(jnp.finfo(stored.dtype).eps), 1e-5):
+def _check_positions(tensors: Tensors, config: dit.DiTConfig, name: str) -> None:
+    """Refuse a stored embedding of places that is not the one of `dit.positions`."""
+    stored, ours = tensors.read(name)[0], dit.positions(config)  # (L, E) each
+    difference = np.max(np.abs(stored.astype(np.float64) - ours))
+    rounding = max(float(jnp.finfo(stored.dtype).eps), 1e-5)
+    if not difference <= rounding:  # also where the difference is not a number
+        rows, columns = (s // config.patch for s in config.size)
         raise ValueError(
-            f"models.load: {name} of {tensors.path} differs by up to {off:.3g} from the sines and cosines of a DiT "
-            f"(column first) on {config.size[0] // config.patch} x {config.size[1] // config.patch} tokens."
+            f"models.load: {name} of {tensors.path} differs by up to {difference:.3g} from the "
+            f"sines and cosines of a DiT (column first) on {rows} x {columns} tokens."
         )

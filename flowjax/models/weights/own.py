@@ -1,9 +1,10 @@
-"""Networks of our own: a folder with card.json, what is known of a network, and model.safetensors, its parameters."""
+"""Networks of our own: a folder with card.json, the card, and model.safetensors, the parameters."""
 
 import dataclasses
 import json
 import os
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,110 +12,155 @@ import numpy as np
 import safetensors.numpy
 
 from flowjax.errors import check_choice
+from flowjax.files import replacing
 from flowjax.models import dit
-from flowjax.models.card import Card, model
-from flowjax.models.weights.files import open_tensors, read_json
-from flowjax.schedules import Cosine, Linear, VPDiscrete, VPLinear
+from flowjax.models.card import Card, Model, model
+from flowjax.models.weights.files import Tensors, open_tensors, read_json
+from flowjax.schedules import Cosine, Linear, Schedule, VPDiscrete, VPLinear
+from flowjax.types import PyTree
 
 CARD, WEIGHTS = "card.json", "model.safetensors"
 SCHEDULES = {kind.__name__: kind for kind in (Linear, Cosine, VPLinear, VPDiscrete)}
-PLAIN = (
-    "name",
-    "prediction",
-    "clock",
-    "details",
-    "scheduler",
-)  # fields of a `Card` that JSON holds as they are
+STORED_DTYPES = ("float16", "bfloat16", "float32")
+# Fields of a `Card` that JSON holds as they are.
+PLAIN = ("name", "prediction", "clock", "details", "scheduler")
+SHOWN = 10  # the number of tensors that a refusal lists
 
 
-def save(folder, model, *, dtype="float16"):
-    """Write a network to a folder that `load` reads, whole or not at all.
+# Writing.
+
+
+def save(folder: str | os.PathLike, model: Model, *, dtype: str = "float16") -> None:
+    """Write a network to a folder that `load` reads. A save that fails leaves no part of it.
 
     Args:
-      folder: where to; made if it is not there, its other files stay.
+      folder: made if it is not there. Its other files stay.
       model: a `Model` without an autoencoder.
-      dtype: what parameters are stored in: "float16" (11 bits), "bfloat16" (8 bits) or "float32". They are loaded as float32.
+      dtype: the dtype in which parameters are stored: "float16" (11 bits), "bfloat16" (8 bits) or
+        "float32". They are loaded as float32.
+
+    Raises:
+      ValueError: the card has an autoencoder, or a parameter is not finite in `dtype`.
     """
-    check_choice("models.save", "dtype", dtype, ("float16", "bfloat16", "float32"))
+    check_choice("models.save", "dtype", dtype, STORED_DTYPES)
     folder, card = pathlib.Path(folder), model.card
     if card.vae is not None:
         raise ValueError(
-            "models.save: the card has an autoencoder, which has its own folder; save with vae=None."
+            "models.save: the card has an autoencoder, which has its own folder; save with "
+            "vae=None."
         )
+    # Everything that can be refused comes before the first write.
+    tensors = _rounded(model.params, dtype)
+    text = json.dumps(_card_to_json(card), indent=1)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    # Of the two files the inner one is replaced first: the card comes last. The old card is
+    # removed before, so that no card is ever beside the weights of another save.
+    with replacing(folder / CARD) as card_file, replacing(folder / WEIGHTS) as weights_file:
+        card_file.write_text(text, encoding="utf-8")
+        safetensors.numpy.save_file(tensors, weights_file)
+        (folder / CARD).unlink(missing_ok=True)
+
+
+def _rounded(params: PyTree, dtype: str) -> dict[str, np.ndarray]:
+    """The parameters by name, in `dtype`."""
     tensors = {}
-    for name, array in _named(model.params).items():
+    for name, array in _named(params).items():
         tensors[name] = np.asarray(array).astype(jnp.dtype(dtype))
         if not np.all(np.isfinite(tensors[name])):
             raise ValueError(
                 f"models.save: {name} is not finite in {dtype}; store it as bfloat16 or float32."
             )
-    text = json.dumps(_card_to_json(card), indent=1)
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = {name: folder / f".{name}.part" for name in (WEIGHTS, CARD)}
-    safetensors.numpy.save_file(tensors, parts[WEIGHTS])
-    parts[CARD].write_text(text, encoding="utf-8")
-    # The old card goes first and the new one comes last: no card ever stands beside weights of another save.
-    (folder / CARD).unlink(missing_ok=True)
-    for name, part in parts.items():
-        os.replace(part, folder / name)
+    return tensors
 
 
-def read(folder, dtype, params_dtype):
-    """The `Model` of such a folder; `dtype` None computes in what the card says."""
-    path = folder / CARD
-    told = read_json(path)
-    try:
-        card = _card_from_json(told, dtype)
-    except (KeyError, TypeError, ValueError) as error:
-        what = f"lacks {error}" if isinstance(error, KeyError) else f"is refused: {error}"
-        raise ValueError(
-            f"models.load: {path} {what}. Wanted the form that models.save writes."
-        ) from error
-    tensors = open_tensors(folder / WEIGHTS)
-    wanted = _named(dit.network(card.config).shapes())
-    have = tensors.shapes
-    wrong = sorted(
-        name
-        for name in {*wanted, *have}
-        if name not in wanted or have.get(name) != wanted[name].shape
-    )
-    if wrong:
-        shown = [
-            f"{n}: {have.get(n, 'missing')}, wanted {wanted[n].shape if n in wanted else 'none'}"
-            for n in wrong[:10]
-        ]
-        raise ValueError(
-            f"models.load: {len(wrong)} tensor(s) of {tensors.path} do not fit the sizes in {path}: {'; '.join(shown)}."
-        )
-    leaves = [jnp.asarray(tensors.read(name).astype(jnp.dtype(params_dtype))) for name in wanted]
-    structure = jax.tree.structure(dit.network(card.config).shapes())
-    return model(card, jax.tree.unflatten(structure, leaves))
-
-
-def _named(tree):
-    """Names such as "blocks.query.kernel" -> leaf, in the order of the tree's leaves."""
-    paths = jax.tree.leaves_with_path(tree)
-    return {".".join(entry.key for entry in path): leaf for path, leaf in paths}
-
-
-def _card_to_json(card):
-    kind = type(card.schedule)
-    if SCHEDULES.get(kind.__name__) is not kind:
-        raise ValueError(
-            f"models.save: the schedule {card.schedule!r} has no name here; known are {', '.join(SCHEDULES)}."
-        )
-    fields = [field.name for field in dataclasses.fields(kind) if field.init]
-    options = {name: np.asarray(getattr(card.schedule, name)).tolist() for name in fields}
-    schedule = {"name": kind.__name__, **options}
+def _card_to_json(card: Card) -> dict[str, Any]:
     plain = {name: getattr(card, name) for name in PLAIN}
+    schedule = _schedule_to_json(card.schedule)
     return {**plain, "schedule": schedule, "config": dataclasses.asdict(card.config)}
 
 
-def _card_from_json(told, dtype):
-    told = dict(told)
-    config = dit.DiTConfig(**told.pop("config"))
+def _schedule_to_json(schedule: Schedule) -> dict[str, Any]:
+    # By identity: a class of another origin with one of these names could not be loaded again.
+    kind = type(schedule)
+    if SCHEDULES.get(kind.__name__) is not kind:
+        raise ValueError(
+            f"models.save: the schedule {schedule!r} has no name here; known are "
+            f"{', '.join(SCHEDULES)}."
+        )
+    options = [field.name for field in dataclasses.fields(kind) if field.init]
+    values = {name: np.asarray(getattr(schedule, name)).tolist() for name in options}
+    return {"name": kind.__name__, **values}
+
+
+# Reading.
+
+
+def read(folder: pathlib.Path, dtype: str | None, params_dtype: str) -> Model:
+    """The `Model` of a folder that `save` wrote.
+
+    Args:
+      folder: with card.json and model.safetensors.
+      dtype: the dtype in which matrices are multiplied; None for that of the card.
+      params_dtype: the dtype to which the parameters are converted.
+
+    Raises:
+      ValueError: the card is broken, or the tensors do not fit its sizes.
+    """
+    path = folder / CARD
+    card = _read_card(path, dtype)
+    tensors = open_tensors(folder / WEIGHTS)
+    shapes = dit.network(card.config).shapes()
+    wanted = _named(shapes)
+    _check_shapes(tensors, wanted, path)
+    dtype = jnp.dtype(params_dtype)
+    # `wanted` has the order of the tree's leaves.
+    leaves = [jnp.asarray(tensors.read(name).astype(dtype)) for name in wanted]
+    return model(card, jax.tree.unflatten(jax.tree.structure(shapes), leaves))
+
+
+def _read_card(path: pathlib.Path, dtype: str | None) -> Card:
+    stored = read_json(path)
+    try:
+        return _card_from_json(stored, dtype)
+    except (KeyError, TypeError, ValueError) as error:
+        # A field that is missing, one too many, or one that a constructor refuses.
+        fault = f"lacks {error}" if isinstance(error, KeyError) else f"is refused: {error}"
+        raise ValueError(
+            f"models.load: {path} {fault}. Wanted the form that models.save writes."
+        ) from error
+
+
+def _card_from_json(stored: dict[str, Any], dtype: str | None) -> Card:
+    # What remains after the sizes and the schedule are fields of the card as they are.
+    fields = dict(stored)
+    config = dit.DiTConfig(**fields.pop("config"))
     config = dataclasses.replace(config, dtype=dtype or config.dtype)
-    options = dict(told.pop("schedule"))
+    options = dict(fields.pop("schedule"))
     name = options.pop("name")
     check_choice("schedules", "name", name, SCHEDULES)
-    return Card(config=config, schedule=SCHEDULES[name](**options), **told)
+    return Card(config=config, schedule=SCHEDULES[name](**options), **fields)
+
+
+def _check_shapes(
+    tensors: Tensors, wanted: dict[str, jax.ShapeDtypeStruct], card: pathlib.Path
+) -> None:
+    """Refuse tensors that do not fit the sizes in a card."""
+    have = {name: str(shape) for name, shape in tensors.shapes.items()}
+    want = {name: str(leaf.shape) for name, leaf in wanted.items()}
+    wrong = sorted(name for name in {*want, *have} if have.get(name) != want.get(name))
+    if wrong:
+        shown = [
+            f"{name}: {have.get(name, 'missing')}, wanted {want.get(name, 'none')}"
+            for name in wrong[:SHOWN]
+        ]
+        raise ValueError(
+            f"models.load: {len(wrong)} tensor(s) of {tensors.path} do not fit the sizes in "
+            f"{card}: {'; '.join(shown)}."
+        )
+
+
+def _named(tree: PyTree) -> dict[str, Any]:
+    """Names such as "blocks.query.kernel" -> leaf, in the order of the tree's leaves."""
+    paths = jax.tree.leaves_with_path(tree)
+    return {".".join(entry.key for entry in path): leaf for path, leaf in paths}

@@ -1,83 +1,143 @@
-"""Public checkpoints as a `Model`: diffusers' folders and pipelines, and the original state dicts of DiT and SiT."""
+"""Public checkpoints as a `Model`: folders and pipelines of diffusers, and original state dicts."""
 
 import dataclasses
 import math
+import pathlib
 import re
+from typing import Any, NamedTuple
 
 from flowjax.errors import check_choice
-from flowjax.models import dit, vae
-from flowjax.models.card import Card, model
+from flowjax.models import dit
+from flowjax.models.card import Card, Model, model
+from flowjax.models.vae import Autoencoder
+from flowjax.models.weights import autoencoder as autoencoder_files
 from flowjax.models.weights import layouts
-from flowjax.models.weights.files import open_tensors, read_json
-from flowjax.schedules import Linear, of_betas
+from flowjax.models.weights.files import Tensors, open_tensors, read_json
+from flowjax.schedules import Linear, VPDiscrete, of_betas
 
-CLASSES = ("DiTTransformer2DModel", "Transformer2DModel", "AutoencoderKL", "DiTPipeline")
-# What diffusers' DiT may leave out of its config.json; each None is filled from another.
+TRANSFORMERS = ("DiTTransformer2DModel", "Transformer2DModel")
+AUTOENCODERS = ("AutoencoderKL",)
+CLASSES = (*TRANSFORMERS, *AUTOENCODERS, "DiTPipeline")
+# What diffusers' DiT may leave out of its config.json. None for out_channels means in_channels.
 DEFAULTS = {
-    "num_attention_heads": 16, "attention_head_dim": 72, "in_channels": 4, "out_channels": None, "num_layers": 28,
-    "sample_size": 32, "patch_size": 2, "num_embeds_ada_norm": 1000, "norm_eps": 1e-5,
-}  # fmt: skip
-# Options that would make another network of the same tensors.
+    "num_attention_heads": 16,
+    "attention_head_dim": 72,
+    "in_channels": 4,
+    "out_channels": None,
+    "num_layers": 28,
+    "sample_size": 32,
+    "patch_size": 2,
+    "num_embeds_ada_norm": 1000,
+    "norm_eps": 1e-5,
+}
+# Options with which the same tensors would make another network.
 FIXED = {
-    "norm_type": "ada_norm_zero", "activation_fn": "gelu-approximate", "attention_bias": True,
+    "norm_type": "ada_norm_zero",
+    "activation_fn": "gelu-approximate",
+    "attention_bias": True,
     "norm_elementwise_affine": False,
-}  # fmt: skip
+}
+# The prediction_type of a scheduler, and our name of the prediction.
 PREDICTIONS = {"epsilon": "noise", "sample": "data", "v_prediction": "v"}
+BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 HEADS = {sizes["width"]: sizes["heads"] for sizes in dit.SIZES.values()}
 KINDS = ("SiT", "DiT")
-# Beginnings of tensors' names that tell other networks, the more special ones first.
+# Any of these tensors makes a state dict one of DiT or SiT.
+MARKS = {"x_embedder.proj.weight", "final_layer.linear.weight", "blocks.0.attn.qkv.weight"}
+# Beginnings of the tensors' names in other networks. The more special ones come first.
 OTHERS = {
-    "double_blocks.": "a Flux transformer", "single_transformer_blocks.": "a Flux transformer",
-    "joint_blocks.": "a Stable Diffusion 3 transformer", "down_blocks.": "a U-Net", "input_blocks.": "a U-Net",
-    "model.diffusion_model.": "a whole Stable Diffusion checkpoint",
+    "double_blocks.": "a Flux transformer",
+    "single_transformer_blocks.": "a Flux transformer",
+    "joint_blocks.": "a Stable Diffusion 3 transformer",
+    "down_blocks.": "a U-Net",
+    "input_blocks.": "a U-Net",
+    "model.diffusion_model.": "a complete Stable Diffusion checkpoint",
     "encoder.": "an autoencoder: pass the folder that holds it and its config.json",
-    "transformer_blocks.": "a transformer of diffusers: pass the folder that holds it and its config.json",
-}  # fmt: skip
+    "transformer_blocks.": (
+        "a transformer of diffusers: pass the folder that holds it and its config.json"
+    ),
+}
 
 
-def check_class(path, config):
-    """The _class_name of a diffusers config, or a sentence on what is read instead."""
+# Folders of diffusers.
+
+
+def check_class(path: pathlib.Path, config: dict[str, Any]) -> str:
+    """The _class_name of a diffusers config; a class that is not read is refused."""
     name = config["_class_name"]
     if name not in CLASSES:
         raise ValueError(
-            f"models.load: {path} is a {name}, which is not read here. Read are {', '.join(CLASSES)} of diffusers, and the "
-            "original state dicts of DiT and SiT."
+            f"models.load: {path} is a {name}, which is not read here. Read are "
+            f"{', '.join(CLASSES)} of diffusers, and the original state dicts of DiT and SiT."
         )
     return name
 
 
-def autoencoder(folder):
+def autoencoder(folder: pathlib.Path) -> Autoencoder:
     """The `Autoencoder` of an AutoencoderKL folder."""
-    config, tensors = read_json(folder / "config.json"), open_tensors(folder)
-    return vae.from_diffusers({name: tensors.read(name) for name in tensors.shapes}, config)
+    config = read_json(folder / "config.json")
+    tensors = open_tensors(folder)
+    arrays = {name: tensors.read(name) for name in tensors.shapes}
+    return autoencoder_files.from_diffusers(arrays, config)
 
 
-def diffusers(folder, dtype, params_dtype):
-    """The `Model` of a folder of diffusers' DiT. Its betas, which the folder does not tell, are those it was trained on."""
+def diffusers(folder: pathlib.Path, dtype: str | None, params_dtype: str) -> Model:
+    """The `Model` of a folder of diffusers' DiT.
+
+    The folder does not give the betas of the training: they are those of the published networks.
+
+    Args:
+      folder: with config.json and the tensors.
+      dtype, params_dtype: as for `models.load`.
+    """
     path = folder / "config.json"
     given = read_json(path)
+    _check_is_dit(path, given)
+    options = DEFAULTS | given
+    heads = options["num_attention_heads"]
+    config = dit.DiTConfig(
+        size=_pair(options["sample_size"]),
+        channels=options["in_channels"],
+        patch=options["patch_size"],
+        width=heads * options["attention_head_dim"],
+        depth=options["num_layers"],
+        heads=heads,
+        classes=options["num_embeds_ada_norm"],
+        out_channels=options["out_channels"],
+        frequency_shift=1,  # diffusers divides by 127 where the paper's code divides by 128
+        mlp_epsilon=options["norm_eps"],
+        dtype=dtype,
+    )
+    layout = layouts.diffusers(config)
+    params = layouts.gather(open_tensors(folder), config, layout, params_dtype)
+    card = Card(folder.resolve().name, config, _schedule({}), prediction="noise", clock="index")
+    return model(card, params)
+
+
+def _check_is_dit(path: pathlib.Path, given: dict[str, Any]) -> None:
+    """Refuse a config.json of another transformer of diffusers."""
     for option, wanted in FIXED.items():
         if given.get(option, wanted) != wanted:
             raise ValueError(
-                f"models.load: {path} has {option}={given[option]!r}; only a DiT is read here: {wanted!r}."
+                f"models.load: {path} has {option}={given[option]!r}; only a DiT is read here: "
+                f"{wanted!r}."
             )
+    # The older class is that of several networks, and its default is another one.
     if given["_class_name"] == "Transformer2DModel" and "norm_type" not in given:
         raise ValueError(
-            f"models.load: {path} is a Transformer2DModel, and no DiT: it has no norm_type='ada_norm_zero'."
+            f"models.load: {path} is a Transformer2DModel, and no DiT: it has no "
+            "norm_type='ada_norm_zero'."
         )
-    c = DEFAULTS | given
-    config = dit.DiTConfig(
-        size=_pair(c["sample_size"]), channels=c["in_channels"], patch=c["patch_size"],
-        width=c["num_attention_heads"] * c["attention_head_dim"], depth=c["num_layers"],
-        heads=c["num_attention_heads"], classes=c["num_embeds_ada_norm"], out_channels=c["out_channels"],
-        frequency_shift=1, mlp_epsilon=c["norm_eps"], dtype=dtype,
-    )  # fmt: skip
-    params = layouts.gather(open_tensors(folder), config, layouts.diffusers(config), params_dtype)
-    return model(Card(folder.resolve().name, config, _betas({}), "noise", "index"), params)
 
 
-def pipeline(folder, dtype, params_dtype):
-    """The `Model` of a DiTPipeline folder: its card has the scheduler's configuration and the autoencoder."""
+def pipeline(folder: pathlib.Path, dtype: str | None, params_dtype: str) -> Model:
+    """The `Model` of a DiTPipeline folder, whose card has the scheduler's options and the vae.
+
+    Args:
+      folder: with model_index.json and the folders scheduler, transformer and vae.
+      dtype, params_dtype: as for `models.load`.
+    """
+    # Check the parts and their options before any tensor is read.
     index = read_json(folder / "model_index.json")
     path = folder / "scheduler" / "scheduler_config.json"
     for file in (path, folder / "transformer" / "config.json", folder / "vae" / "config.json"):
@@ -86,135 +146,216 @@ def pipeline(folder, dtype, params_dtype):
                 f"models.load: {folder} is a DiTPipeline without {file.relative_to(folder)}."
             )
     scheduler = read_json(path)
-    told = scheduler.get("prediction_type", "epsilon")
-    check_choice(f"models.load: {path}", "prediction_type", told, PREDICTIONS)
-    for part, classes in (("transformer", CLASSES[:2]), ("vae", CLASSES[2:3])):
+    prediction = scheduler.get("prediction_type", "epsilon")
+    check_choice(f"models.load: {path}", "prediction_type", prediction, PREDICTIONS)
+    for part, classes in (("transformer", TRANSFORMERS), ("vae", AUTOENCODERS)):
         name = read_json(folder / part / "config.json").get("_class_name")
         check_choice(f"models.load: {folder / part}", "_class_name", name, classes)
-    found = diffusers(folder / "transformer", dtype, params_dtype)
+
+    # The scheduler's options replace the betas and the prediction of the transformer's card.
+    transformer = diffusers(folder / "transformer", dtype, params_dtype)
     card = dataclasses.replace(
-        found.card, name=folder.resolve().name, schedule=_betas(scheduler), prediction=PREDICTIONS[told],
-        scheduler=scheduler, vae=autoencoder(folder / "vae"),
+        transformer.card,
+        name=folder.resolve().name,
+        schedule=_schedule(scheduler),
+        prediction=PREDICTIONS[prediction],
+        scheduler=scheduler,
+        vae=autoencoder(folder / "vae"),
         details={"labels": index["id2label"]} if "id2label" in index else {},
-    )  # fmt: skip
-    return model(card, found.params)
+    )
+    return model(card, transformer.params)
 
 
-def original(path, dtype, params_dtype, kind=None, heads=None):
-    """The `Model` of an original state dict: a file, or a folder with one. A config.json beside it may tell its sizes.
-
-    SiT's network learns a variance that its own code drops; here the last layer's part for it is left out.
-    """
-    tensors = open_tensors(path)
-    beside = (path if path.is_dir() else path.parent) / "config.json"
-    told = read_json(beside) if beside.is_file() else {}
-    names = tensors.shapes
-    if not {
-        "x_embedder.proj.weight",
-        "final_layer.linear.weight",
-        "blocks.0.attn.qkv.weight",
-    } & set(names):
-        other = next(
-            (
-                what
-                for start, what in OTHERS.items()
-                if any(name.startswith(start) for name in names)
-            ),
-            None,
-        )
-        raise ValueError(
-            f"models.load: {tensors.path} is {other or 'no DiT or SiT: it has tensors such as ' + ', '.join(list(names)[:5])}. "
-            f"Read are {', '.join(CLASSES)} of diffusers, and the original state dicts of DiT and SiT."
-        )
-    if any("cross_attn" in name for name in names):
-        raise ValueError(
-            f"models.load: {tensors.path} has cross-attention, as PixArt has; only DiT and SiT are read here."
-        )
-    kind = _kind(kind, told, tensors.path, path)
-    config, stored = _sizes(tensors, told, heads, kind, dtype)
-    layout = layouts.original(config, stored)
-    params = layouts.gather(tensors, config, layout, params_dtype)
-    how = (Linear(), "velocity", "1 - t") if kind == "SiT" else (_betas({}), "noise", "index")
-    return model(Card(path.resolve().name if path.is_dir() else path.stem, config, *how), params)
-
-
-def _pair(size):
+def _pair(size: int | list[int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
-def _betas(scheduler):
-    """The schedule that a scheduler_config.json was trained on, the same object for the same betas."""
+def _schedule(scheduler: dict[str, Any]) -> VPDiscrete:
+    """The schedule of the training by a scheduler_config.json: one object for the same betas."""
     if scheduler.get("rescale_betas_zero_snr"):
         raise ValueError(
-            "models.load: rescale_betas_zero_snr is not known here; give the rescaled betas as trained_betas."
+            "models.load: rescale_betas_zero_snr is not known here; give the rescaled betas as "
+            "trained_betas."
         )
+    # The defaults are those of DiT's training, also where there is no scheduler.
     trained = scheduler.get("trained_betas")
     kind = scheduler.get("beta_schedule", "linear")
-    check_choice(
-        "models.load", "beta_schedule", kind, ("linear", "scaled_linear", "squaredcos_cap_v2")
-    )
-    ends = scheduler.get("beta_start", 1e-4), scheduler.get("beta_end", 0.02)
+    check_choice("models.load", "beta_schedule", kind, BETA_SCHEDULES)
     return of_betas(
-        kind, scheduler.get("num_train_timesteps", 1000), *ends, tuple(trained) if trained else None
+        kind,
+        scheduler.get("num_train_timesteps", 1000),
+        scheduler.get("beta_start", 1e-4),
+        scheduler.get("beta_end", 0.02),
+        tuple(trained) if trained else None,
     )
 
 
-def _kind(kind, told, *paths):
-    """Whether an original state dict is a SiT or a DiT: they have the same tensors."""
+# Original state dicts.
+
+
+def original(
+    path: pathlib.Path,
+    dtype: str | None,
+    params_dtype: str,
+    kind: str | None = None,
+    heads: int | None = None,
+) -> Model:
+    """The `Model` of an original state dict. A config.json beside it may give its sizes.
+
+    SiT's network learns a variance that its own code drops. Here the last layer's part for it is
+    left out.
+
+    Args:
+      path: a file, or a folder with one.
+      dtype, params_dtype, kind, heads: as for `models.load`.
+    """
+    tensors = open_tensors(path)
+    _check_is_original(tensors)
+    beside = (path if path.is_dir() else path.parent) / "config.json"
+    given = read_json(beside) if beside.is_file() else {}
+    kind = _kind(kind, given, tensors.path, path)
+    sizes = _sizes(tensors, given, heads, kind, dtype)
+    layout = layouts.original(sizes.config, sizes.stored)
+    params = layouts.gather(tensors, sizes.config, layout, params_dtype)
+    name = path.resolve().name if path.is_dir() else path.stem
+    if kind == "SiT":
+        card = Card(name, sizes.config, Linear(), prediction="velocity", clock="1 - t")
+    else:
+        card = Card(name, sizes.config, _schedule({}), prediction="noise", clock="index")
+    return model(card, params)
+
+
+def _check_is_original(tensors: Tensors) -> None:
+    """Refuse the tensors of another network, and name it where its tensors' names are known."""
+    names = list(tensors.shapes)
+    if not MARKS & set(names):
+        known = [
+            network
+            for start, network in OTHERS.items()
+            if any(name.startswith(start) for name in names)
+        ]
+        unknown = f"no DiT or SiT: it has tensors such as {', '.join(names[:5])}"
+        raise ValueError(
+            f"models.load: {tensors.path} is {known[0] if known else unknown}. Read are "
+            f"{', '.join(CLASSES)} of diffusers, and the original state dicts of DiT and SiT."
+        )
+    # PixArt has all of DiT's tensors, and more.
+    if any("cross_attn" in name for name in names):
+        raise ValueError(
+            f"models.load: {tensors.path} has cross-attention, as PixArt has; only DiT and SiT are "
+            "read here."
+        )
+
+
+def _kind(kind: str | None, given: dict[str, Any], *paths: pathlib.Path) -> str:
+    """The kind of a state dict, "SiT" or "DiT". They have the same tensors, so other facts decide.
+
+    Args:
+      kind: the caller's choice, which comes first.
+      given: the config.json beside the file, whose "time", "kind" or "_class_name" may tell.
+      *paths: their names may tell.
+    """
     if kind is not None:
         check_choice("models.load", "kind", kind, KINDS)
         return kind
-    if re.search(r"t\s*=\s*1 is data", str(told.get("time", "")), re.IGNORECASE):
+    # Only SiT's time runs towards the data.
+    if re.search(r"t\s*=\s*1 is data", str(given.get("time", "")), re.IGNORECASE):
         return "SiT"
-    hints = [str(told.get(key, "")) for key in ("kind", "_class_name")] + [
-        path.resolve().name for path in paths
-    ]
+    # The first text that names exactly one of the two decides.
+    hints = [str(given.get(key, "")) for key in ("kind", "_class_name")]
+    hints += [path.resolve().name for path in paths]
     for hint in hints:
-        found = {k for k in KINDS if re.search(rf"(?<![A-Za-z]){k}(?![a-z])", hint, re.IGNORECASE)}
+        found = [kind for kind in KINDS if _names_kind(hint, kind)]
         if len(found) == 1:
-            return found.pop()
+            return found[0]
     raise ValueError(
-        f"models.load: {paths[0]} may be a DiT or a SiT, which have the same tensors and different times and outputs; pass "
-        'kind="DiT" or kind="SiT".'
+        f"models.load: {paths[0]} may be a DiT or a SiT, which have the same tensors and different "
+        'times and outputs; pass kind="DiT" or kind="SiT".'
     )
 
 
-def _sizes(tensors, told, heads, kind, dtype):
-    """(`DiTConfig`, channels of the stored last layer): what config.json tells, and else what the tensors' shapes say."""
+def _names_kind(hint: str, kind: str) -> bool:
+    """Whether a text has "DiT" or "SiT" as a word of its own, so "site" is no SiT."""
+    return re.search(rf"(?<![A-Za-z]){kind}(?![a-z])", hint, re.IGNORECASE) is not None
 
-    def shape(name, axes):
-        found = tensors.shapes.get(name, ())
-        if len(found) != axes:
-            raise ValueError(
-                f"models.load: {name} of {tensors.path} is {found or 'missing'}; wanted {axes} axes."
-            )
-        return found
 
-    width, channels, patch, _ = shape("x_embedder.proj.weight", 4)
-    width, channels = told.get("hidden_size", width), told.get("in_channels", channels)
-    patch, depth = told.get("patch_size", patch), told.get("depth", _depth(tensors.shapes))
-    classes = told.get("num_classes", shape("y_embedder.embedding_table.weight", 2)[0] - 1)
-    stored = shape("final_layer.linear.weight", 2)[0] // patch**2
-    stored = channels * (1 + told["learn_sigma"]) if "learn_sigma" in told else stored
-    tokens, side = shape("pos_embed", 3)[1], math.isqrt(shape("pos_embed", 3)[1])
-    if "input_size" not in told and side**2 != tokens:
-        raise ValueError(
-            f"models.load: {tensors.path} has {tokens} tokens, no square; put a config.json with input_size: [H, W] beside it."
-        )
-    heads = heads or told.get("num_heads") or HEADS.get(width)
-    if heads is None:
-        raise ValueError(
-            f"models.load: {tensors.path} has width {width}, and no tensor tells the number of heads; pass heads= (the public "
-            f"networks: {', '.join(f'{h} for {w}' for w, h in HEADS.items())})."
-        )
+class Sizes(NamedTuple):
+    """Sizes of an original state dict.
+
+    Attributes:
+      config: the network as it is used.
+      stored: channels of the stored last layer.
+    """
+
+    config: dit.DiTConfig
+    stored: int
+
+
+def _sizes(
+    tensors: Tensors, given: dict[str, Any], heads: int | None, kind: str, dtype: str | None
+) -> Sizes:
+    """The sizes that config.json gives (`given`), and the others from the tensors' shapes."""
+    width, channels, patch, _ = _shape(tensors, "x_embedder.proj.weight", 4)
+    # A config.json comes first. Where it contradicts the tensors, layouts.gather refuses them.
+    width = given.get("hidden_size", width)
+    channels = given.get("in_channels", channels)
+    patch = given.get("patch_size", patch)
+    labels, _ = _shape(tensors, "y_embedder.embedding_table.weight", 2)  # the null label is one
+    stored = _shape(tensors, "final_layer.linear.weight", 2)[0] // patch**2
+    if "learn_sigma" in given:
+        stored = channels * (1 + given["learn_sigma"])
+    size = _image_size(tensors, given, patch)
+    # SiT's own code drops the learned variance; without one there is nothing to drop.
+    drops_variance = kind == "SiT" or stored == channels
     config = dit.DiTConfig(
-        size=_pair(told.get("input_size", side * patch)), channels=channels, patch=patch, width=width, depth=depth,
-        heads=heads, classes=classes, out_channels=None if kind == "SiT" or stored == channels else stored,
-        mlp_ratio=shape("blocks.0.mlp.fc1.weight", 2)[0] / width, dtype=dtype,
-    )  # fmt: skip
-    return config, stored
+        size=size,
+        channels=channels,
+        patch=patch,
+        width=width,
+        depth=given.get("depth", _depth(tensors)),
+        heads=heads or given.get("num_heads") or _known_heads(tensors, width),
+        classes=given.get("num_classes", labels - 1),
+        out_channels=None if drops_variance else stored,
+        mlp_ratio=_shape(tensors, "blocks.0.mlp.fc1.weight", 2)[0] / width,
+        dtype=dtype,
+    )
+    return Sizes(config, stored)
 
 
-def _depth(names):
-    layers = [int(name.split(".")[1]) for name in names if re.match(r"blocks\.\d+\.", name)]
-    return 1 + max(layers, default=0)
+def _shape(tensors: Tensors, name: str, axes: int) -> tuple[int, ...]:
+    """The shape of a tensor, which must have this number of axes."""
+    found = tensors.shapes.get(name, ())
+    if len(found) != axes:
+        raise ValueError(
+            f"models.load: {name} of {tensors.path} is {found or 'missing'}; wanted {axes} axes."
+        )
+    return found
+
+
+def _image_size(tensors: Tensors, given: dict[str, Any], patch: int) -> tuple[int, int]:
+    """(H, W) of config.json, or of a square with as many tokens as there are places."""
+    tokens = _shape(tensors, "pos_embed", 3)[1]
+    side = math.isqrt(tokens)
+    if "input_size" not in given and side**2 != tokens:
+        raise ValueError(
+            f"models.load: {tensors.path} has {tokens} tokens, no square; put a config.json with "
+            "input_size: [H, W] beside it."
+        )
+    return _pair(given.get("input_size", side * patch))
+
+
+def _known_heads(tensors: Tensors, width: int) -> int:
+    """The number of heads of the public network with this width."""
+    if width not in HEADS:
+        public = ", ".join(f"{heads} for {width}" for width, heads in HEADS.items())
+        raise ValueError(
+            f"models.load: {tensors.path} has width {width}, and no tensor tells the number of "
+            f"heads; pass heads= (the public networks: {public})."
+        )
+    return HEADS[width]
+
+
+def _depth(tensors: Tensors) -> int:
+    """The number of layers that have tensors."""
+    found = [re.match(r"blocks\.(\d+)\.", name) for name in tensors.shapes]
+    return 1 + max((int(match[1]) for match in found if match), default=0)

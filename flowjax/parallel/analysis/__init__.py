@@ -1,1 +1,1 @@
-"""What can be said of a parallel run without running it: compiled programs and latency."""
+"""Facts of a parallel run before it runs: its compiled program and a model of its seconds."""

@@ -1,1 +1,1 @@
-"""A pipeline of layers through which patches of the image follow each other."""
+"""A pipeline of layers over the devices, through which patches of the image follow each other."""

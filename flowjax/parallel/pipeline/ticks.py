@@ -1,17 +1,21 @@
-"""A pipeline is a table: which patch of which row every stage works on in every tick, made on the host.
+"""The schedule of a pipeline: which patch of which row every stage works on in every tick.
 
-Row i of a plan in patches m = 0 .. M-1, one behind the other through n stages. A patch that enters stage 0 in tick a is
+It is a table, made on the host. The patches m = 0 .. M-1 of a row follow each other through n
+stages. A patch that enters stage 0 in tick a is
 
-    at stage s              in tick a + h s
-    back at the solver      at the end of tick a + h n - 1, so its next row may enter in tick a + h n
+    at stage s          in tick a + h s
+    back at the solver  at the end of tick a + h n - 1, so its next row may enter in tick a + h n
 
-where h is what a hop takes: 1, if the next stage waits for it, or 2, if a message is on its way for one tick while the
-stages work on others. A row may also be synchronous: the pipe drains, and one tick takes the whole image through all
-stages. A patch enters as soon as stage 0 is free and the row before has come back. So S stale rows in a row take
+where h is the number of ticks that a hop takes: 1 if the next stage waits for the message, or 2 if
+the message travels for one tick while the stages work on other patches. A row may also be
+synchronous: then the pipeline drains, and one tick takes the whole image through all stages. A
+patch enters as soon as stage 0 is free and the patch has come back from its row before. So T stale
+rows in succession take
 
-    M S + h n - 1 ticks  where M >= h n,    of which every stage works in M S:    utilisation M S / (M S + h n - 1)
-
-and h n S + M - 1 ticks where M is less: the first patch's next row then waits for it to come round.
+    M T + h n - 1 ticks    where M >= h n; every stage works in M T of them,
+                           so the utilisation is M T / (M T + h n - 1),
+    h n T + M - 1 ticks    where M < h n: the next row of the first patch waits until the patch
+                           has come around.
 """
 
 from typing import NamedTuple
@@ -20,63 +24,84 @@ import numpy as np
 
 
 class Ticks(NamedTuple):
-    """What happens in each of T ticks. A pytree of arrays. Place s < n is stage s, place n the solver, at the tick's end.
+    """What happens in each of the ticks. A pytree of arrays.
+
+    Place s < n is stage s. Place n is the solver, at the end of the tick.
 
     Attributes:
-      whole: (T,) bool, the tick takes the whole image of row[tick, 0] through all stages, and through the solver.
-      busy: (T, n+1) bool, a patch is at this place; else row and patch there mean nothing (they are 0).
-      row, patch: (T, n+1) int32, which.
+      synchronous: (ticks,) bool, the tick takes the whole image of row[tick, 0] through all stages,
+        and through the solver.
+      busy: (ticks, n+1) bool, whether a patch is at this place. Elsewhere row and patch are 0 and
+        mean nothing.
+      row, patch: (ticks, n+1) int32, the row and the patch at this place.
     """
 
-    whole: np.ndarray
+    synchronous: np.ndarray
     busy: np.ndarray
     row: np.ndarray
     patch: np.ndarray
 
     @property
-    def utilisation(self):
-        """The share of stages and ticks with work, of the ticks that take patches; NaN where there is none."""
-        busy = self.busy[~self.whole, :-1]
+    def utilisation(self) -> float:
+        """The fraction of stages that work, in ticks that take patches; NaN without such ticks."""
+        busy = self.busy[~self.synchronous, :-1]
         return busy.mean() if busy.size else np.nan
 
-    def of_rows(self, rows):
-        """(rows,) how many ticks each row takes: those from its first patch's entry to that of the next row."""
-        newest = np.maximum.accumulate(np.where(self.busy[:, 0], self.row[:, 0], 0))
+    def of_rows(self, rows: int) -> np.ndarray:
+        """(N,) the ticks of each row: from the entry of its first patch to that of the next row."""
+        row_at_entry = np.where(self.busy[:, 0], self.row[:, 0], 0)
+        newest = np.maximum.accumulate(row_at_entry)
         return np.bincount(newest, minlength=rows)
 
 
-def schedule(synced, patches, stages, hop=1):
-    """`Ticks` of a run.
+def schedule(
+    synced: np.ndarray,
+    patches: int,
+    stages: int,
+    hop: int = 1,
+) -> Ticks:
+    """The `Ticks` of a run.
 
     Args:
       synced: (N,) bool, which rows are synchronous.
-      patches, stages: M and n.
+      patches: M.
+      stages: n.
       hop: h, 1 or 2.
     """
-    free, ready = 0, np.zeros(patches, int)  # when stage 0 is, and when the state of each patch is
-    whole, entries = [], []
+    free = 0  # the tick in which stage 0 is free
+    ready = np.zeros(patches, int)  # the tick in which the state of each patch is ready
+    images = []  # (tick, row) of synchronous rows
+    entries = []  # (tick, row, patch) of stale rows
     for row, synchronous in enumerate(synced):
         if synchronous:
-            at = max(free, ready.max())
-            whole.append((at, row))
-            free, ready[:] = at + 1, at + 1
-        for patch in range(0 if synchronous else patches):
-            at = max(free, ready[patch])
-            entries.append((at, row, patch))
-            free, ready[patch] = at + 1, at + hop * stages
+            tick = max(free, ready.max())
+            images.append((tick, row))
+            free = tick + 1
+            ready[:] = tick + 1
+            continue
+        for patch in range(patches):
+            tick = max(free, ready[patch])
+            entries.append((tick, row, patch))
+            free = tick + 1
+            ready[patch] = tick + hop * stages
+
     total = max(free, ready.max())
-    made = Ticks(
-        np.zeros(total, bool),
-        *(np.zeros((total, stages + 1), kind) for kind in (bool, np.int32, np.int32)),
+    places = (total, stages + 1)
+    table = Ticks(
+        synchronous=np.zeros(total, bool),
+        busy=np.zeros(places, bool),
+        row=np.zeros(places, np.int32),
+        patch=np.zeros(places, np.int32),
     )
-    for at, row in whole:
-        made.whole[at], made.busy[at], made.row[at] = True, True, row
-    for at, row, patch in entries:
+    for tick, row in images:
+        table.synchronous[tick] = True
+        table.busy[tick] = True
+        table.row[tick] = row
+    for entry, row, patch in entries:
         for place in range(stages + 1):
-            tick = at + hop * place - (place == stages)
-            made.busy[tick, place], made.row[tick, place], made.patch[tick, place] = (
-                True,
-                row,
-                patch,
-            )
-    return made
+            # The solver acts at the end of the tick in which the last hop arrives.
+            tick = entry + hop * place - (place == stages)
+            table.busy[tick, place] = True
+            table.row[tick, place] = row
+            table.patch[tick, place] = patch
+    return table

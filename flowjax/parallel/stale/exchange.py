@@ -1,243 +1,314 @@
-"""The ways to bring one's keys and values to those who will use them later: what is told, when, and what is kept for it.
+"""The methods of exchange: how keys and values reach the devices that use them in later rows.
 
-The sender extrapolates his own history of M rows (parallel.stale.forecast; M = 1 holds the newest) and sends the forecast, in as
-few bits as asked for, by one all-gather of a message (parallel.stale.precision). Equal in what is seen, different in cost:
+The sender makes a forecast from its own last R rows (`parallel.stale.forecast`; R = 1 holds the
+newest) and sends it by one all-gather of a message (`parallel.stale.precision`). The methods give
+the same copies and differ in cost:
 
-    late      A device keeps its own history of every layer, (K, M, 2, B, L/n, heads, d), and layer l gathers the forecasts of
-              layer l + 1 while it computes: that gather depends on nothing that the layer computes. Index (l + 1) mod K makes
-              the last layer gather slot 0, which this row has refreshed and the next row needs: K gathers a row, none wasted.
-    early     A device keeps what everyone told, (K, 2, B, L, heads, d), and M - 1 rows of its own, and layer l gathers the
-              forecasts for the row after, made with what it has just computed. Rows of kind HOLD need this: what was told
-              must outlast its sender's memory.
-    residual  What is sent is what the forecast missed. Everyone forecasts everyone's, so keeps everyone's history as it
-              arrived, (K, M, 2, B, L, heads, d), and layer l gathers, as in early, what it has just computed.
+    gather ahead   ("late") A device keeps its own last R rows of every layer,
+                   (K, R, 2, B, L/n, heads, d). While layer l computes, it gathers the forecasts of
+                   layer l + 1. That gather depends on nothing that layer l computes. The next layer
+                   is (l + 1) mod K: the last layer gathers those of layer 0, which this row has
+                   already renewed and which the next row needs. So there are K gathers a row, and
+                   none is in vain.
+    gather now     ("early") A device keeps the copies of all devices, (K, 2, B, L, heads, d), and
+                   R - 1 rows of its own. Layer l gathers the forecasts for the next row, made with
+                   what it has just computed. Rows of the kind HOLD need this method, because a copy
+                   must outlive the rows from which it was made.
+    residual       The message is the error of the forecast. Every device forecasts the keys and
+                   values of all devices, so it keeps the last R rows of all as they arrived,
+                   (K, R, 2, B, L, heads, d). Layer l gathers what it has just computed, as in
+                   "early".
 
-In a synchronous row each layer gathers the keys and values themselves, whole. Where what is told for the next row differs
-from those (a forecast, or fewer bits), early gathers that too, in each layer, and late once, after the last layer.
+In a synchronous row each layer gathers the keys and values themselves, unrounded. Where the copies
+for the next row differ from those (a forecast, or a message of fewer bits), "early" gathers these
+copies too, in each layer, and "late" gathers them once, after the last layer.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from flowjax.parallel.attention import TOKENS, gathered
-from flowjax.parallel.stale.forecast import predict
-from flowjax.parallel.stale.precision import decoded, encoded
-
-SYNC, EXCHANGE, HOLD = 0, 1, 2  # kinds of row
-
-
-class Line(NamedTuple):
-    """What all ways have in common.
-
-    Attributes:
-      axes: the mesh axes that share an image's tokens.
-      tokens, local: L without padding, and the number of them on one device, L/n rounded up.
-      rows: the `stale.Rows` of the run.
-      comm_dtype: how numbers travel, see parallel.stale.precision.
-      share: "device" or "token": who shares fitted gains.
-    """
-
-    axes: tuple
-    tokens: int
-    local: int
-    rows: Any
-    comm_dtype: str | None
-    share: str
-
-    @property
-    def memory(self):
-        """M, of how many rows a forecast is made."""
-        return self.rows.forecast.weights.shape[1]
-
-    @property
-    def plain(self):
-        """Whether what is told for the next row is this row's keys and values, as they are."""
-        return self.memory == 1 and self.comm_dtype is None
-
-    def valid(self, count):
-        """(count,) bool: which are no padding, of everyone's tokens, or of one's own where count is `local`."""
-        first = jax.lax.axis_index(self.axes) * self.local if count == self.local else 0
-        return first + jnp.arange(count) < self.tokens
-
-    def mine(self, count):
-        """(count,) bool: which of the first tokens are this device's."""
-        return jnp.arange(count) // self.local == jax.lax.axis_index(self.axes)
-
-    def forecast(self, past, row):
-        """What keys and values will be in `row`: (M, 2, B, T, heads, d) newest first -> (2, B, T, heads, d)."""
-        if len(past) == 1:
-            return past[0]
-        return jnp.concatenate(
-            predict(self.rows.forecast, row, (past[:, 0, None], past[:, 1, None]), self._pool)
-        )
-
-    def arrived(self, values):
-        """What `values` are when they have been sent."""
-        return decoded(encoded(values, self.comm_dtype), self.comm_dtype, values)
-
-    def tell(self, values):
-        """Everyone's `values`, as they arrive, by one all-gather: (2, B, L/n, heads, d) -> (2, B, L, heads, d)."""
-        return decoded(
-            gathered(encoded(values, self.comm_dtype), self.axes), self.comm_dtype, values
-        )
-
-    def own(self, everyone):
-        """This device's part of everyone's: along the axis of tokens, the third from last."""
-        first = jax.lax.axis_index(self.axes) * self.local
-        return jax.lax.dynamic_slice_in_dim(everyone, first, self.local, everyone.ndim - 3)
-
-    def with_own(self, everyone, own):
-        """Everyone's keys and values with this device's part replaced by `own`."""
-        first = jax.lax.axis_index(self.axes) * self.local
-        return jax.lax.dynamic_update_slice_in_dim(everyone, own, first, TOKENS)
-
-    def _pool(self, sums):
-        """Sums (1, B, T) of each token added up over those who share gains: no collective."""
-        if self.share == "token":
-            return sums
-        shards = jnp.where(self.valid(sums.shape[-1]), sums, 0).reshape(
-            *sums.shape[:-1], -1, self.local
-        )
-        return jnp.broadcast_to(shards.sum(-1, keepdims=True), shards.shape).reshape(sums.shape)
+from flowjax.parallel.attention import gathered
+from flowjax.parallel.stale.rows import EXCHANGE, HOLD, SYNC
+from flowjax.parallel.stale.shard import TokenShard
+from flowjax.types import PyTree
 
 
-class Way(NamedTuple):
-    """A way to tell. The buffers are those of one stage.
+class Exchanged(NamedTuple):
+    """What one layer of one row has after its exchange.
 
     Attributes:
-      start: (shape (B, L/n, heads, d) of keys, dtype) -> shapes of the buffers. They begin as zeros that are never seen: a
-        stage's first row is synchronous.
-      told: {kind: (own (2, B, L/n, heads, d), layer, row, buffers) -> (seen, told, buffers)}: what is attended to, (2, B, L,
-        heads, d); what the others had been told of own, or would have been; and what is kept now.
-      settled: (row, buffers) -> buffers, after the last layer of a synchronous row.
+      seen: (2, B, L, heads, d) the keys and values to which this device attends.
+      copy: (2, B, L/n, heads, d) the copy of this device's own that other devices use in this row;
+        in a synchronous row, the one that they would use.
+      buffers: the buffers after this layer.
     """
 
-    start: Any
-    told: dict
-    settled: Any
+    seen: jax.Array
+    copy: jax.Array
+    buffers: PyTree
 
 
-class Late(NamedTuple):
-    """Buffers of `late`: `own` (K, M, 2, B, L/n, heads, d), and `ahead` (2, B, L, heads, d), everyone's of the next layer."""
+class ExchangeMethod(NamedTuple):
+    """A method of exchange. Its buffers are those of one substep.
+
+    Attributes:
+      buffers: (shard, shape, dtype) -> the shapes of the buffers, from the shape (B, L/n, heads, d)
+        of keys. They begin as zeros that are never seen, since the first row of a substep is
+        synchronous.
+      layer: {kind of row: (shard, own, layer, row, buffers) -> `Exchanged`}, with this device's own
+        keys and values (2, B, L/n, heads, d).
+      finish: (shard, row, buffers) -> buffers, called after the last layer of a synchronous row.
+    """
+
+    buffers: Callable[..., PyTree]
+    layer: Mapping[int, Callable[..., Exchanged]]
+    finish: Callable[..., PyTree]
+
+
+# Gather ahead, "late"
+
+
+class AheadBuffers(NamedTuple):
+    """Buffers of "late".
+
+    Attributes:
+      own: (K, R, 2, B, L/n, heads, d), this device's last rows, newest first.
+      ahead: (2, B, L, heads, d), the copies of all devices for the next layer.
+    """
 
     own: jax.Array
     ahead: jax.Array
 
 
-class Early(NamedTuple):
-    """Buffers of `early`: `own` (K, M - 1, 2, B, L/n, heads, d), and `told` (K, 2, B, L, heads, d), everyone's."""
+def gather_ahead_buffers(
+    shard: TokenShard, shape: tuple[int, ...], dtype: jnp.dtype
+) -> AheadBuffers:
+    """The shapes of the buffers of "late"."""
+    own = jax.ShapeDtypeStruct((shard.layers, shard.rows_used, 2, *shape), dtype)
+    return AheadBuffers(own, jax.ShapeDtypeStruct(_shape_of_all(shape, shard), dtype))
+
+
+def gather_ahead_in_synchronous_row(
+    shard: TokenShard,
+    own: jax.Array,
+    layer: jax.Array,
+    row: jax.Array,
+    buffers: AheadBuffers,
+) -> Exchanged:
+    """Gather this layer's keys and values."""
+    past = at(buffers.own, layer)  # (R, 2, B, L/n, heads, d)
+    # What the other devices would have received, for the meter alone.
+    copy = shard.as_received(shard.forecast(past, row))
+    everyone = gathered(own, shard.axes)
+    ahead = buffers.ahead
+    if shard.sends_unchanged:
+        # Layer 0 has just gathered what the next row begins with.
+        ahead = jnp.where(layer == 0, everyone, ahead)
+    history = put(buffers.own, _with_newest(own, past), layer)
+    return Exchanged(everyone, copy, AheadBuffers(history, ahead))
+
+
+def gather_ahead_in_stale_row(
+    shard: TokenShard,
+    own: jax.Array,
+    layer: jax.Array,
+    row: jax.Array,
+    buffers: AheadBuffers,
+) -> Exchanged:
+    """Gather the copies of the next layer; the gather waits for nothing in this layer."""
+    next_layer = (layer + 1) % shard.layers
+    next_row = shard.schedule.next_of_substep[row]
+    # The layer after the last one is layer 0 of the next row.
+    row_of_use = jnp.where(layer + 1 < shard.layers, row, next_row)
+    message = shard.forecast(at(buffers.own, next_layer), row_of_use)
+    # The buffer must be read before it is written. If the compiler fused the two, the gather would
+    # wait for this layer's keys and values, and hide less of the layer's work (docs/findings.md).
+    before, message = jax.lax.optimization_barrier((buffers.own, message))
+    after = put(before, _with_newest(own, at(before, layer)), layer)
+    if shard.layers == 1:
+        # The only layer is its own next layer, and the next row needs what this row computed.
+        message = shard.forecast(at(after, next_layer), row_of_use)
+    ahead = shard.gather_message(message)
+    # buffers.ahead was gathered by the layer before this one.
+    seen = shard.with_own_part(buffers.ahead, own)
+    copy = shard.own_part(buffers.ahead)
+    return Exchanged(seen, copy, AheadBuffers(after, ahead))
+
+
+def gather_ahead_finish(shard: TokenShard, row: jax.Array, buffers: AheadBuffers) -> AheadBuffers:
+    """Gather the copies of layer 0 for the next row, where they are not what layer 0 gathered."""
+    if shard.sends_unchanged:
+        return buffers
+    message = shard.forecast(buffers.own[0], shard.schedule.next_of_substep[row])
+    return buffers._replace(ahead=shard.gather_message(message))
+
+
+# Gather now, "early"
+
+
+class CopyBuffers(NamedTuple):
+    """Buffers of "early".
+
+    Attributes:
+      own: (K, R - 1, 2, B, L/n, heads, d), this device's last rows, newest first.
+      copies: (K, 2, B, L, heads, d), the copies of all devices.
+    """
 
     own: jax.Array
-    told: jax.Array
+    copies: jax.Array
 
 
-def late(line, depth):
-    """`Way`: the all-gather of the next layer's forecasts stands first, and waits for nothing in this layer."""
-
-    def begin(shape, dtype):
-        own = jax.ShapeDtypeStruct((depth, line.memory, 2, *shape), dtype)
-        return Late(own, jax.ShapeDtypeStruct(_everyones(shape, line), dtype))
-
-    def sync(own, layer, row, kept):
-        past = at(kept.own, layer)
-        told = line.arrived(line.forecast(past, row))
-        everyone = gathered(own, line.axes)
-        ahead = jnp.where(layer == 0, everyone, kept.ahead) if line.plain else kept.ahead
-        return everyone, told, Late(put(kept.own, _newest(own, past), layer), ahead)
-
-    def settled(row, kept):
-        if line.plain:
-            return kept
-        return kept._replace(ahead=line.tell(line.forecast(kept.own[0], line.rows.after[row])))
-
-    def exchange(own, layer, row, kept):
-        when = jnp.where(layer + 1 < depth, row, line.rows.after[row])
-        message = lambda history: line.forecast(at(history, (layer + 1) % depth), when)
-        # Read before written, in this order: fused into one, the two would have the gather wait for this layer's keys and
-        # values, and on a TPU hide 90 % of the layer's products behind it where all of them could (parallel.analysis.overlap).
-        before, told = jax.lax.optimization_barrier((kept.own, message(kept.own)))
-        later = put(before, _newest(own, at(before, layer)), layer)
-        # A network of one layer is its own next layer, and the next row wants what this row computed.
-        ahead = line.tell(told if depth > 1 else message(later))
-        return line.with_own(kept.ahead, own), line.own(kept.ahead), Late(later, ahead)
-
-    return Way(begin, {SYNC: sync, EXCHANGE: exchange}, settled)
+def gather_now_buffers(shard: TokenShard, shape: tuple[int, ...], dtype: jnp.dtype) -> CopyBuffers:
+    """The shapes of the buffers of "early"."""
+    own = jax.ShapeDtypeStruct((shard.layers, shard.rows_used - 1, 2, *shape), dtype)
+    copies = jax.ShapeDtypeStruct((shard.layers, *_shape_of_all(shape, shard)), dtype)
+    return CopyBuffers(own, copies)
 
 
-def early(line, depth):
-    """`Way`: the all-gather of this layer's forecasts for the row after waits for what the layer computes."""
-
-    def begin(shape, dtype):
-        own = jax.ShapeDtypeStruct((depth, line.memory - 1, 2, *shape), dtype)
-        return Early(own, jax.ShapeDtypeStruct((depth, *_everyones(shape, line)), dtype))
-
-    def keep(own, layer, row, kept, everyone=None):
-        past = jnp.concatenate([own[None], at(kept.own, layer)])
-        told = (
-            line.tell(line.forecast(past, line.rows.after[row])) if everyone is None else everyone
-        )
-        return Early(put(kept.own, past[:-1], layer), put(kept.told, told, layer))
-
-    def sync(own, layer, row, kept):
-        told = line.own(at(kept.told, layer))
-        everyone = gathered(own, line.axes)
-        return everyone, told, keep(own, layer, row, kept, everyone if line.plain else None)
-
-    def hold(own, layer, row, kept):
-        before = at(kept.told, layer)
-        return line.with_own(before, own), line.own(before), kept
-
-    def exchange(own, layer, row, kept):
-        return *hold(own, layer, row, kept)[:2], keep(own, layer, row, kept)
-
-    return Way(begin, {SYNC: sync, EXCHANGE: exchange, HOLD: hold}, lambda row, kept: kept)
+def gather_now_in_synchronous_row(
+    shard: TokenShard,
+    own: jax.Array,
+    layer: jax.Array,
+    row: jax.Array,
+    buffers: CopyBuffers,
+) -> Exchanged:
+    """Gather this layer's keys and values, and the copies for the next row if they differ."""
+    copy = shard.own_part(at(buffers.copies, layer))
+    everyone = gathered(own, shard.axes)
+    past = _with_own_row(own, at(buffers.own, layer))
+    copies = everyone
+    if not shard.sends_unchanged:
+        # The next row sees a forecast or rounded numbers, which take a gather of their own.
+        copies = shard.gather_message(shard.forecast(past, shard.schedule.next_of_substep[row]))
+    return Exchanged(everyone, copy, _with_layer(buffers, layer, past, copies))
 
 
-def residual(line, depth):
-    """`Way`: the all-gather is of what this layer's forecast missed, which waits for what the layer computes."""
-
-    def begin(shape, dtype):
-        return jax.ShapeDtypeStruct((depth, line.memory, *_everyones(shape, line)), dtype)
-
-    def sync(own, layer, row, kept):
-        past, everyone = at(kept, layer), gathered(own, line.axes)
-        return (
-            everyone,
-            line.forecast(line.own(past), row),
-            put(kept, _newest(everyone, past), layer),
-        )
-
-    def exchange(own, layer, row, kept):
-        past = at(kept, layer)
-        expected = line.forecast(past, row)
-        mine = line.own(expected)
-        arrived = expected + line.tell(own - mine)
-        return line.with_own(expected, own), mine, put(kept, _newest(arrived, past), layer)
-
-    return Way(begin, {SYNC: sync, EXCHANGE: exchange}, lambda row, kept: kept)
+def gather_now_in_stale_row(
+    shard: TokenShard,
+    own: jax.Array,
+    layer: jax.Array,
+    row: jax.Array,
+    buffers: CopyBuffers,
+) -> Exchanged:
+    """Gather the copies of this layer for the next row; the gather waits for what it computes."""
+    held = hold(shard, own, layer, row, buffers)
+    past = _with_own_row(own, at(buffers.own, layer))
+    copies = shard.gather_message(shard.forecast(past, shard.schedule.next_of_substep[row]))
+    return held._replace(buffers=_with_layer(buffers, layer, past, copies))
 
 
-WAYS = {"late": late, "early": early, "residual": residual}
+def hold(
+    shard: TokenShard,
+    own: jax.Array,
+    layer: jax.Array,
+    row: jax.Array,
+    buffers: CopyBuffers,
+) -> Exchanged:
+    """Use the copies once more, and send nothing."""
+    copies = at(buffers.copies, layer)
+    return Exchanged(shard.with_own_part(copies, own), shard.own_part(copies), buffers)
 
 
-def _everyones(shape, line):
-    """(2, B, L, heads, d), padding included, of one's own (B, L/n, heads, d)."""
-    batch, local, *head = shape
-    return 2, batch, jax.lax.axis_size(line.axes) * local, *head
+def _with_own_row(own, past):
+    """(R, ...) this device's last R rows, from the R - 1 in the buffer."""
+    return jnp.concatenate([own[None], past])
 
 
-def _newest(values, past):
-    """The history with `values` as its newest, and without its oldest."""
-    return jnp.concatenate([values[None], past[:-1]])
+def _with_layer(buffers, layer, past, copies):
+    """The buffers after a layer, from its last R rows and the copies of all devices."""
+    return CopyBuffers(put(buffers.own, past[:-1], layer), put(buffers.copies, copies, layer))
 
 
-def at(buffer, index):
+# Residual
+
+
+def residual_buffers(
+    shard: TokenShard, shape: tuple[int, ...], dtype: jnp.dtype
+) -> jax.ShapeDtypeStruct:
+    """The shape of the buffer of "residual": (K, R, 2, B, L, heads, d), newest first."""
+    shape = (shard.layers, shard.rows_used, *_shape_of_all(shape, shard))
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def residual_in_synchronous_row(
+    shard: TokenShard,
+    own: jax.Array,
+    layer: jax.Array,
+    row: jax.Array,
+    buffers: jax.Array,
+) -> Exchanged:
+    """Gather this layer's keys and values; the reconstruction starts anew from them."""
+    past = at(buffers, layer)
+    everyone = gathered(own, shard.axes)
+    copy = shard.forecast(shard.own_part(past), row)
+    return Exchanged(everyone, copy, put(buffers, _with_newest(everyone, past), layer))
+
+
+def residual_in_stale_row(
+    shard: TokenShard,
+    own: jax.Array,
+    layer: jax.Array,
+    row: jax.Array,
+    buffers: jax.Array,
+) -> Exchanged:
+    """Gather the errors of this layer's forecasts; the gather waits for what it computes."""
+    past = at(buffers, layer)
+    expected = shard.forecast(past, row)  # (2, B, L, heads, d), the same on every device
+    copy = shard.own_part(expected)
+    # Error feedback: what a message lost stays in the reconstruction, and the next one sees it.
+    arrived = expected + shard.gather_message(own - copy)
+    seen = shard.with_own_part(expected, own)
+    return Exchanged(seen, copy, put(buffers, _with_newest(arrived, past), layer))
+
+
+def finish_nothing(shard: TokenShard, row: jax.Array, buffers: PyTree) -> PyTree:
+    """Leave the buffers as they are."""
+    return buffers
+
+
+METHODS = {
+    "late": ExchangeMethod(
+        gather_ahead_buffers,
+        {SYNC: gather_ahead_in_synchronous_row, EXCHANGE: gather_ahead_in_stale_row},
+        gather_ahead_finish,
+    ),
+    "early": ExchangeMethod(
+        gather_now_buffers,
+        {
+            SYNC: gather_now_in_synchronous_row,
+            EXCHANGE: gather_now_in_stale_row,
+            HOLD: hold,
+        },
+        finish_nothing,
+    ),
+    "residual": ExchangeMethod(
+        residual_buffers,
+        {SYNC: residual_in_synchronous_row, EXCHANGE: residual_in_stale_row},
+        finish_nothing,
+    ),
+}
+
+
+def at(buffer: jax.Array, index: jax.Array) -> jax.Array:
     """Place `index` of the buffer."""
     return jax.lax.dynamic_index_in_dim(buffer, index, keepdims=False)
 
 
-def put(buffer, values, index):
+def put(buffer: jax.Array, values: jax.Array, index: jax.Array) -> jax.Array:
     """The buffer with `values` in place `index`."""
     return jax.lax.dynamic_update_index_in_dim(buffer, values, index, 0)
+
+
+def _shape_of_all(shape, shard):
+    """(2, B, L, heads, d), with padding, from the shape (B, L/n, heads, d) of one device's keys."""
+    batch, local, *head = shape
+    # L with padding, so that all devices gather arrays of one shape.
+    return 2, batch, jax.lax.axis_size(shard.axes) * local, *head
+
+
+def _with_newest(values, past):
+    """The last R rows with `values` as the newest, and without the oldest."""
+    return jnp.concatenate([values[None], past[:-1]])

@@ -1,177 +1,219 @@
-"""What stale keys and values will have become: extrapolation in time, from the sender's own last few.
+"""Forecasts of keys and values: extrapolation in time from the last few rows.
 
-In row i the others see, of a token, not its newest known keys and values K1 (of the row before) but a forecast from those of
-the M rows before, K1, K2, ... KM, made by whoever computed them, before they are sent: no byte more is moved.
+In row i the other devices see, of a token, a forecast from the keys and values K1, K2, ... KR of
+the R rows before (K1 is the newest). The device that computed them makes the forecast before it
+sends, so a forecast needs no more communication than K1 itself.
 
     hold        order 0     K1
     linear      order 1     K1 + h (K1 - K2) / h1
     quadratic   order 2     the parabola through K1, K2, K3
-    tuned       order 1     K1 + g S,  S = h (3/4 (K1 - K2) / h1 + 1/4 (K2 - K3) / h2),  0 <= g <= MOST, what would have been
-                            best a row ago: g = argmin |(K1 - K2) - g S'|^2 with S' as S was then; 1 where only two rows are known
+    tuned       order 1     K1 + g S,    S = h (3/4 (K1 - K2) / h1 + 1/4 (K2 - K3) / h2)
 
-h is the step in the plan's time from K1's row to this one, h_j that from K_j+1's to K_j's. Extrapolation restores the order
-that holding loses, where it is stable. What others see changes what a layer computes, so each layer forecasts anew what the
-forecasts before it missed; of a wiggle z^-i a forecast W(z) misses |1 - W(z)|, with even steps at most
+Here h is the step in the plan's time from the row of K1 to this row, and h_j the step from the row
+of K_j+1 to that of K_j. The gain g of the tuned forecast is the best one of a row ago,
 
-    hold 2              linear 4              quadratic 8              tuned at g = 1: 3
+    g = argmin |(K1 - K2) - g S'|^2,    0 <= g <= MOST,
 
-and n devices see (n-1)/n of it. That decides whether errors die or grow from row to row: on networks of six layers they grow
-from about 2.5 on (experiments.staleness.loop). So a quarter of the slope is that of the step before, at 1.25 times the error of
-the last step's alone; a gain that is fitted takes back what the last row did not bear out, so that an oscillation turns it off;
-and tuned forecasts go with a correction by the receiver (`attention.corrected`): by a share c only the larger of (1 - c) (n-1)/n
-and 1/n + c (n-1)/n is seen, 1/2 for any n at c = (n - 2)/(2 n - 2). CORRECTION is that of 6 devices. The quarter, CORRECTION,
-MOST and the first gain were chosen on four networks on 8 devices at 20 steps of 2M, and are checked on others
-(experiments.staleness.forecasts). A forecast is data; a row with fewer rows behind it than M uses those.
+where S' is S as it was then, and g = 1 where only two rows are known.
+
+Extrapolation restores the order that holding loses, where it is stable. What other devices see
+changes what a layer computes, so each layer's forecast contains the errors of earlier forecasts.
+For an oscillation z^-i with |z| = 1 the relative error of a forecast with weights W is |1 - W(z)|,
+and with even steps at most
+
+    hold 2              linear 4              quadratic 8              tuned with g = 1: 3
+
+Each of n devices sees (n-1)/n of this error. Where the product is large, errors grow from row to
+row (docs/findings.md has the measured bound, from `experiments.staleness.loop`). Three choices keep
+it small. A quarter of the slope is that of the step before, at the price of 1.25 times the
+error of the last step's slope alone. The fitted gain takes back what the last row did not confirm,
+so an oscillation turns it off. And tuned forecasts are used with a correction by the receiver
+(`attention.corrected`): with a fraction c, only the larger of (1 - c) (n-1)/n and 1/n + c (n-1)/n
+of the error is seen, which is 1/2 for any n at c = (n - 2)/(2 n - 2). CORRECTION is that of 6
+devices. docs/findings.md says on which networks these numbers were chosen and checked.
+
+A forecast is data, not code. A row with fewer than R rows behind it uses those that there are.
 """
 
 import itertools
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flowjax.plans.table import Plan
+from flowjax.types import Array, PyTree
+
 FORECASTS = (0, 1, 2, "tuned")
-MOST = 1.5  # of a gain; above 1 it follows what speeds up
-CORRECTION = 0.4  # of "tuned", unless another is asked for
+MOST = 1.5  # the greatest gain; above 1 a forecast can follow a change that speeds up
+CORRECTION = 0.4  # of "tuned", unless another one is given
 
 
 class Forecast(NamedTuple):
-    """A forecast of each row: K = weights . (K1, ... KM) + g change . (K1 - K2, ... KM-1 - KM). A pytree of arrays.
+    """The forecasts of all rows: K = weights . (K1, ... KR) + g change . (K1 - K2, ... KR-1 - KR).
+
+    A pytree of arrays.
 
     Attributes:
-      weights: (rows, M).
-      change: None, where there is no gain, or (rows, M - 1): the change S to expect.
-      before: the same, of the row before: S', which was expected where K1 - K2 came.
+      weights: (N, R).
+      change: (N, R - 1), the weights of the expected change S. None: there is no gain.
+      before: (N, R - 1), the weights of S', the change that was expected where K1 - K2 came.
     """
 
-    weights: np.ndarray
-    change: np.ndarray | None
-    before: np.ndarray | None
+    weights: Array
+    change: Array | None
+    before: Array | None
 
 
-def _times(plan, stage, depth):
-    """(rows, M) times of the row of the same stage 1, 2, ... M rows before; NaN where there is none."""
-    behind = np.full((plan.rows, depth), np.nan)
-    for s in np.unique(stage):
-        rows = np.flatnonzero(stage == s)
-        for j in range(1, depth + 1):
-            behind[rows[j:], j - 1] = plan.t[rows[:-j]]
-    return behind
+def forecast(plan: Plan, substep: np.ndarray, kind: int | str) -> Forecast:
+    """The `Forecast` of a plan with known numbers.
+
+    Args:
+      plan: a `Plan`.
+      substep: (N,) which row of its step a row is; a forecast uses rows of its own substep only.
+      kind: 0, 1, 2 or "tuned".
+    """
+    if kind not in FORECASTS or isinstance(kind, bool):
+        raise ValueError(f"parallel: forecast={kind!r}; wanted one of {FORECASTS}.")
+    tuned = kind == "tuned"
+    rows_used = 4 if tuned else kind + 1  # R
+    t = np.asarray(plan.t, np.float64)
+    weights = np.zeros((plan.rows, rows_used))
+    change = np.zeros((plan.rows, rows_used - 1))
+    before = np.zeros((plan.rows, rows_used - 1))
+    for i, earlier in enumerate(_earlier_times(plan, substep, rows_used)):
+        known = earlier[np.isfinite(earlier)]  # newest first
+        count = len(known)
+        if tuned and count > 2:
+            weights[i, :1] = _polynomial(t[i], known[:1])  # K1 itself
+            # Both slopes use equally many steps, so that a gain means the same in both.
+            change[i, : count - 2] = _slope(t[i], known[:-1])
+            before[i, 1 : count - 1] = _slope(known[0], known[1:])
+        else:
+            # Two known rows of "tuned" are a straight line: a gain of 1.
+            weights[i, :count] = _polynomial(t[i], known)
+    return Forecast(weights, change, before) if tuned else Forecast(weights, None, None)
+
+
+def correction_of(kind: int | str, correction: float | None) -> np.ndarray | None:
+    """The fraction of the receiver's correction with the forecast `kind`; None where it is 0.
+
+    Args:
+      kind: 0, 1, 2 or "tuned".
+      correction: a fraction, or None: `CORRECTION` for "tuned", else 0.
+    """
+    if correction is None:
+        correction = CORRECTION if kind == "tuned" else 0
+    return np.float64(correction) if correction else None
+
+
+def predict(
+    forecasts: Forecast,
+    row: int | jax.Array,
+    history: PyTree,
+    pool: Callable[[jax.Array], jax.Array],
+) -> PyTree:
+    """The forecast of keys and values in a row.
+
+    Args:
+      forecasts: a `Forecast`.
+      row: the row's number.
+      history: a pytree of (R, K, B, L, ...), the values of K layers in the rows before, newest
+        first. Its leaves, keys and values, have a gain in common.
+      pool: (K, B, L) -> (K, B, L), which adds up products and squares over the tokens that have a
+        gain in common.
+
+    Returns:
+      a pytree of (K, B, L, ...).
+    """
+    leaves, tree = jax.tree.flatten(history)
+    # Sums are in float32 at least, and the result is in the dtype of the values.
+    wide = jnp.promote_types(leaves[0].dtype, jnp.float32)
+    known = [[leaf[j].astype(wide) for j in range(len(leaf))] for leaf in leaves]
+    found = _weighted(forecasts.weights, row, known)
+    if forecasts.change is not None:
+        # Differences are exactly 0 where nothing moved: a gain fitted to rounding errors would be
+        # an arbitrary number.
+        changes = [[new - old for new, old in itertools.pairwise(leaf)] for leaf in known]
+        newest = [leaf[0] for leaf in changes]
+        gain = fitted(_weighted(forecasts.before, row, changes), newest, pool)
+        expected = _weighted(forecasts.change, row, changes)
+        found = [
+            value + _like(gain, value) * change
+            for value, change in zip(found, expected, strict=True)
+        ]
+    found = [value.astype(leaf.dtype) for value, leaf in zip(found, leaves, strict=True)]
+    return jax.tree.unflatten(tree, found)
+
+
+def fitted(
+    expected: Sequence[jax.Array],
+    came: Sequence[jax.Array],
+    pool: Callable[[jax.Array], jax.Array],
+) -> jax.Array:
+    """The gain (K, B, L) in [0, MOST] that brings the expected change nearest to the one that came.
+
+    It is 0 where no change was expected.
+
+    Args:
+      expected, came: lists of (K, B, L, ...).
+      pool: as in `predict`.
+    """
+    square = _product(expected, expected, pool)
+    ratio = _product(expected, came, pool) / jnp.where(square > 0, square, 1)
+    return jnp.where(square > 0, jnp.clip(ratio, 0, MOST), 0)
+
+
+def _product(one, other, pool):
+    """(K, B, L) the inner product over all axes after the tokens, pooled."""
+    parts = [jnp.sum(a * b, axis=tuple(range(3, a.ndim))) for a, b in zip(one, other, strict=True)]
+    return pool(sum(parts))
+
+
+def _weighted(table, row, leaves):
+    """For each leaf, a list of arrays, their sum with the weights of the row."""
+    weights = jnp.asarray(table, leaves[0][0].dtype)[row]
+    return [sum(weights[j] * leaf[j] for j in range(len(weights))) for leaf in leaves]
+
+
+def _like(gain, array):
+    """(K, B, L) shaped to multiply (K, B, L, ...)."""
+    return gain.reshape(*gain.shape, *(1,) * (array.ndim - gain.ndim))
+
+
+def _earlier_times(plan, substep, rows_used):
+    """(N, R) times of the row of the same substep 1, 2, ... R rows before; NaN if there is none."""
+    earlier = np.full((plan.rows, rows_used), np.nan)
+    for number in np.unique(substep):
+        rows = np.flatnonzero(substep == number)
+        for j in range(1, rows_used + 1):
+            earlier[rows[j:], j - 1] = plan.t[rows[:-j]]
+    return earlier
 
 
 def _polynomial(t, known):
-    """Weights of the values at the times `known`, newest first, in their polynomial's value at `t`."""
+    """Weights of the values at the times `known`, newest first, in their polynomial at `t`."""
     weights = np.zeros(len(known))
-    for j in np.unique(known, return_index=True)[
-        1
-    ]:  # of rows at one time, as those that pad a plan, the newest
+    # Rows that pad a plan lie at one time; of those at one time, only the newest has a weight.
+    newest_of_each_time = np.unique(known, return_index=True)[1]
+    for j in newest_of_each_time:
         others = np.setdiff1d(known, known[j])
         weights[j] = np.prod((t - others) / (known[j] - others))
     return weights
 
 
 def _slope(t, known):
-    """Weights of the changes between values at the times `known`, newest first, in what their slope adds until `t`.
+    """Weights of the changes between values at the times `known`, newest first, in S until `t`.
 
-    The slope is 3/4 that of the last step and 1/4 that of the one before, where there is one.
+    The slope is 3/4 that of the last step and 1/4 that of the step before, if there is one.
     """
     steps = -np.diff(known)[:2]
-    share = (steps != 0) * (0.75, 0.25)[
-        : len(steps)
-    ]  # rows at one time pad a plan: their step tells no slope
+    # Rows that pad a plan lie at one time: a step of length 0 has no slope.
+    moves = steps != 0
+    parts = moves * (0.75, 0.25)[: len(steps)]
+    ahead = t - known[0]
     return np.divide(
-        share * (t - known[0]), steps * max(share.sum(), 0.25), out=0 * steps, where=steps != 0
-    )
-
-
-def correction_of(kind, correction):
-    """The share of the correction by the receiver, or None for none, if `correction` was asked for with the forecast `kind`."""
-    if correction is None:
-        correction = CORRECTION if kind == "tuned" else 0
-    if (
-        isinstance(correction, bool)
-        or not isinstance(correction, (int, float))
-        or not 0 <= correction <= 1
-    ):
-        raise ValueError(
-            f"parallel: correction={correction!r}; wanted a share from 0 to 1 of what a device's own values missed, or None."
-        )
-    return np.float64(correction) if correction else None
-
-
-def forecast(plan, stage, kind):
-    """`Forecast` of a plan with known numbers.
-
-    Args:
-      plan: a `Plan`.
-      stage: (rows,) which of its step's rows a row is: forecasts use rows of the same stage only.
-      kind: 0, 1, 2 or "tuned".
-    """
-    if kind not in FORECASTS or isinstance(kind, bool):
-        raise ValueError(f"parallel: forecast={kind!r}; wanted one of {FORECASTS}.")
-    depth = 4 if kind == "tuned" else kind + 1
-    t, behind = np.asarray(plan.t, np.float64), _times(plan, stage, depth)
-    weights, (change, before) = np.zeros((plan.rows, depth)), np.zeros((2, plan.rows, depth - 1))
-    for i, row in enumerate(behind):
-        known = row[np.isfinite(row)]
-        count = len(known)
-        gains = kind == "tuned" and count > 2
-        weights[i, : 1 if gains else count] = _polynomial(t[i], known[:1] if gains else known)
-        if gains:  # as many steps for the one slope as for the other, so that a gain means the same
-            change[i, : count - 2] = _slope(t[i], known[:-1])
-            before[i, 1 : count - 1] = _slope(known[0], known[1:])
-    return Forecast(weights, change, before) if kind == "tuned" else Forecast(weights, None, None)
-
-
-def predict(told, row, history, pool):
-    """The forecast of a row.
-
-    Args:
-      told: `Forecast`.
-      row: its number.
-      history: pytree of (M, K, B, L, ...), values of K layers in the rows before, newest first. Its leaves, keys and values,
-        share a gain.
-      pool: (K, B, L) -> (K, B, L), which adds up the products and the squares of those tokens that share a gain.
-
-    Returns:
-      pytree of (K, B, L, ...).
-    """
-    leaves, tree = jax.tree.flatten(history)
-    wide = jnp.promote_types(leaves[0].dtype, jnp.float32)
-
-    def mixed(table, terms):
-        weights = jnp.asarray(table, wide)[row]
-        return [sum(weights[m] * leaf[m] for m in range(len(weights))) for leaf in terms]
-
-    known = [[leaf[m].astype(wide) for m in range(len(leaf))] for leaf in leaves]
-    found = mixed(told.weights, known)
-    if told.change is not None:
-        # From differences, which are 0 where nothing moved: a gain fitted to rounding would be any number.
-        steps = [[new - old for new, old in itertools.pairwise(leaf)] for leaf in known]
-        gain = fitted(mixed(told.before, steps), [step[0] for step in steps], pool)
-        over = lambda leaf: gain.reshape(*gain.shape, *(1,) * (leaf.ndim - gain.ndim))
-        found = [
-            leaf + over(leaf) * change
-            for leaf, change in zip(found, mixed(told.change, steps), strict=True)
-        ]
-    return jax.tree.unflatten(
-        tree, [new.astype(leaf.dtype) for new, leaf in zip(found, leaves, strict=True)]
-    )
-
-
-def fitted(expected, came, pool):
-    """The gain (K, B, L) in [0, MOST] that brings `expected` nearest to `came`, lists of (K, B, L, ...); 0 if nothing was."""
-
-    def product(one, other):
-        return pool(
-            sum(
-                jnp.sum(a * b, axis=tuple(range(3, a.ndim)))
-                for a, b in zip(one, other, strict=True)
-            )
-        )
-
-    square = product(expected, expected)
-    return jnp.where(
-        square > 0, jnp.clip(product(expected, came) / jnp.where(square > 0, square, 1), 0, MOST), 0
+        parts * ahead, steps * max(parts.sum(), 0.25), out=np.zeros_like(steps), where=moves
     )

@@ -1,101 +1,122 @@
-"""What keys and values become on the way: fewer bits.
+"""The number formats in which keys and values travel.
 
-    bfloat16   8 digits of the number
-    int8, ...  q = round(x / scale), scale = max |x| / (2^(bits-1) - 1) over the numbers of one head of one token; q and a
-               float32 scale travel
+    bfloat16   16 bits, of which 8 are the significand
+    int8, int4 q = round(x / scale), scale = max |x| / (2^(bits-1) - 1) over the numbers of one head
+               of one token; the integers q and a float32 scale travel
 
-Plain, the message is the forecast itself. As a *residual* the message is what the forecast missed, KV - forecast, and both
-sides, which know the same forecast, keep the sum of the two: what one message lost the next one sees, which is error
-feedback (as in CompactFusion, arXiv:2507.17511). Everything then rests on reconstructions, so
-the receiver keeps everyone's, and synchronous steps, whose messages are whole, begin anew.
+Without the option residual, the message is the forecast itself. With it, the message is the error
+of the forecast, KV - forecast. The sender and the receiver know the same forecast, and both keep
+its sum with the message as it arrived. So the next message contains what this one lost. This is
+error feedback, as in CompactFusion (arXiv:2507.17511). All forecasts are then made from such sums,
+so every device keeps those of all devices. Synchronous steps, whose messages are not rounded, start
+anew.
 
-`rounded` is what arrives, in one expression, for any number of bits; `encoded` and `decoded` are the message itself:
+`rounded` gives what arrives, in one expression, for any number of bits. `encoded` and `decoded`
+make and read the message itself:
 
-    bfloat16   (..., d) uint16, the numbers' bits: as integers, so that no compiler carries them as float32
-    int8       (..., d + 4) int8, q and the four bytes of the scale, so that one collective brings both
-    int4       (..., d/2 rounded up + 4) int8, two q to a byte, then the scale
+    bfloat16   (..., d) uint16, the bits of the numbers: as integers, so that no compiler carries
+               them as float32
+    int8       (..., d + 4) int8: q, then the four bytes of the scale, so that one collective brings
+               both
+    int4       (..., ceil(d/2) + 4) int8: two q to a byte, then the scale
 """
 
 import jax
 import jax.numpy as jnp
 
-BITS = {None: 0, "bfloat16": 16, "int8": 8, "int4": 4}  # 0: as they are
+from flowjax.types import Scalar
+
+BITS = {None: 0, "bfloat16": 16, "int8": 8, "int4": 4}  # 0: the format of the keys themselves
 
 
-def bits_of(name, comm_dtype):
-    """Bits of a number on the way; 0 is as it is."""
+def bits_of(name: str, comm_dtype: str | None) -> int:
+    """The bits of a number in a message; 0 for the format of the keys themselves.
+
+    Raises:
+      ValueError: an unknown format, in the name of the function `name`.
+    """
     if comm_dtype not in BITS:
         raise ValueError(f"{name}: comm_dtype={comm_dtype!r}; wanted one of {tuple(BITS)}.")
     return BITS[comm_dtype]
 
 
-def scale_of(x, bits):
-    """The step between neighbours, over the last axis, which is kept: max |x| / (2^(bits-1) - 1), 1 where all is 0.
+def scale_of(x: jax.Array, bits: Scalar) -> jax.Array:
+    """The distance of neighbouring values: max |x| / (2^(bits-1) - 1) over the last axis.
 
-    In float32, which is how it travels. What is not finite has a scale that is not, so it does not arrive as a number.
+    The last axis is kept. The scale is float32, which is how it travels, and 1 where all x are 0.
+    It is not finite where an x is not, and so such an x does not arrive as a number.
     """
-    scale = (jnp.max(jnp.abs(x), axis=-1, keepdims=True) / (2.0 ** (bits - 1) - 1)).astype(
-        jnp.float32
-    )
+    # The scale is rounded to float32 once, and the sender uses the rounded scale, as others do.
+    largest = jnp.max(jnp.abs(x), axis=-1, keepdims=True)
+    scale = (largest / (2.0 ** (bits - 1) - 1)).astype(jnp.float32)
     return jnp.where(scale == 0, 1, scale)
 
 
-def rounded(x, bits):
-    """`x` (..., d) as it arrives when sent with so many bits a number; `bits` may be traced.
+def rounded(x: jax.Array, bits: Scalar) -> jax.Array:
+    """The numbers `x` (..., d) as they arrive in a message of `bits` a number.
 
     Args:
       x: floating, in float32 at least.
-      bits: 0 for all of them, 16 for bfloat16, else of integers: 2 to 15.
+      bits: 0 for no rounding, 16 for bfloat16, 2 to 15 for integers; it may be traced.
     """
+    # Every format is computed and one is chosen, since the bits may be traced. The clip keeps the
+    # integers' formula finite where another format is chosen.
     scale = scale_of(x, jnp.clip(bits, 2, 15)).astype(x.dtype)
-    short = jnp.where(
-        bits == 16, x.astype(jnp.bfloat16).astype(x.dtype), jnp.round(x / scale) * scale
-    )
+    integers = jnp.round(x / scale) * scale
+    brain = x.astype(jnp.bfloat16).astype(x.dtype)
+    short = jnp.where(bits == 16, brain, integers)
     return jnp.where(bits == 0, x, short)
 
 
-def encoded(values, comm_dtype):
-    """The message that says `values` (..., d): themselves, or integers as in the module's table."""
+def encoded(values: jax.Array, comm_dtype: str | None) -> jax.Array:
+    """The message for `values` (..., d), in the layout of the module's table."""
     if comm_dtype is None:
         return values
     if comm_dtype == "bfloat16":
         return jax.lax.bitcast_convert_type(values.astype(jnp.bfloat16), jnp.uint16)
     wide = values.astype(jnp.promote_types(values.dtype, jnp.float32))
     scale = scale_of(wide, BITS[comm_dtype])
-    whole = jnp.round(wide / scale.astype(wide.dtype)).astype(jnp.int8)
+    integers = jnp.round(wide / scale.astype(wide.dtype)).astype(jnp.int8)
     if comm_dtype == "int4":
-        low, high = _halves(whole)
-        whole = (low & 15) | (high << 4)
-    return jnp.concatenate([whole, jax.lax.bitcast_convert_type(scale[..., 0], jnp.int8)], axis=-1)
+        # Two integers in a byte: the first half of the numbers in the low bits.
+        low, high = _halves(integers)
+        integers = (low & 15) | (high << 4)
+    scale_bytes = jax.lax.bitcast_convert_type(scale[..., 0], jnp.int8)  # (..., 4)
+    return jnp.concatenate([integers, scale_bytes], axis=-1)
 
 
-def decoded(message, comm_dtype, like):
-    """The numbers (..., d) that a message of `encoded` says, with the d and the dtype of `like`."""
+def decoded(message: jax.Array, comm_dtype: str | None, like: jax.Array) -> jax.Array:
+    """The numbers (..., d) in a message of `encoded`, with the d and the dtype of `like`."""
     if comm_dtype is None:
         return message
     if comm_dtype == "bfloat16":
         return jax.lax.bitcast_convert_type(message, jnp.bfloat16).astype(like.dtype)
-    wide, size = jnp.promote_types(like.dtype, jnp.float32), like.shape[-1]
-    whole, scale = message[..., :-4], jax.lax.bitcast_convert_type(message[..., -4:], jnp.float32)
+    wide = jnp.promote_types(like.dtype, jnp.float32)
+    size = like.shape[-1]
+    integers = message[..., :-4]
+    scale = jax.lax.bitcast_convert_type(message[..., -4:], jnp.float32)
     if comm_dtype == "int4":
-        whole = jnp.concatenate([(whole << 4) >> 4, whole >> 4], axis=-1)[
-            ..., :size
-        ]  # shifts to the right keep the sign
-    return (whole.astype(wide) * scale[..., None].astype(wide)).astype(like.dtype)
+        low = (integers << 4) >> 4  # a shift to the right keeps the sign
+        high = integers >> 4
+        integers = jnp.concatenate([low, high], axis=-1)[..., :size]
+    return (integers.astype(wide) * scale[..., None].astype(wide)).astype(like.dtype)
 
 
-def bytes_of(size, comm_dtype, itemsize):
-    """Bytes of the message of one head of one token, `size` numbers that have `itemsize` bytes each."""
-    return {
+def bytes_of(size: int, comm_dtype: str | None, itemsize: int) -> int:
+    """The bytes of the message of one head of one token: `size` numbers of `itemsize` bytes."""
+    lengths = {
         None: size * itemsize,
         "bfloat16": 2 * size,
         "int8": size + 4,
         "int4": -(-size // 2) + 4,
-    }[comm_dtype]
+    }
+    return lengths[comm_dtype]
 
 
-def _halves(whole):
-    """The first and the second half of the last axis, the latter with a 0 if d is odd."""
-    half = -(-whole.shape[-1] // 2)
-    padded = jnp.pad(whole, [(0, 0)] * (whole.ndim - 1) + [(0, 2 * half - whole.shape[-1])])
+def _halves(integers):
+    """The two halves of the last axis, the second with a 0 at its end if d is odd."""
+    size = integers.shape[-1]
+    half = -(-size // 2)
+    padding = [(0, 0)] * (integers.ndim - 1) + [(0, 2 * half - size)]
+    padded = jnp.pad(integers, padding)
     return padded[..., :half], padded[..., half:]

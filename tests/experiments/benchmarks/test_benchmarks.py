@@ -1,9 +1,11 @@
-"""The benchmarks of the transformer: that contenders compute one thing, and what the tables are made of. Nothing is timed."""
+"""The benchmarks of the transformer: one result of all contenders, and tables made of rows.
+
+Nothing is timed.
+"""
 
 import dataclasses
 import io
 import json
-import math
 import pathlib
 import sys
 import types
@@ -12,77 +14,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.extend.core import jaxprs_in_params
 from safetensors import safe_open
 
 from configs import bench_gpu, bench_transformer
-from experiments.benchmarks import flops, gpu, transformer, with_jax, worker
+from experiments.benchmarks import gpu, transformer, with_jax, worker
 from experiments.benchmarks.case import Case, error
 from experiments.benchmarks.export import state_dict
 from flowjax import models, records
 
 GOLDEN = pathlib.Path(__file__).parents[2] / "golden/models/dit_diffusers_a"
-ROW = dict(
-    agrees=True,
-    cpu=1.0,
-    device="d",
-    dtype="float32",
-    error=0.0,
-    first=1.0,
-    load=0.0,
-    memory=1,
-    wall=2.0,
-)
+# A row of `transformer` without its cell.
+ROW = {
+    "agrees": True,
+    "cpu": 1.0,
+    "device": "d",
+    "dtype": "float32",
+    "error": 0.0,
+    "first": 1.0,
+    "load": 0.0,
+    "memory": 1,
+    "wall": 2.0,
+}
 
 
-def forward(config):
-    """(apply, abstract arguments) of one forward pass of one sample."""
-    apply = lambda params, *args: models.network(config).apply(
-        params, *args, models.softmax_attention, None
-    )[0]
-    number = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
-    patches = number(1, config.tokens, config.patch**2 * config.channels)
-    label = jax.ShapeDtypeStruct((1,), jnp.int32)
-    positions = number(config.tokens, config.width)
-    return apply, (models.network(config).shapes(), patches, number(1), label, positions)
-
-
-def products(jaxpr):
-    """Operations of the matrix products in a jaxpr, those of a scan as often as it turns."""
-    total = 0
-    for equation in jaxpr.eqns:
-        turns = equation.params["length"] if equation.primitive.name == "scan" else 1
-        total += turns * sum(products(inner) for inner in jaxprs_in_params(equation.params))
-        if equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            shared = math.prod(equation.invars[0].aval.shape[i] for i in contracted)
-            total += 2 * shared * math.prod(equation.outvars[0].aval.shape)
-    return total
-
-
-@pytest.mark.parametrize("depth, size", [(1, (8, 8)), (3, (8, 4))])
-def test_operations_are_those_of_the_matrix_products(depth, size):
-    config = models.DiTConfig(
-        size, channels=4, patch=2, width=24, depth=depth, heads=2, classes=3, out_channels=8
-    )
-    apply, arguments = forward(config)
-    assert flops.forward(config) == products(jax.make_jaxpr(apply)(*arguments).jaxpr)
-
-
-def test_operations_agree_with_xla():
-    config = models.DiTConfig((16, 16), channels=4, patch=2, width=192, depth=1, heads=2, classes=3)
-    apply, arguments = forward(config)
-    counted = jax.jit(apply).lower(*arguments).cost_analysis()["flops"]
-    assert flops.forward(config) == pytest.approx(
-        counted, rel=0.05
-    )  # XLA counts norms, softmax and gelu too
-
-
-def test_operations_of_the_largest_network_are_the_papers():
-    """Table 4 of arXiv:2212.09748: 118.64 Gflops at 256 x 256 and 524.60 at 512 x 512, multiplication and addition as one."""
-    config = models.preset("DiT-XL/2")
-    assert flops.forward(config) / 2e9 == pytest.approx(118.64, rel=2e-3)
-    assert flops.forward(config, (64, 64)) / 2e9 == pytest.approx(524.60, rel=2e-3)
+# -- one network for all
 
 
 def test_exported_weights_read_back_as_they_were(tmp_path):
@@ -93,20 +48,19 @@ def test_exported_weights_read_back_as_they_were(tmp_path):
     with safe_open(GOLDEN / "diffusion_pytorch_model.safetensors", "np") as file:
         assert exported.keys() == set(file.keys())
         assert all(np.array_equal(file.get_tensor(name), array) for name, array in exported.items())
-    save_file(
-        exported, tmp_path / "weights.safetensors"
-    )  # the arrays are contiguous, as the format needs
+    # Fails where an array is a view: the format needs contiguous ones.
+    save_file(exported, tmp_path / "weights.safetensors")
 
 
 @pytest.fixture(scope="module")
 def case(tmp_path_factory):
     """A small case whose inputs and float64 reference are written."""
     found = Case(
-        str(tmp_path_factory.mktemp("case")),
-        4,
-        16,
-        2,
-        2,
+        folder=str(tmp_path_factory.mktemp("case")),
+        size=4,
+        width=16,
+        depth=2,
+        heads=2,
         batch=2,
         steps=3,
         guidance=4.0,
@@ -118,17 +72,18 @@ def case(tmp_path_factory):
 
 @pytest.mark.parametrize("contender", worker.JAX)
 def test_contenders_compute_the_reference(case, contender):
-    told = io.StringIO()
-    asked = [
+    answers = io.StringIO()
+    messages = [
         {"do": "build", "case": vars(case)},
         {"do": "call"},
         {"do": "memory"},
         {"do": "nothing known"},
     ]
-    worker.serve(contender, [json.dumps(line) for line in asked], told)
-    built, called, memory, refused = map(json.loads, told.getvalue().splitlines())
+    worker.serve(contender, [json.dumps(message) for message in messages], answers)
+    built, called, memory, refused = map(json.loads, answers.getvalue().splitlines())
     assert built["error"] < 1e-6 and built["first"] > 0
     assert called.keys() == {"wall", "cpu"}
+    # The process holds at least an interpreter.
     assert memory["memory"] > 1e6
     assert "failed" in refused
 
@@ -143,9 +98,13 @@ def test_torch_computes_the_reference(case):
     assert error(case, with_torch.wait(call())) < 1e-6
 
 
+# -- attention
+
+
 def test_fused_attention_lowers_for_cuda(monkeypatch):
-    """Heads 72 wide, as DiT-XL has, become one call of cuDNN; jax asks for the driver, which is not here."""
+    """Heads 72 wide, as DiT-XL has, become one call of cuDNN."""
     library = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
+    # jax asks for the driver, which is not here.
     monkeypatch.setattr(library, "check_cudnn_version", lambda: 91000)
     monkeypatch.setattr(library, "check_compute_capability", lambda _: True)
     q = jax.ShapeDtypeStruct((2, 256, 16, 72), jnp.bfloat16)
@@ -157,18 +116,21 @@ def test_fused_attention_lowers_for_cuda(monkeypatch):
 
 
 def test_attention_is_plain_without_a_gpu(case):
-    assert (
-        with_jax.attention(dataclasses.replace(case, dtype="bfloat16")) is models.softmax_attention
-    )
+    half = dataclasses.replace(case, dtype="bfloat16")
+    assert with_jax.attention(half) is models.softmax_attention
+
+
+# -- processes
 
 
 def test_every_contender_begins_a_round_in_turn(monkeypatch):
     monkeypatch.setattr(worker, "GRACE", 0)
     order = []
-    workers = {
-        name: types.SimpleNamespace(ask=lambda _, name=name: order.append(name) or len(order))
-        for name in "abc"
-    }
+
+    def asker(name):
+        return lambda _: order.append(name) or len(order)
+
+    workers = {name: types.SimpleNamespace(ask=asker(name)) for name in "abc"}
     found = worker.taking_turns(workers, 3)
     assert "".join(order) == "abcbcacab"
     assert found == {"a": [1, 6, 8], "b": [2, 4, 9], "c": [3, 5, 7]}
@@ -180,12 +142,23 @@ def test_another_python_is_named_by_its_jax():
         worker.elsewhere("no-such-python")
 
 
+# -- commands
+
+
 def test_another_result_gets_no_ratio():
     rows = [{"batch": 1, "contender": name, **ROW} for name in ("flowjax", "fast and wrong")]
     rows[1] |= {"wall": 1.0, "agrees": False}
+    # The first two lines are the table's head.
     lines = transformer.markdown(rows, "command").splitlines()
     assert "| 1.00 |" in lines[2]
     assert "another result" in lines[3] and "0.50" not in lines[3]
+
+
+def test_an_unknown_dtype_is_refused_before_anything_is_written(tmp_path):
+    config = dataclasses.replace(bench_transformer.get_config("quick"), dtypes=("float23",))
+    with pytest.raises(ValueError, match="dtypes='float23' is not known"):
+        transformer.run(config, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_a_gpu_one_sentence_and_no_rows(tmp_path):
@@ -195,13 +168,14 @@ def test_without_a_gpu_one_sentence_and_no_rows(tmp_path):
 
 
 def test_when_the_time_is_up_workers_end_and_cases_are_left_out(tmp_path, monkeypatch, capsys):
-    """The first case takes all the time: its row is not written, and the run is not marked as complete."""
+    """The first case takes all the time: it leaves no row, and the run is not complete."""
     killed = []
 
     def go(config, kept, folder, contenders, clock):
         clock.workers.append(
             types.SimpleNamespace(kill=lambda: killed.append(1), close=lambda: None)
         )
+        # Wait for the end of the time, as a long call would.
         clock._timer.join(5)
         raise RuntimeError("flowjax: its process ended")
 
@@ -216,18 +190,18 @@ def test_when_the_time_is_up_workers_end_and_cases_are_left_out(tmp_path, monkey
 @pytest.mark.slow
 @pytest.mark.parametrize("module, config", [(transformer, bench_transformer), (gpu, bench_gpu)])
 def test_quick_run_in_processes(module, config, tmp_path, monkeypatch):
-    """As a user runs it; PyTorch is left out, so that the test is the same with it and without."""
-    monkeypatch.setattr(
-        worker,
-        "missing",
-        lambda names, **_: {name: "not asked" for name in names if name in worker.TORCH},
-    )
+    """As a user runs it; PyTorch is left out, so that the test is the same everywhere."""
+
+    def without_torch(names, **_):
+        return {name: "left out by the test" for name in names if name in worker.TORCH}
+
+    monkeypatch.setattr(worker, "missing", without_torch)
     rows = module.run(config.get_config("quick"), tmp_path)
-    assert {row["contender"] for row in rows} == set(
-        worker.JAX if module is transformer else ("flowjax",)
-    )
+    expected = worker.JAX if module is transformer else ("flowjax",)
+    assert {row["contender"] for row in rows} == set(expected)
     assert all(row["agrees"] and row["wall"] > 0 for row in rows)
-    assert module.run(config.get_config("quick"), tmp_path) == rows  # nothing is measured again
+    # A second run measures nothing again.
+    assert module.run(config.get_config("quick"), tmp_path) == rows
     (path,) = module.table(tmp_path)
     assert path.read_text().count("\n| ") == len(rows)
     assert len(records.read(tmp_path)) == len(rows)

@@ -1,4 +1,4 @@
-"""The command line of an experiment, end to end on a toy: what it refuses, what it resumes, what it leaves behind."""
+"""The command line of an experiment on a toy: what it refuses, resumes, measures and leaves."""
 
 import dataclasses
 import io
@@ -7,16 +7,18 @@ import pathlib
 import subprocess
 import sys
 import textwrap
+import types
 
 import pytest
 
 from configs.common import shrink
-from experiments.cli.run import main, progress
-from flowjax import records
+from experiments.cli.run import ask, check_names, main, progress
+from flowjax import files, records
 
 CONFIG = """
     import dataclasses
     from configs.common import shrink
+    from flowjax.records import unrecorded
 
     @dataclasses.dataclass
     class Inner:
@@ -28,6 +30,8 @@ CONFIG = """
         samples: int = 100
         rate: float = 0.5
         solver: str = "euler"
+        names: tuple[str, ...] = ("a",)
+        questions: tuple[str, ...] = unrecorded(())
         inner: Inner = dataclasses.field(default_factory=Inner)
 
     def get_config(arg=""):
@@ -36,7 +40,7 @@ CONFIG = """
 
 
 class Toy:
-    """An experiment that counts what it measures; `stop` interrupts it within that cell."""
+    """An experiment that notes what it measures; `stop` interrupts it within that cell."""
 
     def __init__(self):
         self.measured, self.drawn, self.stop = [], 0, None
@@ -56,7 +60,7 @@ class Toy:
     def report(self, workdir):
         self.drawn += 1
         path = f"{workdir}/report.html"
-        records.write_text(path, f"{len(records.read(workdir))} rows")
+        files.write_text(path, f"{len(records.read(workdir))} rows")
         return path
 
 
@@ -66,13 +70,10 @@ def toy(tmp_path):
     toy = Toy()
     toy.workdir = tmp_path / "runs" / "toy"
 
-    def call(*words, variant="", workdir=True):
+    def call(*words, variant="", workdir=True, run=toy.run, **options):
         path = f"--config={tmp_path}/toy_config.py{variant}"
-        main(
-            toy.run,
-            toy.report,
-            ["toy.py", path, *([f"--workdir={toy.workdir}"] if workdir else []), *words],
-        )
+        where = [f"--workdir={toy.workdir}"] if workdir else []
+        main(run, toy.report, ["toy.py", path, *where, *words], **options)
 
     toy.call = call
     return toy
@@ -88,13 +89,15 @@ def fails(call, capsys, *words, status=2, **options):
     return text.splitlines()[-1]
 
 
+# ---- one run
+
+
 def test_run_measures_draws_and_says_where(toy, capsys):
     toy.call("--config.samples=7", "--config.inner.depth=5")
     out = capsys.readouterr().out
     assert toy.measured == [4, 8, 16] and toy.drawn == 1
-    assert (
-        f"3 rows in {toy.workdir}/rows.jsonl" in out and f"drawn: {toy.workdir}/report.html" in out
-    )
+    assert f"3 rows in {toy.workdir}/rows.jsonl" in out
+    assert f"drawn: {toy.workdir}/report.html" in out
     config = records.read_config(toy.workdir)
     assert (config["samples"], config["inner"]["depth"], config["rate"]) == (7, 5, 0.5)
     summary = records.read_summary(toy.workdir)
@@ -104,6 +107,11 @@ def test_run_measures_draws_and_says_where(toy, capsys):
 def test_quick_shrinks(toy):
     toy.call(variant=":quick")
     assert toy.measured == [4, 8] and records.read_config(toy.workdir)["samples"] == 10
+
+
+def test_names_are_separated_by_commas(toy):
+    toy.call("--config.names=b, c,d")
+    assert records.read_config(toy.workdir)["names"] == ["b", "c", "d"]
 
 
 def test_finished_run_is_only_drawn_again(toy, capsys):
@@ -135,12 +143,14 @@ def test_interrupted_run_goes_on(toy, capsys):
 def test_other_configuration_is_refused_and_overwritten_on_request(toy, capsys):
     toy.call()
     text = fails(toy.call, capsys, "--config.rate=0.25")
-    assert (
-        str(toy.workdir) in text and "rate: 0.5 there, 0.25 now" in text and "--overwrite" in text
-    )
+    assert str(toy.workdir) in text and "--overwrite" in text
+    assert "rate: 0.5 there, 0.25 now" in text
     assert len(toy.measured) == 3 and records.read_config(toy.workdir)["rate"] == 0.5
     toy.call("--config.rate=0.25", "--overwrite")
     assert len(toy.measured) == 6 and records.read_config(toy.workdir)["rate"] == 0.25
+
+
+# ---- mistakes
 
 
 @pytest.mark.parametrize(
@@ -163,10 +173,8 @@ def test_wrong_command_writes_nothing(toy, capsys, words, said):
 
 def test_misspelt_variant_names_the_known_ones(toy, capsys):
     text = fails(toy.call, capsys, variant=":qiuck")
-    assert (
-        "no variant 'qiuck'; did you mean 'quick'? known: quick" in text
-        and not toy.workdir.exists()
-    )
+    assert "no variant 'qiuck'; did you mean 'quick'? The choices are 'quick'." in text
+    assert not toy.workdir.exists()
 
 
 def test_missing_flags_and_files_are_named(toy, capsys, tmp_path):
@@ -174,15 +182,13 @@ def test_missing_flags_and_files_are_named(toy, capsys, tmp_path):
     assert "there is no file" in fails(toy.call, capsys, variant="x")
     assert "--config is needed" in fails(lambda: main(toy.run, None, ["toy.py"]), capsys)
     (tmp_path / "dict.py").write_text("def get_config():\n    return {}\n")
-    assert "dict" in fails(
-        lambda: main(toy.run, None, ["toy.py", f"--config={tmp_path}/dict.py"]), capsys
-    )
+    words = ["toy.py", f"--config={tmp_path}/dict.py"]
+    assert "dict" in fails(lambda: main(toy.run, None, words), capsys)
 
 
 def test_error_of_the_run_is_one_sentence(toy, capsys):
-    assert fails(toy.call, capsys, "--config.solver=unknown").endswith(
-        "there is no solver 'unknown'; take 'euler'."
-    )
+    said = fails(toy.call, capsys, "--config.solver=unknown")
+    assert said.endswith("there is no solver 'unknown'; take 'euler'.")
     with pytest.raises(ValueError, match="no solver"):
         toy.call("--config.solver=unknown", "--traceback")
 
@@ -193,48 +199,192 @@ def test_run_without_rows_is_no_success(toy, capsys):
 
 
 def test_program_ends_with_its_exit_status(toy, tmp_path):
-    root = pathlib.Path(__file__).parents[3]
-    (tmp_path / "toy.py").write_text(
+    here = pathlib.Path(__file__)
+    program = tmp_path / "toy.py"
+    program.write_text(
         "import test_run\ntoy = test_run.Toy()\ntest_run.main(toy.run, toy.report)\n"
     )
-    command = [
-        sys.executable,
-        tmp_path / "toy.py",
-        f"--config={tmp_path}/toy_config.py:qiuck",
-        f"--workdir={tmp_path}/w",
-    ]
-    paths = os.pathsep.join([str(root), str(root / "tests")])
+    config, workdir = f"--config={tmp_path}/toy_config.py:qiuck", f"--workdir={tmp_path}/w"
+    paths = os.pathsep.join([str(here.parents[3]), str(here.parent)])
     environment = os.environ | {"PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert (
-        done.returncode == 2
-        and done.stderr.startswith("toy.py: --config=")
-        and done.stderr.count("\n") == 1
+    done = subprocess.run(
+        [sys.executable, program, config, workdir], capture_output=True, text=True, env=environment
     )
+    assert done.returncode == 2
+    assert done.stderr.startswith("toy.py: --config=") and done.stderr.count("\n") == 1
+
+
+def refuse_unknown_solvers(config):
+    check_names("solver", config.solver, ("euler", "heun"))
+
+
+def test_a_wrong_value_is_refused_before_anything_is_written_or_overwritten(toy, capsys):
+    words = ["--config.solver=eulre"]
+    said = fails(toy.call, capsys, *words, check=refuse_unknown_solvers)
+    sentence = "--config.solver: 'eulre' is not known; did you mean 'euler'?"
+    assert said.endswith(f"{sentence} The choices are 'euler', 'heun'.")
+    assert not toy.workdir.exists()
+    toy.call(check=refuse_unknown_solvers)
+    fails(toy.call, capsys, *words, "--overwrite", check=refuse_unknown_solvers)
+    assert len(records.read(toy.workdir)) == 3
+
+
+def test_names_are_refused_with_the_near_one():
+    check_names("fields", ("ring", "digits"), ("digits", "ring"))
+    check_names("fields", (), ("ring",))
+    with pytest.raises(ValueError, match="--config.fields: 'rnig' is not known; did you mean 'ri"):
+        check_names("fields", ("digits", "rnig"), ("digits", "ring"))
+
+
+# ---- questions
+
+
+def question(name, count, measured):
+    """A question of `count` cells that notes what it measures."""
+
+    def cells(config):
+        return [{"question": name, "cell": cell} for cell in range(count)]
+
+    def measure(config, todo):
+        for key in todo:
+            measured.append((name, key["cell"]))
+            yield key, {"error": config.rate}
+
+    return types.SimpleNamespace(QUESTION=name, cells=cells, measure=measure)
+
+
+@pytest.fixture
+def survey(toy):
+    """The toy as an experiment of questions; `survey.questions` may gain some."""
+    toy.questions = [question("one", 2, toy.measured), question("two", 1, toy.measured)]
+
+    def call(*words, **options):
+        def run(config, workdir):
+            return ask(config, workdir, toy.questions)
+
+        toy.call(*words, run=run, questions=toy.questions, **options)
+
+    return types.SimpleNamespace(call=call, toy=toy, questions=toy.questions, workdir=toy.workdir)
+
+
+def test_a_new_question_of_a_finished_directory_is_measured(survey, capsys):
+    survey.call()
+    assert survey.toy.measured == [("one", 0), ("one", 1), ("two", 0)]
+    survey.questions.append(question("three", 2, survey.toy.measured))
+    survey.call()
+    assert survey.toy.measured[3:] == [("three", 0), ("three", 1)]
+    assert records.read_summary(survey.workdir)["rows"] == 5
+    survey.call()
+    assert len(survey.toy.measured) == 5 and "only drawn again" in capsys.readouterr().out
+
+
+def test_a_new_cell_of_a_finished_directory_is_measured(survey):
+    survey.call()
+    survey.questions[1] = question("two", 3, survey.toy.measured)
+    survey.call()
+    assert survey.toy.measured[3:] == [("two", 1), ("two", 2)]
+
+
+def test_only_the_selected_questions_are_measured(survey):
+    survey.call("--config.questions=two")
+    assert survey.toy.measured == [("two", 0)]
+    survey.call("--config.questions=two,one")
+    assert survey.toy.measured[1:] == [("one", 0), ("one", 1)]
+
+
+def test_a_selection_changes_neither_the_configuration_nor_the_command(survey):
+    survey.call("--config.questions=two", "--config.samples=7")
+    assert "seconds" not in records.read_summary(survey.workdir)
+    config = (survey.workdir / "config.json").read_bytes()
+    assert b"questions" not in config
+    survey.call("--config.questions", "one", "--config.samples=7")
+    survey.call("--config.samples=7")
+    assert (survey.workdir / "config.json").read_bytes() == config
+    assert len({row["config"] for row in records.read(survey.workdir)}) == 1
+    # The page gives this command for all its rows, so it must not measure a part of them, and the
+    # seconds of a part are not its seconds.
+    assert "seconds" not in records.read_summary(survey.workdir)
+    command = records.read_summary(survey.workdir)["command"]
+    assert "--config.samples=7" in command and "questions" not in command and "one" not in command
+
+
+def test_a_selection_of_a_finished_directory_is_only_drawn_again(survey, capsys):
+    survey.call()
+    summary = records.read_summary(survey.workdir)
+    survey.call("--config.questions=two")
+    assert "only drawn again" in capsys.readouterr().out and len(survey.toy.measured) == 3
+    assert records.read_summary(survey.workdir) == summary
+
+
+def test_an_unknown_question_is_refused_before_anything_is_written(survey, capsys):
+    said = fails(survey.call, capsys, "--config.questions=one,tow")
+    assert "--config.questions: 'tow' is not known; did you mean 'two'?" in said
+    assert not survey.workdir.exists() and not survey.toy.measured
+
+
+def test_a_misspelt_name_of_the_last_question_is_refused_before_the_first_is_measured(
+    survey, capsys
+):
+    survey.questions[1].check = refuse_unknown_solvers
+    assert "did you mean 'heun'?" in fails(survey.call, capsys, "--config.solver=huen")
+    assert not survey.workdir.exists() and not survey.toy.measured
+    # A question that is not asked has no say.
+    survey.call("--config.solver=huen", "--config.questions=one")
+
+
+def test_every_question_is_checked_without_the_command_line_too(survey, tmp_path):
+    survey.questions[1].check = refuse_unknown_solvers
+    config = types.SimpleNamespace(solver="huen", rate=1.0)
+    with pytest.raises(ValueError, match="did you mean 'heun'"):
+        ask(config, tmp_path / "new", survey.questions)
+    assert not (tmp_path / "new").exists()
+
+
+# ---- progress
 
 
 @pytest.mark.parametrize("live", [False, True])
 def test_progress_counts_and_estimates(live):
-    stream, now = io.StringIO(), iter(range(0, 1000, 10))
+    stream = io.StringIO()
     stream.isatty = lambda: live
-    assert list(progress("abc", stream=stream, clock=lambda: next(now))) == ["a", "b", "c"]
+    assert list(progress("abc", every=0.0, stream=stream)) == ["a", "b", "c"]
     text = stream.getvalue()
-    assert "0/3 done" in text and "2/3 done" in text and "left: c" in text and "3/3 done" in text
-    assert text.count("\n") == (1 if live else 4)
+    assert "0/3 done" in text and "2/3 done" in text and "left, c" in text and "3/3 done" in text
+    if live:
+        assert text.count("\n") == 1 and "\r" in text
+    else:
+        lines = text.splitlines()
+        assert "\r" not in text and lines[0] == "0/3 done, 00:00 spent, ? left, a"
+        assert lines[-1].startswith("3/3 done") and lines[-1].endswith("finished")
 
 
 def test_progress_is_sparing_in_a_file():
     stream = io.StringIO()
-    list(progress(range(1000), stream=stream, clock=lambda: 0.0))
+    list(progress(range(1000), every=1000.0, stream=stream))
     assert stream.getvalue().count("\n") == 2
+
+
+def test_progress_of_nothing_is_silent():
+    stream = io.StringIO()
+    assert list(progress([], stream=stream)) == [] and not stream.getvalue()
+
+
+def test_an_interrupted_bar_does_not_claim_to_be_finished():
+    stream = io.StringIO()
+    bar = progress("abc", every=0.0, stream=stream)
+    next(bar)
+    bar.close()
+    assert "finished" not in stream.getvalue()
+
+
+# ---- variants
 
 
 @pytest.mark.parametrize(
     "sizes", [{"steps": (1, 2, 3)}, {"samples": 5}, {"name": "b"}, {"stpes": (1,)}, {"on": False}]
 )
 def test_variant_only_shrinks(sizes):
-    config = dataclasses.make_dataclass(
-        "C", [("steps", tuple, (1, 2)), ("samples", int, 4), ("name", str, "a"), ("on", bool, True)]
-    )()
+    fields = [("steps", tuple, (1, 2)), ("samples", int, 4), ("name", str, "a"), ("on", bool, True)]
+    config = dataclasses.make_dataclass("C", fields)()
     with pytest.raises(ValueError, match="variant 'quick'"):
         shrink(config, "quick", quick=sizes)

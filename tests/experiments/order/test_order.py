@@ -1,20 +1,23 @@
 """The order experiment runs from configuration to page, and its page says what its rows say."""
 
+import dataclasses
 import html
 import pathlib
 import re
 import shutil
+import sys
 
 import numpy as np
 import pytest
 
-from configs.order import Config
+from configs.order import Config, get_config
 from experiments import book, order
 from experiments.cli import images
-from experiments.order import claims, lab
-from flowjax import Linear, plans, records
+from experiments.cli.run import cells_of, main
+from experiments.order import convergence, nfe
+from flowjax import records
 
-pytestmark = pytest.mark.slow  # all questions, on small sizes: half a minute of compilation
+CONFIG = str(pathlib.Path(order.__file__).parents[2] / "configs" / "order.py")
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +25,10 @@ def page(small_order_run):
     return pathlib.Path(order.make_report(small_order_run)[0]).read_text(encoding="utf-8")
 
 
+# ---- a run of all questions, half a minute of compilation
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("module", order.QUESTIONS, ids=lambda module: module.QUESTION)
 def test_every_question_has_its_rows_and_its_section(module, small_order_run, page):
     rows = [row for row in records.read(small_order_run) if row["question"] == module.QUESTION]
@@ -31,64 +38,37 @@ def test_every_question_has_its_rows_and_its_section(module, small_order_run, pa
     assert section.answer and section.expected and section.figures
 
 
+@pytest.mark.slow
 def test_a_second_run_measures_nothing(small_order_run):
     before = (small_order_run / "rows.jsonl").read_bytes()
     order.run(Config(**records.read_config(small_order_run)), small_order_run)
     assert (small_order_run / "rows.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_the_slopes_on_the_page_are_those_of_the_rows(small_order_run, page):
-    rows = [row for row in records.read(small_order_run) if row["question"] == claims.QUESTION]
-    own = [r for r in rows if (r["path"], r["solver"]) == ("linear", "DPM++ 2M")]
-    errors = {r["steps"]: r["error"] for r in own}
+    rows = records.read(small_order_run)
+    rows = [row for row in rows if row["question"] == convergence.QUESTION]
+    key = {"path": "linear", "solver": "DPM++ 2M"}
+    errors = {row["steps"]: row["error"] for row in rows if key.items() <= row.items()}
     by_hand = np.log2(errors[16] / errors[32])
-    found = next(
-        r for r in claims.slopes(rows) if (r["path"], r["solver"]) == ("linear", "DPM++ 2M")
-    )
+    found = next(line for line in convergence.slopes(rows) if key.items() <= line.items())
     assert found["measured"] == pytest.approx(by_hand)
     assert f"{by_hand:.3g}"[:4] in re.sub(r"<[^>]+>", " ", page)
 
 
-@pytest.mark.parametrize("name", lab.SOLVERS)
-@pytest.mark.parametrize("nfe", [4, 7, 20])
-def test_plan_of_takes_all_the_evaluations_it_may(name, nfe):
-    solver = lab.SOLVERS[name]
-    plan = lab.plan_of(name, Linear(), lab.shifted(3.0), nfe)
-    if plan is None:  # too few for the order in its name
-        assert solver.rows(solver.order) > nfe
-        return
-    assert plan.nfe == solver.rows(plan.steps) <= nfe < solver.rows(plan.steps + 1)
-
-
-def test_padded_and_grouped_plans_end_where_single_ones_do():
-    field = lab.make_field("ring")
-    noise = np.random.default_rng(0).standard_normal((3, 2))
-    many = [plans.euler(np.linspace(1, 0, n + 1)) for n in (3, 9, 4, 20, 8, 9, 9, 5, 6, 7, 8, 3)]
-    together = lab.run_plans(field, noise, many)
-    alone = np.stack([lab.run_plans(field, noise, [plan])[0] for plan in many])
-    np.testing.assert_allclose(together, alone, rtol=0, atol=1e-12)
-
-
-def test_the_reference_is_the_closed_form_of_one_gaussian():
-    field = lab.make_field("power law")
-    noise = np.random.default_rng(0).standard_normal((4, 64))
-    found = lab.reference(field, noise, 200)
-    exact = np.asarray(field.flow(noise, 1.0, 0.0))
-    assert lab.row_norms(found.x - exact).max() < 20 * max(found.doubling, 1e-12) * lab.scale_of(
-        exact
-    )
-    assert found.doubling < 1e-4
-
-
+@pytest.mark.slow
 def test_book_holds_the_chapter_and_the_samples(small_order_run, tmp_path):
     run = shutil.copytree(small_order_run, tmp_path / "run")
-    records.Records(run, records.read_config(run)).finish(
-        {"command": "python -m experiments.order --config=c"}
-    )
+    command = "python -m experiments.order --config=c"
+    records.Records(run, records.read_config(run)).finish({"command": command})
     settings = {
         "config": {"model": "digits", "solver": "dpm_solver_pp", "guidance": 1.5},
-        "labels": [[3, "three"]], "nfe": 20, "seconds": {"first": 1.25}, "command": "python -m experiments.sample",
-    }  # fmt: skip
+        "labels": [[3, "three"]],
+        "nfe": 20,
+        "seconds": {"first": 1.25},
+        "command": "python -m experiments.sample",
+    }
     images.save_png(tmp_path / "samples.png", images.grid([[[[0.0]]]]), settings)
     path = tmp_path / "book.html"
     book.main([str(path), "--samples", str(tmp_path), "--chapters", str(run)])
@@ -106,3 +86,78 @@ def test_what_is_no_run_has_no_book(tmp_path, capsys):
             book.main([str(tmp_path / "book.html"), *given])
         assert ended.value.code == 2 and "first." in capsys.readouterr().err
     assert not (tmp_path / "book.html").exists()
+
+
+# ---- names are checked before anything is measured
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (
+            "solvers=('Euler','Eulr')",
+            "--config.solvers: 'Eulr' is not known; did you mean 'Euler'",
+        ),
+        ("fields=('ring','rung')", "fields: 'rung' is not known; did you mean 'ring'"),
+        ("cause_fields=('rung',)", "cause_fields: 'rung' is not known"),
+        ("networks=('digits','nonesuch')", "networks: 'nonesuch'"),
+        ("smooth=('nonesuch',)", "smooth: 'nonesuch'"),
+        ("solvers=('no_such_module:plan',)", "there is no module 'no_such_module'"),
+    ],
+)
+def test_a_misspelt_name_ends_in_a_sentence_before_any_row(option, message, tmp_path, capsys):
+    argv = ["order", f"--config={CONFIG}:quick", f"--workdir={tmp_path}", f"--config.{option}"]
+    with pytest.raises(SystemExit) as ended:
+        main(order.run, argv=argv)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "rows.jsonl").exists()
+
+
+@pytest.mark.parametrize("variant", ["", "quick"])
+def test_every_name_of_the_shipped_configurations_is_known(variant):
+    assert cells_of(get_config(variant), order.QUESTIONS)
+
+
+# ---- a plan and a field of one's own
+
+MINE = """
+from flowjax import fields, plans
+
+def plan(grid):
+    return plans.euler(grid)
+
+def field(schedule):
+    return fields.ring(schedule)
+"""
+
+
+def test_what_is_ones_own_is_measured_beside_the_others_under_the_name_given(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    config = dataclasses.replace(
+        get_config("quick"),
+        seeds=2,
+        samples=4,
+        fields=("ring", "mine:field"),
+        shifts=(1.0,),
+        nfe=(8,),
+        solvers=("Euler", "mine:plan"),
+        reference_steps=40,
+    )
+    nfe.check(config)
+    rows = [{**key, **values} for key, values in nfe.measure(config, nfe.cells(config))]
+    sys.modules.pop("mine")
+
+    ring, own_field = rows
+    assert own_field["field"] == "mine:field"
+    assert own_field["solvers"] == ring["solvers"]
+    # The plan is Euler's method by another name, so its numbers are those of Euler's method.
+    lines = {line["solver"]: line for line in ring["solvers"]}
+    assert lines["mine:plan"] == lines["Euler"] | {"solver": "mine:plan"}
+    # DPM++ 2M was not asked for; it is the solver that a plan of one's own is compared with.
+    assert set(lines) == {"Euler", "mine:plan", "DPM++ 2M"}
+    section = nfe.section(rows, "a command")
+    assert "mine:plan against DPM++ 2M" in {line["pair"] for line in section.table}
+    assert "mine:plan" in section.figures[0].markup
+    assert "mine:field" in section.figures[1].caption

@@ -1,27 +1,31 @@
-"""The later questions of the staleness experiment: what their cells are told, and what is read from their rows."""
+"""The comparisons of the staleness experiment: the options of their cells, and their numbers."""
+
+import dataclasses
 
 import numpy as np
 import pytest
 
 from configs.staleness import Config, get_config
+from experiments import staleness
+from experiments.cli.run import cells_of
 from experiments.staleness import (
     claims,
     gallery,
-    geometry,
-    lab,
     loop,
     orders,
     pareto,
+    partition,
     pipeline,
     precision,
+    subjects,
     window,
 )
 from flowjax.parallel.stale import policies
 
-PLAN = lab.plan_of("DPM++ 2M", window.STEPS)
+PLAN = subjects.plan_of("DPM++ 2M", window.STEPS)
 
 
-# ---- what runs are told
+# ---- the options of runs
 
 
 @pytest.mark.parametrize("place", window.PLACES)
@@ -33,32 +37,35 @@ def test_every_place_of_fifty_steps_has_the_count_that_its_name_says(place):
 
 
 def test_a_window_begins_at_the_time_in_its_name():
+    # Without the first step, which is always synchronous.
     chosen = np.flatnonzero(window.policy("window 0.6", PLAN) == policies.ALWAYS)[1:]
     assert np.asarray(PLAN.t)[chosen].max() == pytest.approx(0.6)
+    # The steps follow each other.
     assert np.ptp(chosen) == len(chosen) - 1
 
 
 @pytest.mark.parametrize("steps", [6, 20])
 def test_every_named_policy_is_one(steps):
-    config, plan = Config(one_steps=steps), lab.plan_of("DPM++ 2M", steps)
+    config, plan = Config(one_steps=steps), subjects.plan_of("DPM++ 2M", steps)
     made = {name: pareto.policy(name, plan) for name in pareto.names(config)}
-    assert all(
-        policies.check(name, policy, steps)[0] == policies.ALWAYS for name, policy in made.items()
-    )
+    for name, policy in made.items():
+        assert policies.check(name, policy, steps)[0] == policies.ALWAYS
     assert {name.rsplit(" ", 1)[0] for name in made} == set(pareto.KINDS)
 
 
-@pytest.mark.parametrize("part", geometry.PARTS)
-def test_every_way_to_cut_an_image_gives_each_device_as_many_tokens(part):
-    assert np.bincount(geometry.shards(part)).tolist() == [16] * geometry.DEVICES
+@pytest.mark.parametrize("name", partition.PARTITIONS)
+def test_every_partition_gives_each_device_as_many_tokens(name):
+    assert np.bincount(partition.shards(name)).tolist() == [16] * partition.DEVICES
 
 
 def test_blocks_keep_neighbours_together_and_scattering_parts_them():
-    def apart(part):
-        grid = geometry.shards(part).reshape(geometry.SIDE, geometry.SIDE)
-        return int((grid[1:] != grid[:-1]).sum() + (grid[:, 1:] != grid[:, :-1]).sum())
+    def separated(name):
+        """Pairs of neighbours that lie on two devices."""
+        grid = partition.shards(name).reshape(partition.SIDE, partition.SIDE)
+        down, across = grid[1:] != grid[:-1], grid[:, 1:] != grid[:, :-1]
+        return int(down.sum() + across.sum())
 
-    assert {part: apart(part) for part in geometry.PARTS} == {
+    assert {name: separated(name) for name in partition.PARTITIONS} == {
         "rows": 24,
         "columns": 24,
         "blocks": 16,
@@ -67,25 +74,47 @@ def test_blocks_keep_neighbours_together_and_scattering_parts_them():
 
 
 def test_noise_of_fewer_pixels_is_that_of_more_and_keeps_its_variance():
-    fine, coarse = (lab._noise(f"{pixels} pixels", 2, 8) for pixels in (32, 8))
+    fine, coarse = (subjects.starts_of(f"{pixels} pixels", 2, 8) for pixels in (32, 8))
     np.testing.assert_allclose(coarse[3, 1, 2], 4 * fine[3, 4:8, 8:12].mean((0, 1)))
-    assert coarse.std() == pytest.approx(1, abs=0.05)  # 3072 numbers: 0.013 is one standard error
+    # 3072 numbers: 0.013 is one standard error.
+    assert coarse.std() == pytest.approx(1, abs=0.05)
 
 
-def test_a_quick_run_asks_the_first_questions_only():
+def test_the_quick_variant_has_no_comparisons():
     config = get_config("quick")
-    later = (pipeline, window, geometry, pareto, precision, gallery)
-    assert [module.cells(config) for module in later] == [[]] * len(later)
+    comparisons = (pipeline, window, partition, pareto, precision, gallery)
+    assert [module.cells(config) for module in comparisons] == [[]] * len(comparisons)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("subjects", ("filed",), "'filed' is not known; did you mean 'field'"),
+        ("solvers", ("DPM++ 2S",), "'DPM[+]{2} 2S' is not known"),
+        ("one_solver", "Eular", "'Eular' is not known; did you mean 'Euler'"),
+        ("compared_subjects", ("emojis",), "'emojis' is not known; did you mean 'emoji'"),
+        ("network", "digit", "'digit'"),
+        ("precision_subjects", ("field",), "'field' is not known"),
+        ("bits", (32, 1), "'1' is not known"),
+        ("pixels", (8, 17), "'17' is not known"),
+        ("gallery_pictures", 7, "take at most as many"),
+    ],
+)
+def test_a_name_that_is_not_known_is_refused_before_anything_is_measured(option, value, words):
+    config = dataclasses.replace(get_config(), **{option: value})
+    with pytest.raises(ValueError, match=rf"--config\.{option}.*{words}"):
+        cells_of(config, staleness.QUESTIONS)
 
 
 @pytest.mark.parametrize("devices", [2, 3, 8, 100])
 def test_what_a_layer_sees_of_misses_is_the_largest_eigenvalue_and_at_least_a_half(devices):
-    """With a correction of (n - 2)/(2 n - 2) it is a half, and no other share does better."""
+    """With a correction of (n - 2)/(2 n - 2) it is a half, and no other fraction does better."""
     others = (np.ones((devices, devices)) - np.eye(devices)) / devices
-    for share in np.linspace(0, 1, 11):
-        mended = others - share * np.diag(others.sum(1))
-        assert loop.seen(devices, share) == pytest.approx(np.abs(np.linalg.eigvalsh(mended)).max())
-        assert loop.seen(devices, share) >= 0.5 - 1e-12
+    for correction in np.linspace(0, 1, 11):
+        corrected = others - correction * np.diag(others.sum(1))
+        largest = np.abs(np.linalg.eigvalsh(corrected)).max()
+        assert loop.seen(devices, correction) == pytest.approx(largest)
+        assert loop.seen(devices, correction) >= 0.5 - 1e-12
     assert loop.seen(devices, (devices - 2) / (2 * devices - 2)) == pytest.approx(0.5)
 
 
@@ -107,10 +136,10 @@ def test_the_place_from_which_loops_grow_is_said_with_what_lies_between(pushes, 
         {"push": push, "rate": 2.0 if grows else 1.0, "own_rate": 1.0}
         for push, grows in zip(pushes, grow, strict=True)
     ]
-    assert words in loop._split(rows, "here")
+    assert words in loop.split(rows, "here")
 
 
-# ---- what is read from rows
+# ---- numbers that are read from rows
 
 
 def test_orders_are_held_to_the_barrier():
@@ -124,6 +153,7 @@ def test_orders_are_held_to_the_barrier():
 
 
 def policy_row(policy, synced, error):
+    """A row of pareto with 20 steps."""
     return {
         "subject": "network",
         "forecast": 0,
@@ -135,15 +165,10 @@ def policy_row(policy, synced, error):
 
 
 def test_a_front_holds_what_nothing_beats():
-    rows = [
-        policy_row("warm-up", synced, error)
-        for synced, error in ((1, 1.0), (3, 0.5), (3, 0.4), (5, 0.6), (8, 0.1))
-    ]
-    assert [(r["synced"], r["sync_rms"]) for r in pareto.front(rows)] == [
-        (1, 1.0),
-        (3, 0.4),
-        (8, 0.1),
-    ]
+    points = ((1, 1.0), (3, 0.5), (3, 0.4), (5, 0.6), (8, 0.1))
+    rows = [policy_row("warm-up", synced, error) for synced, error in points]
+    found = [(row["synced"], row["sync_rms"]) for row in pareto.front(rows)]
+    assert found == [(1, 1.0), (3, 0.4), (8, 0.1)]
 
 
 def test_a_duel_is_fought_at_equal_steps_between_the_tolerances():
@@ -156,8 +181,10 @@ def test_a_duel_is_fought_at_equal_steps_between_the_tolerances():
         policy_row("cool-down 0", 1, 0.2),
         policy_row("every 2", 10, 0.2),
     ]
+    # Only the first lies between 2 and 6 synchronous steps.
     (duel,) = pareto.duels([*tolerances, *fixed])
     assert duel["policy"] == "warm-up 4"
+    # The geometric mean of the tolerances' errors, since 4 is midway between 2 and 6.
     assert duel["ratio"] == pytest.approx(0.1 / 0.2)
 
 
@@ -166,15 +193,17 @@ def test_regret_is_over_the_best_with_as_many_steps_and_where_all_are_synchronou
         policy_row("warm-up 4", 4, 0.8),
         policy_row("cool-down 3", 4, 0.2),
         policy_row("warm-up 8", 8, 0.1),
+        policy_row("tolerance 0.1", 20, 0.0),
     ]
-    rows += [policy_row("tolerance 0.1", 20, 0.0)]
     found = {row["policy"]: row["network"] for row in pareto.regrets(rows)}
+    # Of the warm-ups the regrets are 4 and 1, whose geometric mean is 2.
     assert found == pytest.approx({"warm-up": 2.0, "cool-down": 1.0})
 
 
 def test_more_synchronous_steps_take_longer_in_the_model():
     seconds = [pareto.seconds(synced, 20, 8) for synced in (1, 10, 20)]
     assert seconds == sorted(seconds)
+    # Linear in the number of synchronous steps.
     assert seconds[1] - seconds[0] == pytest.approx((seconds[2] - seconds[0]) * 9 / 19, rel=1e-6)
 
 
@@ -188,33 +217,29 @@ def test_more_synchronous_steps_take_longer_in_the_model():
     ],
 )
 def test_a_verdict_needs_the_whole_interval(low, high, more, less, back):
-    assert (claims.above(1, low, high), claims.below(1, low, high), claims.recovers(low, high)) == (
-        more,
-        less,
-        back,
-    )
+    assert claims.above(1, low, high) == more
+    assert claims.below(1, low, high) == less
+    assert claims.recovers(low, high) == back
 
 
 def test_a_claim_is_judged_on_each_subject_with_a_row():
-    rows = [
-        {
+    def row(subject, devices, ratio):
+        return {
             "question": "pipeline",
             "subject": subject,
             "attention": "stale",
             "devices": devices,
             "rms_ratio": ratio,
+            "rms_low": 0.9 * ratio,
+            "rms_high": 1.1 * ratio,
         }
-        | {"rms_low": 0.9 * ratio, "rms_high": 1.1 * ratio}
-        for subject, grown in (("field", 1.8), ("network", 1.0))
-        for devices, ratio in ((2, 1.0), (8, grown))
-    ]
-    found = [
-        row for row in claims.judged(rows) if row["claim"] == "It gets worse with more devices"
-    ]
-    assert [(row["subject"], row["verdict"]) for row in found] == [
-        ("field", "holds"),
-        ("network", "undecided"),
-    ]
+
+    rows = [row("field", 2, 1.0), row("field", 8, 1.8)]
+    rows += [row("network", 2, 1.0), row("network", 8, 1.0)]
+    judged = claims.judged(rows)
+    found = [each for each in judged if each["claim"] == "It gets worse with more devices"]
+    verdicts = [(each["subject"], each["verdict"]) for each in found]
+    assert verdicts == [("field", "holds"), ("network", "undecided")]
     assert "1.8" in claims.sentences(rows)[0]
 
 
@@ -222,4 +247,5 @@ def test_a_strip_of_images_comes_back():
     x = np.linspace(-1, 1, 2 * 32 * 32 * 3).reshape(2, 32, 32, 3)
     back = gallery.pixels(gallery.strip(x))
     assert back.shape == (32, 64, 3)
+    # Half a level of 8 bits is lost.
     np.testing.assert_allclose(back[:, 32:] / 127.5 - 1, x[1], atol=0.5 / 127.5 + 1e-9)

@@ -13,9 +13,39 @@ from experiments.staleness import law, orders, placement, verdict, warmup
 from flowjax import records
 
 DEVICES = np.array([2.0, 4.0, 8.0, 16.0])
+# A run of seconds, with every question.
+SMALL = {
+    "network": "random",
+    "seeds": 2,
+    "field_starts": 2,
+    "network_starts": 2,
+    "steps": (4, 6),
+    "one_steps": 6,
+    "solvers": ("Euler", "DPM++ 2M"),
+    "devices": (2, 4),
+    "warmups": (1, 3, 6),
+    "placed": (2,),
+    "order_steps": (16, 32),
+    "pictures": 2,
+    "reference_steps": 8,
+    "fine_steps": 4,
+    "emoji_fine_steps": 4,
+    "compared_field_starts": 2,
+    "compared_network_starts": 2,
+    "compared_emoji_starts": 1,
+    "compared_pixel_starts": 1,
+    "compared_subjects": ("network",),
+    "parts": (2, 4),
+    "solver_steps": (4,),
+    "tolerances": (0.05, 0.2),
+    "precision_subjects": ("network",),
+    "bits": (32, 4),
+    "pixels": (8,),
+    "gallery_pictures": 1,
+}
 
 
-# ---- what is read from rows
+# ---- numbers that are read from rows
 
 
 @pytest.mark.parametrize("name", law.LAWS)
@@ -31,15 +61,16 @@ def test_a_misfit_is_the_relative_scatter():
 
 
 def test_slopes_are_read_off_the_last_pair():
-    made = [("Euler", "synchronous", 1.0), ("Euler", "stale", 0.5)]
+    orders_made = {"synchronous": 1.0, "stale": 0.5}
     rows = [
         {
-            "solver": solver,
+            "solver": "Euler",
             "mode": mode,
             "steps": steps,
+            # The first point lies on no line with the others.
             "error": steps**-power if steps > 32 else 7.0,
         }
-        for solver, mode, power in made
+        for mode, power in orders_made.items()
         for steps in (32, 64, 128)
     ]
     (found,) = orders.slopes(rows)
@@ -51,6 +82,7 @@ def test_steps_needed_are_interpolated():
     assert warmup.needed(rows, 0.8) == 1
     assert warmup.needed(rows, 0.65) == pytest.approx(2.5)
     assert warmup.needed(rows, 0.25) == pytest.approx(7)
+    # Without the longest warm-up the tolerance is not reached.
     assert np.isnan(warmup.needed(rows[1:], 0.1))
 
 
@@ -75,24 +107,19 @@ def test_places_are_where_they_say():
     }
 
 
-# ---- the whole
+# ---- a complete run
 
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory):
-    config = dataclasses.replace(
-        get_config("quick"), network="random", seeds=2, field_samples=2, network_samples=2, steps=(4, 6), one_steps=6,
-        solvers=("Euler", "DPM++ 2M"), devices=(2, 4), warmups=(1, 3, 6), placed=(2,), claim_steps=(16, 32), pictures=2,
-        reference_steps=8, fine_steps=4, emoji_fine_steps=4, repeats=2, field_starts=2, network_starts=2, emoji_starts=1,
-        pixel_starts=1, asked=("network",), parts=(2, 4), robust_steps=(4,), tolerances=(0.05, 0.2), sent=("network",),
-        bits=(32, 4), pixels=(8,), shown=1,
-    )  # fmt: skip
+    """The work directory of a small run of every question."""
     workdir = tmp_path_factory.mktemp("staleness")
-    staleness.run(config, workdir)
+    staleness.run(dataclasses.replace(get_config("quick"), **SMALL), workdir)
     return workdir
 
 
 def of(workdir, question):
+    """The rows of one question."""
     return [row for row in records.read(workdir) if row["question"] == question]
 
 
@@ -110,41 +137,39 @@ def test_the_page_holds_every_question_and_the_verdict(run):
 @pytest.mark.slow
 def test_one_device_and_a_whole_warm_up_have_no_error(run):
     alone = [row["sync_rms"] for row in of(run, "error") if row["devices"] == 1]
-    whole = [row["sync_rms"] for row in of(run, "warmup") if row["warmup"] == 6]
+    always = [row["sync_rms"] for row in of(run, "warmup") if row["warmup"] == 6]
     assert len(alone) == 8
-    assert len(whole) == 4
+    assert len(always) == 4
     assert max(alone) == 0
-    assert max(whole) < 1e-6  # other sums in another order, in float32
+    assert max(always) < 1e-6  # other sums in another order, in float32
     assert min(row["sync_rms"] for row in of(run, "error") if row["devices"] > 1) > 1e-4
 
 
 @pytest.mark.slow
 def test_every_cell_of_comparison_has_ratio_one(run):
-    alone = [
+    base = [
         row for row in of(run, "pareto") if (row["forecast"], row["policy"]) == (0, "warm-up 1")
     ]
-    alone += [row for row in of(run, "precision") if row["bits"] == 32]
-    assert len(alone) == 1 + 5
-    assert all(row[name] == 1 for row in alone for name in ("rms_ratio", "total_rms_ratio"))
+    base += [row for row in of(run, "precision") if row["bits"] == 32]
+    # One subject; and five forecasts, on two and on eight devices.
+    assert len(base) == 1 + 5
+    assert all(row[name] == 1 for row in base for name in ("rms_ratio", "total_rms_ratio"))
 
 
 @pytest.mark.slow
-def test_a_question_that_was_not_asked_is_shown_from_kept_rows(run, tmp_path, monkeypatch):
+def test_a_question_without_rows_is_shown_from_kept_rows(run, tmp_path, monkeypatch):
+    # A work directory that has the rows of one question.
     lines = (run / "rows.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     for name in ("config.json", "environment.json"):
         (tmp_path / name).write_bytes((run / name).read_bytes())
-    (tmp_path / "rows.jsonl").write_text(
-        "".join(line for line in lines if '"orders"' in line), encoding="utf-8"
-    )
+    own = "".join(line for line in lines if '"orders"' in line)
+    (tmp_path / "rows.jsonl").write_text(own, encoding="utf-8")
+
     monkeypatch.setattr(staleness, "KEPT", run)
-    sections = staleness.chapter(tmp_path).sections
-    kept = {
-        section.question for section in sections if section.question.endswith("(from kept rows)")
-    }
-    assert len(kept) == len(sections) - 1
-    assert orders.section(of(run, "orders"), "").question in {
-        section.question for section in sections
-    }
+    questions = {section.question for section in staleness.chapter(tmp_path).sections}
+    kept = {question for question in questions if question.endswith("(from kept rows)")}
+    assert len(kept) == len(questions) - 1
+    assert orders.section(of(run, "orders"), "").question in questions
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The latency model: its counts are those of the programs, its pipeline that of a simulation, its limits the formulas'."""
+"""The model of seconds: its counts are those of programs, its pipeline that of a simulation."""
 
 import dataclasses
 import itertools
@@ -13,11 +13,10 @@ from jax.extend.core import jaxprs_in_params
 
 from configs.latency import DEVICES, get_config
 from experiments import latency as experiment
-from experiments.benchmarks import flops
 from experiments.latency import layouts, planning, published
 from experiments.latency.tables import TABLES
 from flowjax import grids, models, parallel, plans, records
-from flowjax.models.dit import SIZES, DiTConfig
+from flowjax.models.dit import DiTConfig
 from flowjax.parallel import traffic
 from flowjax.parallel.analysis import latency
 from flowjax.parallel.analysis.latency import Device, Work, masked, of_run, seconds
@@ -40,29 +39,20 @@ H = Device(
 SHAPE = (1, 64, 64, 4)
 
 
-@pytest.mark.parametrize("family", SIZES)
-@pytest.mark.parametrize("side, patch", [(32, 2), (64, 2), (32, 8)])
-def test_operations_are_those_counted_for_the_benchmarks(family, side, patch):
-    config = models.preset(f"DiT-{family}/{patch}", size=(side, side))
-    assert latency.work(config).operations(config.tokens) == flops.forward(config)
-
-
 def test_operations_agree_with_xla():
     config = DiTConfig((16, 16), channels=4, patch=2, width=192, depth=1, heads=2, classes=3)
-    number = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
-    apply = lambda params, *args: models.network(config).apply(
-        params, *args, models.softmax_attention, None
-    )[0]
-    arguments = (
-        number(1, 64, 16),
-        number(1),
-        jax.ShapeDtypeStruct((1,), jnp.int32),
-        number(64, 192),
-    )
-    counted = (
-        jax.jit(apply).lower(models.network(config).shapes(), *arguments).cost_analysis()["flops"]
-    )
-    # XLA counts norms, softmax and gelu as well: a few per cent at this width
+    network = models.network(config)
+
+    def number(*shape):
+        return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+    def apply(params, *args):
+        return network.apply(params, *args, models.softmax_attention, None)[0]
+
+    label = jax.ShapeDtypeStruct((1,), jnp.int32)
+    arguments = number(1, 64, 16), number(1), label, number(64, 192)
+    counted = jax.jit(apply).lower(network.shapes(), *arguments).cost_analysis()["flops"]
+    # XLA counts norms, softmax and gelu as well: a few per cent at this width.
     assert 1 <= counted / latency.work(config).operations(64) < 1.05
 
 
@@ -71,12 +61,15 @@ def test_operations_agree_with_xla():
 def test_bytes_are_those_of_the_traffic(attention, n):
     mesh = parallel.make_mesh(seq=n)
     received = traffic.received(XL, (2, 64, 64, 4), mesh, attention, 1.0, jnp.bfloat16)
-    own = 2 * 1024 // n * XL.width * 2
+    own = 2 * 1024 // n * XL.width * 2  # keys of two samples in bfloat16
     assert latency.transfer(IDEAL._replace(link=1.0), attention, n, own) == received
 
 
 def collectives(jaxpr, turns=()):
-    """Collectives of a jaxpr within two scans, those over rows and layers, by name; the ring passes keys and values together."""
+    """{name: number} of the collectives within two scans of a jaxpr, over rows and over layers.
+
+    The ring passes keys and values together.
+    """
     found = {}
     for equation in jaxpr.eqns:
         length = (equation.params["length"],) if equation.primitive.name == "scan" else ()
@@ -121,18 +114,17 @@ def test_rounds_are_the_collectives_of_the_program(attention):
     "stages, patches", [(2, 1), (2, 2), (4, 2), (4, 4), (4, 6), (4, 8), (3, 8), (8, 4), (8, 32)]
 )
 def test_a_pipeline_takes_the_ticks_of_its_table(stages, patches, lag):
-    work = Work(
-        stages, 1, 1, token=float(patches), pair=0.0
-    )  # a tick is so many seconds, on one operation a second
+    # With one operation a second, a tick takes as many seconds as there are patches.
+    work = Work(stages, 1, 1, token=float(patches), pair=0.0)
     device = Device(1.0, 1.0, math.inf, math.inf)
-    synced = np.isin(np.arange(12), [0, 1, 5])
+    synced = np.isin(np.arange(12), [0, 1, 5])  # two runs of stale rows
     found = seconds(
         work, patches, synced, device, attention="pipefusion", pipe=stages, patches=patches, lag=lag
     )
     table = ticks.schedule(synced, patches, stages, lag)
     whole = stages * patches * patches  # all tokens through all stages
-    assert found.total == patches * np.sum(~table.whole) + whole * np.sum(table.whole)
-    assert found.compute - whole * 3 == patches * np.sum(table.busy[~table.whole, 0])
+    assert found.total == patches * np.sum(~table.synchronous) + whole * np.sum(table.synchronous)
+    assert found.compute - whole * 3 == patches * np.sum(table.busy[~table.synchronous, 0])
     assert found.exposed == 0
 
 
@@ -152,9 +144,8 @@ def test_a_hop_moves_the_bytes_of_the_traffic(patches):
     sent = traffic.message(XL, SHAPE, mesh, 1.0, jnp.float32, patches)
     device = IDEAL._replace(link=1.0)
     found = of_run(XL, SHAPE, 9, 1, "pipefusion", 4, device, patches=patches, lag=1)
-    assert (
-        found.exposed == 3 * sent * patches + 8 * patches * sent
-    )  # the whole image through 4 stages; 8 rows of patches
+    # The image passes 3 times between 4 stages; then 8 rows of patches.
+    assert found.exposed == 3 * sent * patches + 8 * patches * sent
 
 
 def test_enough_patches_reach_the_published_utilisation():
@@ -162,7 +153,7 @@ def test_enough_patches_reach_the_published_utilisation():
     pipe = dict(attention="pipefusion", pipe=stages, patches=patches, lag=1)
     found = seconds(_linear(4), 64, masked(rows, 1), IDEAL, **pipe)
     alone = seconds(_linear(4), 64, masked(1, 1), IDEAL, attention="gather").total
-    busy = found.compute - alone  # the first row, one stage after the other
+    busy = found.compute - alone  # without the first row, which takes one stage after the other
     stale = patches * (rows - 1)
     assert busy / (busy + found.idle) == pytest.approx(stale / (stale + stages - 1), rel=1e-12)
 
@@ -174,18 +165,21 @@ def _linear(layers):
 def test_each_synchronous_row_drains_the_pipeline():
     pipe = dict(attention="pipefusion", pipe=4, patches=8)
     mask = policies.every(20, 5) < 0
+    # Every fifth row is synchronous: four times the same run of five rows.
     runs = [seconds(_linear(4), 64, masked(5, 1), IDEAL, **pipe).total] * 4
     assert seconds(_linear(4), 64, mask, IDEAL, **pipe).total == pytest.approx(sum(runs), rel=1e-12)
 
 
 @pytest.mark.parametrize("attention", ["gather", "ulysses", "ring", "stale", "pipefusion"])
 def test_one_device_is_one_device(attention):
+    # All operations at the achieved rate; no layer is at the floor.
     alone = latency.work(XL).operations(1024) * 10 / (H.peak * H.achieved)
     assert of_run(XL, SHAPE, 10, 1, attention, 1, H).total == pytest.approx(alone, rel=1e-12)
 
 
 @pytest.mark.parametrize("attention", ["gather", "ulysses", "ring", "stale"])
 def test_perfect_links_share_the_layers_evenly(attention):
+    # Without the work of a sample, which every device does.
     work = latency.work(XL)._replace(sample=0.0, label=0.0)
     alone, shared = (
         seconds(work, 1024, masked(9, 1), IDEAL, attention=attention, seq=n).total for n in (1, 8)
@@ -201,21 +195,20 @@ def test_heads_and_blocks_together_hold_each_alone(pair, attention):
 
 
 def test_synchronous_stale_rows_are_gather_rows():
-    stale, gather = (
-        of_run(XL, SHAPE, 10, 10, "stale", 4, H),
-        of_run(XL, SHAPE, 10, 1, "gather", 4, H),
-    )
+    stale = of_run(XL, SHAPE, 10, 10, "stale", 4, H)
+    gather = of_run(XL, SHAPE, 10, 1, "gather", 4, H)
     assert stale == pytest.approx(gather, rel=1e-12)
 
 
 def test_a_transfer_hides_as_far_as_there_is_compute():
     hide, show = (H._replace(hidden=h, latency=1e-5, floor=0.0) for h in (1.0, 0.0))
-    assert (
-        of_run(XL, SHAPE, 10, 1, "stale", 4, hide).exposed
-        == of_run(XL, SHAPE, 1, 1, "gather", 4, hide).exposed
-    )
+    # Under enough compute, only the one synchronous row shows its transfers.
+    stale = of_run(XL, SHAPE, 10, 1, "stale", 4, hide)
+    assert stale.exposed == of_run(XL, SHAPE, 1, 1, "gather", 4, hide).exposed
+    # Where nothing hides, all rows show them.
     shown = of_run(XL, SHAPE, 10, 1, "stale", 4, show)
     assert shown == pytest.approx(of_run(XL, SHAPE, 10, 1, "gather", 4, show), rel=1e-12)
+    # On a slow link, as much is hidden as there is compute.
     slow = hide._replace(link=1e8)
     stale, gather = (of_run(XL, SHAPE, 1001, 1, a, 4, slow) for a in ("stale", "gather"))
     assert stale.exposed == pytest.approx(gather.exposed - gather.compute, rel=2e-3)
@@ -226,13 +219,12 @@ def test_a_transfer_hides_as_far_as_there_is_compute():
 def test_a_better_device_is_never_slower(attention, field):
     better = H._replace(**{field: getattr(H, field) * 1.5})
     for n in (4, 16):
-        assert (
-            of_run(XL, SHAPE, 10, 2, attention, n, better).total
-            <= of_run(XL, SHAPE, 10, 2, attention, n, H).total
-        )
+        found, before = (of_run(XL, SHAPE, 10, 2, attention, n, x).total for x in (better, H))
+        assert found <= before
 
 
 def test_seconds_are_linear_in_what_is_synchronous():
+    # The same number of rows more, twice.
     each = [of_run(XL, SHAPE, 20, w, "stale", 8, H).total for w in (1, 6, 11)]
     assert each[2] - each[1] == pytest.approx(each[1] - each[0], rel=1e-9)
     assert each[0] < each[2]
@@ -247,7 +239,7 @@ def test_fewer_bits_take_less_on_the_way():
         for bits in (None, "int8", "int4")
     )
     scale = 4 * XL.heads / XL.width  # a float32 for each head of a token
-    stale = whole * 1000 / 1001
+    stale = whole * 1000 / 1001  # one row of 1001 is synchronous
     assert half == pytest.approx(whole - stale + stale * (1 + scale) / 2, rel=1e-9)
     assert quarter == pytest.approx(whole - stale + stale * (0.5 + scale) / 2, rel=1e-9)
 
@@ -255,13 +247,12 @@ def test_fewer_bits_take_less_on_the_way():
 def test_the_network_counts_only_beyond_the_island():
     slow = H._replace(network=1e6)
     for attention in ("gather", "ulysses", "ring", "stale", "pipefusion"):
-        assert of_run(XL, SHAPE, 10, 1, attention, 8, slow) == of_run(
-            XL, SHAPE, 10, 1, attention, 8, H
+        inside, across = (
+            [of_run(XL, SHAPE, 10, 1, attention, n, device) for device in (slow, H)]
+            for n in (8, 16)
         )
-        assert (
-            of_run(XL, SHAPE, 10, 1, attention, 16, slow).exposed
-            > of_run(XL, SHAPE, 10, 1, attention, 16, H).exposed
-        )
+        assert inside[0] == inside[1]
+        assert across[0].exposed > across[1].exposed
     gathered = latency.transfer(Device(1.0, 1.0, 1.0, math.inf, network=1.0), "gather", 16, 1.0)
     assert gathered == 2.0  # 8 remote blocks of keys and values by 8 cards
 
@@ -272,19 +263,18 @@ def test_a_second_branch_of_guidance_doubles_or_takes_its_own_devices():
         for g, c in ((1.0, 1), (4.0, 1), (4.0, 2))
     )
     assert doubled.compute == pytest.approx(2 * plain.compute, rel=1e-12)
-    assert apart.compute == plain.compute and apart.exposed == pytest.approx(
-        plain.exposed + 10 * H.latency, rel=1e-12
-    )
+    assert apart.compute == plain.compute
+    assert apart.exposed == pytest.approx(plain.exposed + 10 * H.latency, rel=1e-12)
 
 
 def test_weights_and_starting_bound_a_layer_from_below():
     small = (1, 2, 2, 4)  # one token
     bare = H._replace(floor=0.0)
-    numbers = (8 + 16 + 12) / 2 * XL.width**2
-    assert of_run(XL, small, 10, 1, "gather", 1, bare).compute >= 10 * 28 * 2 * numbers / H.memory
-    assert of_run(XL, small, 10, 1, "gather", 1, H._replace(floor=1.0)).compute == pytest.approx(
-        280, rel=1e-3
-    )
+    numbers = (8 + 16 + 12) / 2 * XL.width**2  # weights of a layer, each of two bytes
+    reading = 10 * 28 * 2 * numbers / H.memory  # 10 rows, 28 layers
+    assert of_run(XL, small, 10, 1, "gather", 1, bare).compute >= reading
+    starting = of_run(XL, small, 10, 1, "gather", 1, H._replace(floor=1.0)).compute
+    assert starting == pytest.approx(280, rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -308,16 +298,7 @@ def test_weights_and_starting_bound_a_layer_from_below():
 def test_what_cannot_be_is_refused_by_name(options, sentence):
     given = {"synced": 1, "attention": "stale", "devices": 4, **options}
     with pytest.raises(ValueError, match=sentence):
-        of_run(
-            XL,
-            SHAPE,
-            10,
-            given.pop("synced"),
-            given.pop("attention"),
-            given.pop("devices"),
-            H,
-            **given,
-        )
+        of_run(XL, SHAPE, 10, device=H, **given)
 
 
 # ---- the experiment
@@ -339,7 +320,8 @@ def test_the_page_is_drawn(pages):
 def test_published_seconds_are_met_within_a_factor_of_1_4():
     rows = [{**key, **values} for key, values in published.measure(None, published.cells(None))]
     own = [r for r in rows if not next(t for t in TABLES if t.name == r["table"]).rival]
-    # a typical misfit, as the page says it; the one outlier contradicts itself (four times the bytes, 1.4 times the seconds)
+    # A typical misfit, as the page has it. The one outlier contradicts itself: four times the bytes
+    # take 1.4 times the seconds.
     assert published.misfits(own)["all"] < 0.15
     assert max(abs(math.log(r["ratio"])) for r in own if r["table"] != "PixArt, 8 L20") < math.log(
         1.4
@@ -355,10 +337,8 @@ def test_no_table_is_fitted_with_more_than_two_numbers():
 
 
 def test_the_figures_of_devices_are_the_fits():
-    flux, pcie = (
-        published.fitted("Flux, 4 H100, compiled"),
-        published.fitted("PixArt, 4 A100 by PCIe"),
-    )
+    flux = published.fitted("Flux, 4 H100, compiled")
+    pcie = published.fitted("PixArt, 4 A100 by PCIe")
     sdxl = published.fitted("SDXL, 8 A100, displaced patches")
     for name, field, fit in (
         ("H100 NVLink", "achieved", flux["achieved"]),
@@ -369,10 +349,8 @@ def test_the_figures_of_devices_are_the_fits():
         ("A100 PCIe", "hidden", pcie["hidden"]),
         ("L20 PCIe", "achieved", published.fitted("PixArt, one L20")["achieved"]),
     ):
-        assert getattr(DEVICES[name], field) == pytest.approx(fit, rel=0.06), (
-            name,
-            field,
-        )  # two digits are kept
+        # The figures keep two digits of the fits.
+        assert getattr(DEVICES[name], field) == pytest.approx(fit, rel=0.06), (name, field)
 
 
 def test_layouts_take_the_devices_and_divide_what_they_share():
@@ -386,6 +364,7 @@ def test_layouts_take_the_devices_and_divide_what_they_share():
 
 
 def test_more_devices_are_never_slower_and_a_quickest_layout_is_no_slower_than_any(pages):
+    # For each machine and size of the image, in the order of the devices.
     rows = [r for r in pages[0] if r["question"] == "planning"]
     for machine, tokens in {(r["machine"], r["tokens"]) for r in rows}:
         own = sorted(

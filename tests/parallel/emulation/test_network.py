@@ -1,4 +1,4 @@
-"""Displaced patches on one device: exact where they must be, a naive loop otherwise, first order, (n-1)/n."""
+"""Displaced patches on one device: exact where they must be, else a naive loop; their order."""
 
 import dataclasses
 import functools
@@ -8,57 +8,43 @@ import numpy as np
 import pytest
 
 import flowjax
-from flowjax import Linear, fields, grids, models, plans
-from flowjax.models.dit import DiTConfig, positions
+from flowjax import Linear, grids, models, plans
 from flowjax.parallel.emulation.field import emulate_field
 from flowjax.parallel.emulation.network import Exchange, contiguous, emulate, emulate_with, exchange
-
-CONFIG = DiTConfig((4, 4), channels=1, patch=1, width=16, depth=2, heads=2, classes=3)
-TOKENS = 16
-ROWS = 6
-
-
-def perturbed(params, scale=0.15):
-    """Float64 parameters with no zero gates, in which every layer attends."""
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    noisy = [
-        leaf + scale * jax.random.normal(key, leaf.shape, np.float64)
-        for leaf, key in zip(leaves, keys, strict=True)
-    ]
-    return jax.tree.unflatten(tree, noisy)
-
-
-@functools.cache
-def network():
-    """A network that is told 1 - t: random weights are smooth in that, as trained ones are in 1000 t."""
-    untrained = models.init(CONFIG, jax.random.key(0), clock="1 - t")
-    return untrained._replace(params=perturbed(untrained.params))
-
-
-NOISE = flowjax.draw_noise(jax.random.key(2), range(2), (4, 4, 1))
-LABEL = np.array([0, 2])
-PLAN = plans.dpm_solver_pp(Linear(), grids.uniform(ROWS), 2)
-
-
-@jax.jit
-def run(params, plan, told, key=None):
-    """One compiled program for every exchange and plan of one length."""
-    return emulate_with(network()._replace(params=params), NOISE, LABEL, plan, told, key=key)
+from tests.parallel.cases import (
+    CONFIG,
+    DATA,
+    LABEL,
+    PLAN,
+    ROWS,
+    SPAN,
+    TOKENS,
+    numpy_velocity,
+    of_field,
+    of_network,
+    perturbed,
+    run,
+    slope,
+)
+from tests.parallel.cases import SQUARE_NOISE as NOISE
+from tests.parallel.cases import square_network as network
 
 
 def stale(devices, *, plan=PLAN, params=None, **options):
-    return run(
-        params or network().params, plan, exchange(plan, TOKENS, devices, slots=TOKENS, **options)
-    )
+    table = exchange(plan, TOKENS, devices, slots=TOKENS, **options)
+    return run(params or network().params, plan, table)
 
 
 @functools.cache
 def exact():
+    """The end of the run on one device, by `flowjax.sample` alone."""
     model = network()
-    return jax.jit(
-        lambda params: flowjax.sample(lambda x, t: model.apply(params, x, t, LABEL), NOISE, PLAN).x
-    )(model.params)
+
+    @jax.jit
+    def end(params):
+        return flowjax.sample(lambda x, t: model.apply(params, x, t, LABEL), NOISE, PLAN).x
+
+    return end(model.params)
 
 
 # ---- where it must be exact
@@ -84,11 +70,12 @@ def test_a_warm_up_of_all_steps_is_exact():
 
 
 def test_a_closed_attention_gate_hides_staleness():
-    params = jax.tree.map(lambda leaf: leaf, network().params)
+    params = jax.tree.map(lambda leaf: leaf, network().params)  # new dictionaries, to be changed
     width = slice(2 * CONFIG.width, 3 * CONFIG.width)  # gate1 of (shift1, scale1, gate1, ...)
     for name in ("kernel", "bias"):
         leaf = params["blocks"]["modulation"][name]
         params["blocks"]["modulation"][name] = leaf.at[..., width].set(0)
+    # Attention adds nothing, so neither do copies.
     assert np.array_equal(stale(4, params=params).x, stale(1, params=params).x)
     assert np.abs(stale(4).x - stale(1).x).max() > 1e-3
 
@@ -102,9 +89,9 @@ def test_keys_and_values_that_rest_are_never_stale():
         c=np.ones(ROWS),
         label_time=np.full(ROWS, 0.5),
     )
-    last = still._replace(
-        b=np.where(np.arange(ROWS)[:, None] == ROWS - 1, PLAN.b, 0)
-    )  # only the last row is used
+    # The last row alone moves x, so the ends are no starts.
+    is_last = np.arange(ROWS)[:, None] == ROWS - 1
+    last = still._replace(b=np.where(is_last, PLAN.b, 0))
     found, true = stale(4, plan=last), stale(1, plan=last)
     np.testing.assert_allclose(found.x, true.x, rtol=0, atol=1e-14)
     assert np.abs(true.x - NOISE).max() > 1e-2
@@ -113,6 +100,7 @@ def test_keys_and_values_that_rest_are_never_stale():
 
 def test_a_second_call_gives_what_the_first_gave():
     first = stale(4).x
+    # Another run between the two, of which nothing may remain.
     run(network().params, PLAN._replace(label_time=PLAN.label_time / 2), exchange(PLAN, TOKENS, 2))
     assert np.array_equal(stale(4).x, first)
 
@@ -120,87 +108,50 @@ def test_a_second_call_gives_what_the_first_gave():
 # ---- an independent loop
 
 
-def numpy_modulated(x, shift, scale):
-    x = x - x.mean(-1, keepdims=True)
-    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * (1 + scale) + shift
-
-
-def numpy_velocity(params, x, t, label, attend, tokens=slice(None)):
-    """The DiT of some tokens of one sample, x (L, 1), layer by layer; attend(layer, q, k, v) -> (L, heads, d)."""
-
-    def linear(layer, x):
-        return x @ layer["kernel"] + layer["bias"]
-
-    def silu(x):
-        return x / (1 + np.exp(-x))
-
-    def gelu(x):
-        return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
-
-    angle = (1 - t) * 10000.0 ** (-np.arange(128) / 128)
-    time = linear(
-        params["time2"],
-        silu(linear(params["time1"], np.concatenate([np.cos(angle), np.sin(angle)]))),
-    )
-    condition = silu(time + params["labels"]["embedding"][label])
-    h = linear(params["patches"], x) + positions(CONFIG)[tokens]
-    for layer in range(CONFIG.depth):
-        block = jax.tree.map(lambda leaf, layer=layer: leaf[layer], params["blocks"])
-        shift1, scale1, gate1, shift2, scale2, gate2 = np.split(
-            linear(block["modulation"], condition), 6
-        )
-        y = numpy_modulated(h, shift1, scale1)
-        q, k, v = (
-            linear(block[name], y).reshape(len(x), CONFIG.heads, -1)
-            for name in ("query", "key", "value")
-        )
-        h = h + gate1 * linear(block["out"], attend(layer, q, k, v).reshape(len(x), -1))
-        y = numpy_modulated(h, shift2, scale2)
-        h = h + gate2 * linear(block["mlp2"], gelu(linear(block["mlp1"], y)))
-    shift, scale = np.split(linear(params["modulation"], condition), 2)
-    return -linear(
-        params["outputs"], numpy_modulated(h, shift, scale)
-    )  # the clock 1 - t runs the other way
+def numpy_attention(q, keys, values):
+    """Softmax attention of one query (heads, d) to keys and values (L, heads, d)."""
+    out = np.zeros_like(q)
+    for head in range(CONFIG.heads):
+        scores = keys[:, head] @ q[head] / np.sqrt(q.shape[-1])
+        weights = np.exp(scores - scores.max())
+        out[head] = weights @ values[:, head] / weights.sum()
+    return out
 
 
 def numpy_displaced_patches(params, x, label, grid, devices, warmup, period):
-    """Euler of one sample; each device in turn attends to its own tokens' keys and values and to what it was last sent.
+    """Euler of one sample; each device in turn attends to its own tokens and to its last copies.
 
-    Returns the end (L, 1), and for each step the sums |KV - what was last sent|^2 and |KV|^2.
+    Returns the end (L, 1), and for each step the sums |KV - copy|^2 and |KV|^2.
     """
-    sent, sums = {}, []
+    copies, sums = {}, []  # copies: {layer: (keys, values)}
     each = -(-TOKENS // devices)
     owned = [np.arange(TOKENS)[j * each : (j + 1) * each] for j in range(devices)]
     for step, (t, t_next) in enumerate(zip(grid, grid[1:], strict=False)):
         computed = {}
 
-        def attend(layer, q, k, v, step=step, computed=computed, sent=sent):
+        def attend(layer, q, k, v, step=step, computed=computed, copies=copies):
             computed[layer] = k, v
             out = np.zeros_like(v)
             for tokens in owned:
-                keys, values = (a.copy() for a in ((k, v) if step < warmup else sent[layer]))
+                seen = (k, v) if step < warmup else copies[layer]
+                keys, values = (a.copy() for a in seen)
                 keys[tokens], values[tokens] = k[tokens], v[tokens]
                 for a in tokens:
-                    for head in range(CONFIG.heads):
-                        scores = keys[:, head] @ q[a, head] / np.sqrt(q.shape[-1])
-                        weights = np.exp(scores - scores.max())
-                        out[a, head] = weights @ values[:, head] / weights.sum()
+                    out[a] = numpy_attention(q[a], keys, values)
             return out
 
         velocity = numpy_velocity(params, x, t, label, attend)
+
+        # Meter the copies, used or not, then exchange if this step does.
         pairs = [
             (new, old)
-            for layer in sent
-            for new, old in zip(computed[layer], sent[layer], strict=True)
+            for layer in copies
+            for new, old in zip(computed[layer], copies[layer], strict=True)
         ]
-        sums.append(
-            [
-                sum(((new - old) ** 2).sum() for new, old in pairs),
-                sum((new**2).sum() for new, _ in pairs),
-            ]
-        )
+        gap = sum(((new - old) ** 2).sum() for new, old in pairs)
+        sums.append([gap, sum((new**2).sum() for new, _ in pairs)])
         if step < warmup or (period and (step + 1 - warmup) % period == 0):
-            sent = computed
+            copies = computed
         x = x + (t_next - t) * velocity
     return x, np.array(sums)
 
@@ -210,11 +161,13 @@ def naive(*arguments):
     """(ends (B, L, 1), relative staleness (steps,)) of the naive loop over all samples."""
     params = jax.tree.map(np.asarray, network().params)
     starts = np.asarray(NOISE).reshape(2, TOKENS, 1)
-    ends, sums = zip(*(
-        numpy_displaced_patches(params, x, label, grids.uniform(ROWS), *arguments)
+    grid = grids.uniform(ROWS)
+    found = [
+        numpy_displaced_patches(params, x, label, grid, *arguments)
         for x, label in zip(starts, LABEL, strict=True)
-    ), strict=True)  # fmt: skip
-    gap, size = sum(sums)[1:].T
+    ]
+    ends, sums = zip(*found, strict=True)
+    gap, size = sum(sums)[1:].T  # the first step has no copy
     return np.stack(ends), np.concatenate([[0.0], gap / size])
 
 
@@ -230,54 +183,45 @@ def test_it_is_the_naive_loop_over_steps_shards_and_layers(devices, warmup, peri
     np.testing.assert_allclose(found.stats.staleness, staleness, rtol=1e-10)
 
 
-# ---- flags, stages, guidance, meter
+# ---- schedule, substeps, guidance, meter
 
 
-def test_flags_say_what_warm_up_and_refresh_mean():
-    told = exchange(plans.euler(grids.uniform(8)), TOKENS, 4, warmup=2, refresh=3)
-    assert np.flatnonzero(told.policy < 0).tolist() == [0, 1]
-    assert np.flatnonzero(told.sent).tolist() == [
-        0,
-        1,
-        4,
-        7,
-    ]  # copies are 1, 2, 3, 1, 2, 3 steps old
-    frozen = exchange(plans.euler(grids.uniform(8)), TOKENS, 4, warmup=2, refresh=None)
+def test_schedule_says_what_warm_up_and_refresh_mean():
+    rows = exchange(plans.euler(grids.uniform(8)), TOKENS, 4, warmup=2, refresh=3).rows
+    assert np.flatnonzero(rows.policy < 0).tolist() == [0, 1]
+    # Copies are 1, 2, 3, 1, 2, 3 steps old.
+    assert np.flatnonzero(rows.sent).tolist() == [0, 1, 4, 7]
+    frozen = exchange(plans.euler(grids.uniform(8)), TOKENS, 4, warmup=2, refresh=None).rows
     assert np.flatnonzero(frozen.sent).tolist() == [0, 1]
 
 
-def test_each_stage_has_its_own_copy_and_begins_in_step():
-    plan = plans.dpm_solver_pp(
-        Linear(), grids.uniform(4), 2, method="singlestep"
-    )  # rows 1, 2, 2, 1: ends touch 0 and 1
-    told = exchange(plan, TOKENS, 4)
-    assert told.stage.argmax(1).tolist() == [0, 0, 1, 0, 1, 0]
-    assert (told.policy < 0).tolist() == [
-        True,
-        False,
-        True,
-        False,
-        False,
-        False,
-    ]  # row 2 is the first of its stage
-    assert np.isfinite(run(network().params, plan, told).x).all()
-    # A stage that saw the other stage's copy would differ: swap the streams of one stale row.
-    swapped = told._replace(stage=told.stage[[0, 1, 2, 3, 3, 5]])
-    assert (
-        np.abs(run(network().params, plan, swapped).x - run(network().params, plan, told).x).max()
-        > 1e-6
+def test_each_substep_has_its_own_copy_and_begins_synchronous():
+    # The steps have 1, 2, 2 and 1 rows: the first and the last touch t = 1 and t = 0.
+    plan = plans.dpm_solver_pp(Linear(), grids.uniform(4), 2, method="singlestep")
+    table = exchange(plan, TOKENS, 4)
+    assert table.rows.substep.tolist() == [0, 0, 1, 0, 1, 0]
+    # Row 2 is the first of its substep.
+    synced = [True, False, True, False, False, False]
+    assert (table.rows.policy < 0).tolist() == synced
+    found = run(network().params, plan, table).x
+    assert np.isfinite(found).all()
+    # A row that used the history of the other substep would differ: let row 4 do so.
+    swapped = table._replace(
+        rows=table.rows._replace(substep=table.rows.substep[[0, 1, 2, 3, 3, 5]])
     )
+    assert np.abs(run(network().params, plan, swapped).x - found).max() > 1e-6
 
 
 def test_padding_changes_nothing():
     plan = plans.euler(grids.uniform(4))
     padded = plans.pad(plan, ROWS)
-    assert exchange(padded, TOKENS, 4).stage.shape == (ROWS, 1)
+    assert len(exchange(padded, TOKENS, 4).rows.first_of_substep) == 1
     np.testing.assert_allclose(stale(4, plan=padded).x, stale(4, plan=plan).x, rtol=0, atol=1e-13)
 
 
 def test_guidance_is_that_of_two_runs_side_by_side():
-    """Scale 0 is the unconditional run, stale in its own copies."""
+    """Scale 0 is the unconditional run, which sees its own copies."""
+    # The null label's run alone, without guidance.
     null = np.full(2, CONFIG.classes)
     guided = emulate(network(), NOISE, LABEL, PLAN, devices=4, attention="stale", guidance=0.0)
     alone = emulate(network(), NOISE, null, PLAN, devices=4, attention="stale")
@@ -286,11 +230,11 @@ def test_guidance_is_that_of_two_runs_side_by_side():
 
 def test_noise_in_the_steps_does_not_depend_on_the_devices():
     plan = plans.ddim(Linear(), grids.uniform(ROWS, start=0.9), eta=1.0)
-    told = exchange(plan, TOKENS, 1)
+    alone = exchange(plan, TOKENS, 1)
     many = exchange(plan, TOKENS, 4, warmup=ROWS)
     key = jax.random.key(5)
     np.testing.assert_allclose(
-        run(network().params, plan, told, key).x,
+        run(network().params, plan, alone, key).x,
         run(network().params, plan, many, key).x,
         rtol=0,
         atol=1e-13,
@@ -310,20 +254,20 @@ def test_half_precision_keys_and_values_keep_the_state_in_float32():
     assert np.abs(found - true).max() < 0.1 * np.abs(true).max()
 
 
-def test_residuals_against_what_the_others_know_cost_less_than_as_many_bits_plain():
-    """Error feedback: what one message lost the next one sees, so little is lost in all."""
-    whole = stale(4).x
+def test_residuals_lose_less_than_forecasts_in_as_many_bits():
+    """Error feedback: the next residual includes what one message lost, so the loss stays small."""
+    in_full = stale(4).x
 
     def lost(bits, residual):
-        return np.abs(stale(4, comm_dtype=bits, residual=residual).x - whole).max()
+        return np.abs(stale(4, comm_dtype=bits, residual=residual).x - in_full).max()
 
-    assert lost(14, True) < 1e-5  # many bits: as none lost
+    assert lost(14, True) < 1e-5  # with many bits nearly nothing
     assert 0 < lost(4, True) < 0.2 * lost(4, False)
     assert lost(8, False) < 0.2 * lost(4, False)
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "sentence"),
     [
         ({"devices": 17}, "17 devices for 16 tokens"),
         ({"devices": 0}, "0 devices"),
@@ -333,8 +277,8 @@ def test_residuals_against_what_the_others_know_cost_less_than_as_many_bits_plai
         ({"devices": 2, "attention": "stal"}, "did you mean 'stale'"),
     ],
 )
-def test_what_does_not_fit_is_refused_by_name(options, said):
-    with pytest.raises(ValueError, match=said):
+def test_what_does_not_fit_is_refused_by_name(options, sentence):
+    with pytest.raises(ValueError, match=sentence):
         emulate(network(), NOISE, LABEL, PLAN, **options)
 
 
@@ -344,54 +288,45 @@ def test_guidance_without_labels_is_refused():
 
 
 def test_shards_of_another_size_are_refused():
-    told = exchange(PLAN, 8, 2)
+    table = exchange(PLAN, 8, 2)
     with pytest.raises(ValueError, match="8,.*16 tokens"):
-        emulate_with(network(), NOISE, LABEL, PLAN, told)
+        emulate_with(network(), NOISE, LABEL, PLAN, table)
 
 
 # ---- laws: order one, (n-1)/n
 
 
 STEPS = (64, 128)
-SPAN = {"start": 0.9, "end": 0.2}
 SOLVERS = {
     "euler": plans.euler,
     "2M": lambda grid: plans.dpm_solver_pp(Linear(), grid, 2),
     "AB2": lambda grid: plans.adams_bashforth(grid, 2),
 }
 DEVICES = (1, 2, 4, 8)
-STARTS = flowjax.draw_noise(jax.random.key(3), range(8), (4, 4, 1))
-DATA = fields.DataSet(np.random.default_rng(0).standard_normal((12, 4, 4, 1)), 0.5, Linear())
 
 
-@jax.jit
-def of_network(plan, told):
-    model = network()
-    return jax.vmap(lambda plan, told: emulate_with(model, STARTS, None, plan, told).x)(plan, told)
-
-
-@jax.jit
-def of_field(plan, told):
-    return jax.vmap(lambda plan, told: emulate_field(DATA, STARTS, plan, told).x)(plan, told)
+def stacked(trees):
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
 @functools.cache
 def errors(subject):
-    """RMS errors {(solver, devices): (len(STEPS),)} to the exact endpoints, and to the own synchronous run."""
+    """RMS errors {(solver, devices): (len(STEPS),)}, to two ends.
+
+    Returns:
+      (errors to the exact ends, errors to the synchronous run of the same solver and steps).
+    """
     cases = [(name, n, steps) for name in SOLVERS for n in DEVICES for steps in STEPS]
-    made = [
-        plans.pad(SOLVERS[name](grids.uniform(steps, **SPAN)), STEPS[-1])
-        for name, _, steps in cases
-    ]
-    told = [exchange(plan, TOKENS, n, slots=8) for plan, (_, n, _) in zip(made, cases, strict=True)]
-    fine = plans.rk4(grids.uniform(STEPS[-1] // 4, **SPAN))
-    made, told = (
-        [*made, fine],
-        [*told, exchange(plans.euler(grids.uniform(STEPS[-1])), TOKENS, 1, slots=8)],
-    )
-    found = subject(
-        *(jax.tree.map(lambda *leaves: np.stack(leaves), *many) for many in (made, told))
-    )
+    made, tables = [], []
+    for name, n, steps in cases:
+        plan = plans.pad(SOLVERS[name](grids.uniform(steps, **SPAN)), STEPS[-1])
+        made.append(plan)
+        tables.append(exchange(plan, TOKENS, n, slots=8))
+    # The exact ends, by RK4 on one device. Its four rows a step count as steps of the exchange.
+    made.append(plans.rk4(grids.uniform(STEPS[-1] // 4, **SPAN)))
+    tables.append(exchange(plans.euler(grids.uniform(STEPS[-1])), TOKENS, 1, slots=8))
+    found = subject(stacked(made), stacked(tables))
+    # zip stops before the last entry, which is the exact end.
     ends = dict(zip(cases, np.asarray(found), strict=False))
 
     def rms(a, b):
@@ -406,10 +341,6 @@ def errors(subject):
 SUBJECTS = pytest.mark.parametrize("subject", [of_network, of_field], ids=["network", "field"])
 
 
-def slope(values):
-    return np.log2(values[-2] / values[-1])
-
-
 @SUBJECTS
 @pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("2M", 2), ("AB2", 2)])
 def test_stale_sampling_is_first_order_whatever_the_solver(subject, solver, order):
@@ -422,9 +353,10 @@ def test_stale_sampling_is_first_order_whatever_the_solver(subject, solver, orde
 
 
 @SUBJECTS
-def test_staleness_grows_as_the_stale_share(subject):
+def test_staleness_grows_as_the_fraction_of_stale_tokens(subject):
     _, own = errors(subject)
     for solver in ("euler", "2M"):
+        # A token sees copies of (n-1)/n of all tokens.
         ratio = [own[solver, n][-1] / ((n - 1) / n) for n in (2, 4, 8)]
         assert max(ratio) < 1.15 * min(ratio)
 
@@ -432,7 +364,7 @@ def test_staleness_grows_as_the_stale_share(subject):
 # ---- the exact field
 
 
-def test_a_field_on_devices_in_step_is_the_field():
+def test_a_field_on_synchronous_devices_is_the_field():
     plan = plans.euler(grids.uniform(ROWS))
     true = flowjax.sample(DATA.velocity, NOISE, plan).x
     for devices in (1, 3, 16):
@@ -444,6 +376,7 @@ def test_a_field_on_devices_is_the_naive_loop():
     plan, devices = plans.euler(grids.uniform(ROWS)), 3
     owner = contiguous(TOKENS, devices)
     found = emulate_field(DATA, NOISE, plan, exchange(plan, TOKENS, devices, slots=4))
+    # The field by hand, sample by sample and device by device.
     y, width = np.asarray(DATA.samples).reshape(12, TOKENS), 0.5
     for i in range(2):
         x, before = np.asarray(NOISE[i]).ravel(), None
@@ -453,6 +386,7 @@ def test_a_field_on_devices_is_the_naive_loop():
             a, variance = 1 - t, (1 - t) ** 2 * width**2 + t**2
             velocity = np.zeros(TOKENS)
             for j in range(devices):
+                # Device j sees the products of its own tokens, and copies of the others.
                 inner = np.where((owner == j)[None], products, seen).sum(1)
                 logits = a * (inner - a * (y**2).sum(1) / 2) / variance
                 weights = np.exp(logits - logits.max())
@@ -472,9 +406,9 @@ def test_a_field_with_shards_of_another_size_is_refused():
 def test_an_exchange_is_data():
     """One compiled program serves every n, warm-up and period."""
     before = run._cache_size()
-    for told in (
+    for table in (
         exchange(PLAN, TOKENS, 2, slots=16),
         exchange(PLAN, TOKENS, 16, warmup=3, refresh=2),
     ):
-        run(network().params, PLAN, Exchange(*told))
+        run(network().params, PLAN, Exchange(*table))
     assert run._cache_size() <= before + 1

@@ -1,4 +1,4 @@
-"""PipeFusion: the table of ticks, the emulation against a loop over patches, and the mesh against the emulation."""
+"""PipeFusion: the table of ticks, the emulation as a loop over patches, the mesh as emulated."""
 
 import dataclasses
 import functools
@@ -16,15 +16,9 @@ from flowjax.parallel.analysis.hlo import collectives
 from flowjax.parallel.emulation.network import emulate_with, exchange
 from flowjax.parallel.pipeline.ticks import schedule
 from flowjax.parallel.stale import policies
-from tests.parallel.emulation import test_network as test_emulate
-from tests.parallel.emulation.test_network import (
-    CONFIG,
-    LABEL,
-    NOISE,
-    TOKENS,
-    numpy_velocity,
-    perturbed,
-)
+from tests.parallel import cases
+from tests.parallel.cases import CONFIG, LABEL, TOKENS, numpy_velocity, perturbed
+from tests.parallel.cases import SQUARE_NOISE as NOISE
 
 STEPS = 5
 PLAN = plans.dpm_solver_pp(Linear(), grids.uniform(STEPS), 2)
@@ -35,10 +29,11 @@ COOL = policies.cool_down(STEPS, 1)
 
 
 def stale_rows(*numbers, rows):
-    """Rows are synchronous but for those of these numbers."""
+    """Which rows are synchronous: all except those of these numbers, (rows,) bool."""
     return ~np.isin(np.arange(rows), numbers)
 
 
+# (stages, patches, ticks of a hop)
 CASES = [
     (1, 1, 1),
     (1, 4, 1),
@@ -54,61 +49,63 @@ CASES = [
 
 @pytest.mark.parametrize(("stages", "patches", "hop"), CASES)
 def test_every_patch_of_every_row_passes_every_place_once_and_in_order(stages, patches, hop):
-    """Rows 0 and 5 are synchronous, rows 1 .. 4 stale; a patch may not enter before the solver has its last row."""
+    """A patch may not enter before the solver has taken its row before."""
+    # Rows 0 and 5 are synchronous, rows 1 .. 4 stale.
     made = schedule(stale_rows(1, 2, 3, 4, rows=6), patches, stages, hop)
-    when = [{} for _ in range(stages + 1)]
+    when = [{} for _ in range(stages + 1)]  # for each place: {(row, patch): tick}
     for place in range(stages + 1):
-        for tick in np.flatnonzero(made.busy[:, place] & ~made.whole):
+        for tick in np.flatnonzero(made.busy[:, place] & ~made.synchronous):
             patch = made.row[tick, place], made.patch[tick, place]
             assert patch not in when[place]
             when[place][patch] = tick
+        # One patch behind the other, at every place.
         wanted = [(i, m) for i in range(1, 5) for m in range(patches)]
-        assert (
-            sorted(when[place], key=when[place].get) == wanted
-        )  # one behind the other, at every place
+        assert sorted(when[place], key=when[place].get) == wanted
     for (row, patch), entered in when[0].items():
-        assert [when[s][row, patch] - entered for s in range(stages)] == [
-            hop * s for s in range(stages)
-        ]
+        delays = [when[s][row, patch] - entered for s in range(stages)]
+        assert delays == [hop * s for s in range(stages)]
         assert when[stages][row, patch] == entered + hop * stages - 1
         assert row == 1 or entered > when[stages][row - 1, patch]
-    assert np.flatnonzero(made.whole).tolist() == [
-        0,
-        len(made.whole) - 1,
-    ]  # before it fills, when it has drained
-    assert made.row[made.whole, 0].tolist() == [0, 5]
+    # The image passes before the pipeline fills, and when it has drained.
+    last = len(made.synchronous) - 1
+    assert np.flatnonzero(made.synchronous).tolist() == [0, last]
+    assert made.row[made.synchronous, 0].tolist() == [0, 5]
 
 
 @pytest.mark.parametrize(("stages", "patches", "hop"), CASES)
 def test_ticks_and_utilisation_are_the_formula(stages, patches, hop):
     rows = 7
     made = schedule(np.zeros(rows, bool), patches, stages, hop)
-    around = hop * stages
+    around = hop * stages  # ticks until a patch comes around
     ticks = patches * rows + around - 1 if patches >= around else around * rows + patches - 1
-    assert made.whole.shape == (ticks,) and not made.whole.any()
+    assert made.synchronous.shape == (ticks,) and not made.synchronous.any()
     assert made.utilisation == pytest.approx(patches * rows / ticks)
-    assert made.of_rows(rows).tolist() == [max(patches, around)] * (rows - 1) + [
-        ticks - max(patches, around) * (rows - 1)
-    ]
+    # The last row has all ticks in which the pipeline drains.
+    each = max(patches, around)
+    assert made.of_rows(rows).tolist() == [each] * (rows - 1) + [ticks - each * (rows - 1)]
 
 
-def test_a_run_in_step_is_one_tick_a_row():
+def test_a_synchronous_run_is_one_tick_a_row():
     made = schedule(np.ones(4, bool), 4, 2)
-    assert (
-        made.whole.all() and made.row[:, 0].tolist() == [0, 1, 2, 3] and np.isnan(made.utilisation)
-    )
+    assert made.synchronous.all()
+    assert made.row[:, 0].tolist() == [0, 1, 2, 3]
+    assert np.isnan(made.utilisation)
 
 
 # -- the emulation is a loop over patches
 
 
 def numpy_pipeline(params, x, label, plan, patches, synced):
-    """One sample, x (L, 1): each patch in turn through the network, into one buffer of keys and values, and through the plan."""
+    """One sample, x (L, 1): each patch in turn through the network and the row of the plan.
+
+    All patches write their keys and values into one buffer, and read it.
+    """
     buffer = np.zeros((CONFIG.depth, 2, TOKENS, CONFIG.heads, CONFIG.width // CONFIG.heads))
     base, history = x.copy(), np.zeros((4, *x.shape))
     x = x.copy()
 
     def attend(layer, q, k, v):
+        # Patches before this one have written this row's keys and values.
         buffer[layer, :, tokens] = np.stack([k, v], 1)
         keys, values = buffer[layer]
         scores = np.einsum("qhd,khd->hqk", q, keys) / np.sqrt(q.shape[-1])
@@ -128,20 +125,16 @@ def numpy_pipeline(params, x, label, plan, patches, synced):
 
 @pytest.mark.parametrize(("patches", "which"), [(4, [0]), (16, [0, 1]), (2, [0, 3]), (1, [0])])
 def test_the_emulation_is_the_naive_loop_over_patches(patches, which):
-    model, plan = (
-        test_emulate.network(),
-        plans.dpm_solver_pp(Linear(), grids.uniform(test_emulate.ROWS), 3),
-    )
+    model = cases.square_network()
+    plan = plans.dpm_solver_pp(Linear(), grids.uniform(cases.ROWS), 3)
     policy = policies.at(plan.steps, which)
-    told = exchange(plan, TOKENS, patches, attention="pipefusion", policy=policy, slots=TOKENS)
-    found = test_emulate.run(model.params, plan, told)
+    emulated = exchange(plan, TOKENS, patches, attention="pipefusion", policy=policy, slots=TOKENS)
+    ends = np.asarray(cases.run(model.params, plan, emulated).x).reshape(2, TOKENS, 1)
     params = jax.tree.map(np.asarray, model.params)
     for sample in range(2):
         start = np.asarray(NOISE[sample]).reshape(TOKENS, 1)
         wanted = numpy_pipeline(params, start, LABEL[sample], plan, patches, policy < 0)
-        np.testing.assert_allclose(
-            np.asarray(found.x[sample]).reshape(TOKENS, 1), wanted, rtol=0, atol=1e-12
-        )
+        np.testing.assert_allclose(ends[sample], wanted, rtol=0, atol=1e-12)
 
 
 # -- the mesh is the emulation
@@ -149,7 +142,7 @@ def test_the_emulation_is_the_naive_loop_over_patches(patches, which):
 
 @functools.cache
 def network():
-    """Four layers, told 1 - t, none of whose weights is zero."""
+    """Four layers with the clock 1 - t, and no zero weights."""
     model = models.init(dataclasses.replace(CONFIG, depth=4), jax.random.key(0), clock="1 - t")
     return model._replace(params=perturbed(model.params))
 
@@ -163,67 +156,64 @@ def piped(stages, patches, plan=PLAN, sizes=(), **options):
 
 @functools.cache
 def emulation(scale):
-    """(params, plan, told, key) -> solution, compiled."""
+    """(params, plan, exchange, key) -> solution, compiled."""
     model = network()
 
-    def run(params, plan, told, key):
-        return emulate_with(
-            model._replace(params=params), NOISE, LABEL, plan, told, guidance=scale, key=key
-        )
+    def run(params, plan, exchange, key):
+        given = model._replace(params=params), NOISE, LABEL, plan, exchange
+        return emulate_with(*given, guidance=scale, key=key)
 
     return jax.jit(run)
 
 
 def emulated(patches, plan=PLAN, scale=1.0, key=None, **options):
-    told = exchange(plan, TOKENS, patches, attention="pipefusion", slots=TOKENS, **options)
-    return emulation(scale)(network().params, plan, told, key)
+    made = exchange(plan, TOKENS, patches, attention="pipefusion", slots=TOKENS, **options)
+    return emulation(scale)(network().params, plan, made, key)
 
 
 def agree(found, wanted):
     np.testing.assert_allclose(found.x, wanted.x, rtol=0, atol=1e-12)
     for name in ("nfe", "accepted", "rejected", "synced", "staleness", "layers", "worst"):
-        np.testing.assert_allclose(
-            getattr(found.stats, name), getattr(wanted.stats, name), rtol=1e-9, atol=1e-14
-        )
+        pair = getattr(found.stats, name), getattr(wanted.stats, name)
+        np.testing.assert_allclose(*pair, rtol=1e-9, atol=1e-14)
 
 
 @functools.cache
-def in_step(scale=1.0):
+def synchronous(scale=1.0):
     """The synchronous run on one device."""
     model = network()
 
     def run(params, plan):
-        model_of = guidance.classifier_free(
-            functools.partial(model.apply, params), LABEL, CONFIG.classes, scale
-        )
-        return flowjax.sample(model_of, NOISE, plan).x
+        apply = functools.partial(model.apply, params)
+        guided = guidance.classifier_free(apply, LABEL, CONFIG.classes, scale)
+        return flowjax.sample(guided, NOISE, plan).x
 
     return jax.jit(run)(model.params, PLAN)
 
 
 def test_two_stages_are_the_emulation():
-    """Of solvers and policies of as many ticks, by one compiled program; a second call gives what the first gave."""
+    """One program serves solvers and policies of equally many ticks, and no buffer survives."""
+    # A multistep plan with a policy of fixed steps.
     first = piped(2, 4, policy=COOL)
     agree(first, emulated(4, policy=COOL))
     assert first.stats.synced.tolist() == [True, False, False, False, True]
+    # Another solver, and as many synchronous steps in other places.
     euler = plans.euler(grids.uniform(STEPS))
     agree(piped(2, 4, euler, warmup=2), emulated(4, euler, warmup=2))
     third = plans.dpm_solver_pp(Linear(), grids.uniform(STEPS), 3)
     agree(piped(2, 4, third, policy=COOL), emulated(4, third, policy=COOL))
     again = piped(2, 4, policy=COOL)
-    assert np.array_equal(first.x, again.x) and np.array_equal(
-        first.stats.staleness, again.stats.staleness
-    )
-    assert np.abs(first.x - in_step()).max() > 1e-4
+    assert np.array_equal(first.x, again.x)
+    assert np.array_equal(first.stats.staleness, again.stats.staleness)
+    assert np.abs(first.x - synchronous()).max() > 1e-4
 
-    programs = [
-        program(2, 4, plan, **how)
-        for plan, how in ((PLAN, {"policy": COOL}), (euler, {"warmup": 2}))
-    ]
-    (run, first_args, _), (other, second_args, _) = programs
-    assert run is other and [a.shape for a in jax.tree.leaves(first_args)] == [
-        a.shape for a in jax.tree.leaves(second_args)
-    ]
+    run, args, _ = program(2, 4, PLAN, policy=COOL)
+    other_run, other_args, _ = program(2, 4, euler, warmup=2)
+    assert run is other_run
+    shapes, other_shapes = (
+        [leaf.shape for leaf in jax.tree.leaves(each)] for each in (args, other_args)
+    )
+    assert shapes == other_shapes
 
 
 def program(stages, patches, plan=PLAN, sizes=(), **options):
@@ -233,11 +223,11 @@ def program(stages, patches, plan=PLAN, sizes=(), **options):
     )
 
 
-# -- what it says to others
+# -- communication
 
 
-def spoken(stages, patches, **options):
-    """{(operation, how often): number} of the compiled program, and its collectives and ticks."""
+def counted(stages, patches, **options):
+    """{(operation, how often): number} of the compiled program, its collectives, and the ticks."""
     run, args, table = program(stages, patches, **options)
     found = collectives(run.lower(*args).compile().as_text())
     return Counter((c.operation, c.times) for c in found), found, table.ticks
@@ -245,8 +235,9 @@ def spoken(stages, patches, **options):
 
 def test_a_message_a_tick_needs_no_product_of_its_tick():
     """Four patches of two stages: the message on its way is that of the tick before."""
-    counts, found, ticks = spoken(2, 4, warmup=2)
-    total = len(ticks.whole)
+    counts, found, ticks = counted(2, 4, warmup=2)
+    total = len(ticks.synchronous)
+    # Two synchronous rows, and three rows of four patches with the filling of the pipeline.
     assert total == 2 + 4 * 3 + 2 * 2 - 1
     assert counts == {
         ("collective-permute", total): 1,
@@ -256,8 +247,13 @@ def test_a_message_a_tick_needs_no_product_of_its_tick():
     hop, image = sorted(
         (c for c in found if c.operation == "collective-permute"), key=lambda c: c.times
     )
-    assert hop.branch != image.branch and not hop.waits and image.waits
-    received = (~ticks.whole).sum() * hop.received + 2 * ticks.whole.sum() * image.received
+    # The patches' hop is in one branch of the tick, and the image's in the other.
+    assert hop.branch != image.branch
+    assert not hop.waits
+    assert image.waits
+    received = (
+        ~ticks.synchronous
+    ).sum() * hop.received + 2 * ticks.synchronous.sum() * image.received
     assert piped(2, 4, warmup=2).stats.bytes.sum() == received
 
 
@@ -266,7 +262,7 @@ def test_a_message_a_tick_needs_no_product_of_its_tick():
 def test_a_message_travels_while_a_stage_works_where_patches_are_twice_the_stages(
     patches, least, most
 ):
-    """Of the operations of a tick with work, the share between the start and the end of the hop, compiled for four TPUs."""
+    """The fraction of a tick's products between the start and the end of the hop, on four TPUs."""
     pytest.importorskip("libtpu", reason="the compiler for TPU comes with the extra certificate")
     mesh = parallel.make_mesh(pipe=4, devices=overlap.topology("tpu", "v5e:2x2"))
     config = models.DiTConfig(
@@ -292,11 +288,10 @@ def test_a_choice_counts_as_its_cheapest_or_its_dearest_branch():
 
 @pytest.mark.slow
 def test_two_patches_wait_for_their_messages_and_guidance_is_one_sum_a_tick():
-    counts, found, ticks = spoken(2, 2, sizes={"cfg": 2, "data": 2}, guidance=1.7)
-    total = len(ticks.whole)
-    sums = {
-        ("all-reduce", total): 2
-    }  # of the patches' velocity, and of the image's, in two branches
+    counts, found, ticks = counted(2, 2, sizes={"cfg": 2, "data": 2}, guidance=1.7)
+    total = len(ticks.synchronous)
+    # Of the patches' velocity, and of the image's, in the two branches of a tick.
+    sums = {("all-reduce", total): 2}
     assert counts == sums | {
         ("collective-permute", total): 1,
         ("collective-permute", 2 * total): 1,
@@ -306,19 +301,16 @@ def test_two_patches_wait_for_their_messages_and_guidance_is_one_sum_a_tick():
 
 
 def test_keys_and_values_are_kept_on_their_stage():
-    """Twice the stages keep half, whatever the patches; and every stage holds its layers' weights alone."""
-    sizes = [
-        traffic.pipe_buffer(
-            network().card.config, NOISE.shape, parallel.make_mesh(pipe=n), 1.0, np.float64
-        )
-        for n in (1, 2)
-    ]
-    assert sizes == [2 * 4 * 16 * 16 * 2 * 8, 4 * 16 * 16 * 2 * 8]
+    """With twice the stages a device keeps half, and each stage holds the weights of its layers."""
+    config = network().card.config
+    meshes = [parallel.make_mesh(pipe=n) for n in (1, 2)]
+    sizes = [traffic.pipeline_buffer(config, NOISE.shape, mesh, 1.0, np.float64) for mesh in meshes]
+    # Keys and values, of the stage's layers, 16 tokens, width 16, 2 samples, 8 bytes.
+    assert sizes == [2 * 4 * 16 * 16 * 2 * 8, 2 * 2 * 16 * 16 * 2 * 8]
     placed = parallel.place(network(), parallel.make_mesh(pipe=4)).params
     weights = placed["blocks"]["query"]["kernel"]
-    assert weights.shape == (4, 16, 16) and {s.data.shape for s in weights.addressable_shards} == {
-        (1, 16, 16)
-    }
+    assert weights.shape == (4, 16, 16)
+    assert {shard.data.shape for shard in weights.addressable_shards} == {(1, 16, 16)}
 
 
 # -- everything else that must hold
@@ -333,10 +325,10 @@ def test_samples_do_not_depend_on_the_number_of_stages(patches):
 
 
 @pytest.mark.slow
-def test_one_patch_and_a_warm_up_of_all_steps_are_in_step():
-    np.testing.assert_allclose(piped(4, 1).x, in_step(), rtol=0, atol=1e-12)
+def test_one_patch_and_a_warm_up_of_all_steps_are_synchronous():
+    np.testing.assert_allclose(piped(4, 1).x, synchronous(), rtol=0, atol=1e-12)
     found = piped(2, 4, warmup=STEPS)
-    np.testing.assert_allclose(found.x, in_step(), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(found.x, synchronous(), rtol=0, atol=1e-12)
     assert found.stats.synced.all() and not np.any(found.stats.staleness)
     assert np.array_equal(found.x, piped(2, 8, warmup=STEPS).x)
 
@@ -359,7 +351,7 @@ def test_noise_of_the_steps_is_that_of_its_sample_and_row(sizes):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["heun", "singlestep", "padded"])
-def test_several_rows_a_step_keep_their_stages_apart(name):
+def test_several_rows_a_step_keep_their_substeps_apart(name):
     grid = grids.uniform(4)
     plan = {
         "heun": plans.heun(grid),
@@ -369,7 +361,7 @@ def test_several_rows_a_step_keep_their_stages_apart(name):
     agree(piped(2, 4, plan), emulated(4, plan))
 
 
-SLOWLY = ({"forecast": 1}, {"forecast": "tuned", "share": "token"}, {"correction": 0.8})
+SLOWLY = ({"forecast": 1}, {"forecast": "tuned", "gains_per": "token"}, {"correction": 0.8})
 
 
 @pytest.mark.parametrize(
@@ -419,10 +411,14 @@ def test_half_precision_keys_and_values_keep_the_state_in_float32():
         ({"pipe": 2}, {"refresh": 2}, "refresh=2"),
         ({"pipe": 2}, {"comm_dtype": "int8"}, "comm_dtype='int8'"),
         ({"pipe": 2}, {"gather": "late"}, "gather='late'"),
-        ({"pipe": 2}, {"attention": "stale", "patches": None}, "pipe=2, but attention='stale'.*or attention='pipefusion'"),
+        (
+            {"pipe": 2},
+            {"attention": "stale", "patches": None},
+            "pipe=2, but attention='stale'.*or attention='pipefusion'",
+        ),
         ({"pipe": 1}, {"attention": "gather"}, "patches=4 with attention='gather'"),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit_is_refused_in_words(sizes, options, words):
     given = {"attention": "pipefusion", "patches": 4} | options
     with pytest.raises(ValueError, match=words):

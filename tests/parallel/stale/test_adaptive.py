@@ -1,4 +1,4 @@
-"""Stale attention under error control: a rejected step takes its copies back, and what the error estimate sees of staleness."""
+"""Stale attention under error control: rejected steps, and what the error estimate sees."""
 
 import functools
 
@@ -8,44 +8,38 @@ import numpy as np
 import pytest
 
 import flowjax
-from flowjax import Linear, Tolerance, fields, models, parallel, plans
+from flowjax import Linear, Tolerance, models, parallel, plans
 from flowjax.adaptive import control, lanes
 from flowjax.adaptive.pairs import pair as find_pair
-from flowjax.models.dit import DiTConfig
 from flowjax.parallel.analysis.hlo import collectives
 from flowjax.parallel.emulation.adaptive import (
     emulate_adaptive,
     emulate_adaptive_field,
     emulate_adaptive_with,
 )
-from flowjax.parallel.emulation.field import answer, emulate_field
+from flowjax.parallel.emulation.field import emulate_field, velocity_of_devices
 from flowjax.parallel.emulation.network import contiguous, exchange
 from flowjax.parallel.stale.adaptive import sample_adaptive
-from flowjax.parallel.stale.history import begin, extrapolation, in_estimate, remembering, told
+from flowjax.parallel.stale.history import (
+    begin,
+    extrapolation,
+    history_rule,
+    in_estimate,
+    with_history,
+)
+from tests.parallel.cases import CONFIG, DATA, STARTS, TOKENS
+from tests.parallel.cases import square_network as network
 
-LINEAR, SPAN, DEVICES, TOKENS = Linear(), (1.0, 0.0), 4, 16
+LINEAR, SPAN, DEVICES = Linear(), (1.0, 0.0), 4
 SHARDS = contiguous(TOKENS, DEVICES)
-DATA = fields.DataSet(np.random.default_rng(0).standard_normal((12, 4, 4, 1)), 0.5, LINEAR)
-STARTS = flowjax.draw_noise(jax.random.key(3), range(8), (4, 4, 1))
-CONFIG = DiTConfig((4, 4), channels=1, patch=1, width=16, depth=2, heads=2, classes=3)
 LABEL = np.arange(8) % 3
 
 
-@functools.cache
-def network():
-    """A network that is told 1 - t, without zero gates, in float64."""
-    untrained = models.init(CONFIG, jax.random.key(0), clock="1 - t")
-    leaves, tree = jax.tree.flatten(untrained.params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    noisy = [
-        p + 0.15 * jax.random.normal(key, p.shape, np.float64)
-        for p, key in zip(leaves, keys, strict=True)
-    ]
-    return untrained._replace(params=jax.tree.unflatten(tree, noisy))
+def rule_of(method="dpm_solver_pp", order=2, span=SPAN, **options):
+    """A `HistoryRule` of one size, so that all rules of one pair share a program.
 
-
-def remembered(method="dpm_solver_pp", order=2, span=SPAN, **options):
-    """`Told` of one size, so that all of one pair share a program. By default the naive way: hold, stage by stage."""
+    By default the naive one: each stage holds its own copy.
+    """
     naive = {
         "attention": "stale",
         "forecast": 0,
@@ -53,9 +47,12 @@ def remembered(method="dpm_solver_pp", order=2, span=SPAN, **options):
         "estimate": "as it is",
         "staleness": np.inf,
     }
-    return told("test", find_pair("test", method, order), LINEAR, span, slots=3, **naive | options)
+    return history_rule(
+        "test", find_pair("test", method, order), LINEAR, span, slots=3, **naive | options
+    )
 
 
+# Without staleness; and the cure: the newest evaluations of any stage, extrapolated.
 SYNC = {"attention": "gather"}
 CURED = {"history": "newest", "forecast": 1}
 
@@ -69,15 +66,17 @@ def field_program(method, order):
         "method": method,
         "save_grid": True,
     }
-    return jax.jit(
-        lambda how, atol: emulate_adaptive_field(
-            DATA, STARTS, Tolerance(atol, 0 * atol), SHARDS, how, **options
-        )
-    )
+
+    @jax.jit
+    def program(rule, atol):
+        tolerance = Tolerance(atol, 0 * atol)
+        return emulate_adaptive_field(DATA, STARTS, tolerance, SHARDS, rule, **options)
+
+    return program
 
 
 def of_field(atol, method="dpm_solver_pp", order=2, **options):
-    found = field_program(method, order)(remembered(method, order, **options), atol)
+    found = field_program(method, order)(rule_of(method, order, **options), atol)
     assert not found.status.any()
     return found
 
@@ -85,23 +84,20 @@ def of_field(atol, method="dpm_solver_pp", order=2, **options):
 @functools.cache
 def network_program():
     options = {"order": 2, "span": SPAN, "max_evaluations": 3000}
-    return jax.jit(
-        lambda params, how, shards, atol: emulate_adaptive_with(
-            network()._replace(params=params),
-            STARTS,
-            LABEL,
-            LINEAR,
-            Tolerance(atol, 0 * atol),
-            shards,
-            how,
-            **options,
+
+    @jax.jit
+    def program(params, rule, shards, atol):
+        model, tolerance = network()._replace(params=params), Tolerance(atol, 0 * atol)
+        return emulate_adaptive_with(
+            model, STARTS, LABEL, LINEAR, tolerance, shards, rule, **options
         )
-    )
+
+    return program
 
 
 def of_network(atol, devices=DEVICES, **options):
     found = network_program()(
-        network().params, remembered(**options), contiguous(TOKENS, devices), atol
+        network().params, rule_of(**options), contiguous(TOKENS, devices), atol
     )
     assert not found.status.any()
     return found
@@ -109,7 +105,10 @@ def of_network(atol, devices=DEVICES, **options):
 
 @functools.cache
 def truth(subject):
-    """The ends of the exact solution: of the field by another method at a tolerance of 1e-9, of the network at 1e-6."""
+    """The ends of the exact solution.
+
+    Of the field by another method at a tolerance of 1e-9, of the network at 1e-6.
+    """
     if subject is of_network:
         return of_network(1e-6, **SYNC).x
     options = {"order": 5, "span": SPAN, "max_evaluations": 5000, "method": "runge_kutta"}
@@ -121,10 +120,12 @@ def truth(subject):
 
 
 def error(subject, found, atol):
-    """The median sample's RMS error, in units of the tolerance. (Of eight, one ends near the border of two data.)"""
-    return (
-        float(np.median(np.sqrt(np.mean((found.x - truth(subject)) ** 2, axis=(1, 2, 3))))) / atol
-    )
+    """The median sample's RMS error, in units of the tolerance.
+
+    The median, since one of the eight samples ends near the border of two data.
+    """
+    squares = np.mean((found.x - truth(subject)) ** 2, axis=(1, 2, 3))
+    return float(np.median(np.sqrt(squares))) / atol
 
 
 # ---- a rejected step is taken back
@@ -137,9 +138,10 @@ def error(subject, found, atol):
     ids=["0", "1", "sync"],
 )
 def test_a_run_with_rejections_is_the_plan_on_the_accepted_grid(order, options):
-    """The fixed-step emulation knows nothing of rejected steps; nor, then, did their keys and values enter the run."""
+    """The emulation of that plan has no rejected steps, so their values did not enter this run."""
     found = of_field(1e-3, order=order, **options)
     assert found.stats.rejected[0] > 3
+    # The accepted times of sample 0; behind them the grid is padded.
     grid = np.asarray(found.stats.grid)[: found.stats.accepted[0] + 1, 0]
     plan = plans.dpm_solver_pp(LINEAR, grid, order, method="singlestep")
     as_plan = exchange(
@@ -151,39 +153,45 @@ def test_a_run_with_rejections_is_the_plan_on_the_accepted_grid(order, options):
     )
     wanted = emulate_field(DATA, STARTS[:1], plan, as_plan)
     np.testing.assert_allclose(found.x[:1], wanted.x, rtol=0, atol=1e-12)
-    assert found.stats.kept[0] == plan.rows and found.stats.synced[0] == wanted.stats.synced.sum()
+    assert (
+        found.stats.committed[0] == plan.rows and found.stats.synced[0] == wanted.stats.synced.sum()
+    )
 
 
-def test_a_rejected_step_leaves_the_memory_bit_equal():
-    """Turn by turn: after a rejection the carry is that after the evaluation at the step's start, whatever came between."""
-    how = remembered(order=3, **CURED)
+def test_a_rejected_step_leaves_the_history_bit_equal():
+    """After a rejection the carry is that after the evaluation at the start of the step."""
+    rule = rule_of(order=3, **CURED)
+    # The solver of `flowjax.sample_adaptive`, to be advanced by one evaluation at a time.
     same = lambda values: values
     pair = find_pair("test", "dpm_solver_pp", 3)
-    rule = control.Rule(
+    solver = control.Rule(
         pair, LINEAR, Tolerance(1e-3, 0.0), *SPAN, True, True, False, same, same, 1000
     )
 
-    def evaluate(x, t, copy, now):
-        fresh = now[:, None, None] | jnp.eye(DEVICES, dtype=bool)[None]
-        return answer(DATA, SHARDS, x, t, copy.swapaxes(0, 1), fresh)
+    def evaluate(x, t, copy, synced):
+        fresh = synced[:, None, None] | jnp.eye(DEVICES, dtype=bool)[None]
+        return velocity_of_devices(DATA, SHARDS, x, t, copy.swapaxes(0, 1), fresh)
 
-    model = remembering(how, evaluate)
+    model = with_history(rule, evaluate)
     turn = jax.jit(
-        lambda state: lanes.advance(rule, state, *model(state.at, state.t_at, state.carry))
+        lambda state: lanes.advance(solver, state, *model(state.at, state.t_at, state.carry))
     )
-    state = jax.jit(
-        lambda x: lanes.begin(rule, x, begin(how, jnp.zeros((1, DEVICES, 12)), x.dtype))
-    )(STARTS[:1])
+
+    @jax.jit
+    def start(x):
+        return lanes.begin(solver, x, begin(rule, jnp.zeros((1, DEVICES, 12)), x.dtype))
+
+    state = start(STARTS[:1])
     at_start, rejections, entered = None, 0, 0
     for _ in range(60):
         after = turn(state)
         if after.rejected[0] > state.rejected[0]:
             rejections += 1
-            entered += int(
-                state.carry.count[0] - at_start.count[0]
-            )  # evaluations that had gone into the memory
-            for kept, wanted in zip(*map(jax.tree.leaves, (after.carry, at_start)), strict=True):
-                assert np.array_equal(kept, wanted, equal_nan=True)
+            # The evaluations that had entered the history before the rejection.
+            entered += int(state.carry.count[0] - at_start.count[0])
+            for found, wanted in zip(*map(jax.tree.leaves, (after.carry, at_start)), strict=True):
+                assert np.array_equal(found, wanted, equal_nan=True)
+        # A step begins with its own first evaluation, or with the last one of the step before.
         if state.stage[0] == 0 or (after.stage[0] == 1 and after.accepted[0] > state.accepted[0]):
             at_start = after.carry
         state = after
@@ -202,7 +210,10 @@ SUBJECTS = pytest.mark.parametrize(
 
 @SUBJECTS
 def test_estimate_of_a_dpm_pair_does_not_see_held_copies(subject):
-    """The stages share what staleness adds, and their difference loses it: steps as without, errors far above."""
+    """Staleness adds the same to all stages, and their difference loses it.
+
+    So the steps stay as they are without staleness, and the errors are far larger.
+    """
     for atol, blind in ((1e-3, 3), (1e-4, 7)):
         sync, held = (subject(atol, **options) for options in (SYNC, {}))
         assert 0.98 < np.mean(held.stats.accepted) / np.mean(sync.stats.accepted) < 1.02
@@ -215,22 +226,23 @@ def test_extrapolating_the_newest_keeps_steps_and_error_with_one_synchronous_eva
         sync, cured = (subject(atol, **options) for options in (SYNC, CURED))
         assert 0.97 < np.mean(cured.stats.accepted) / np.mean(sync.stats.accepted) < 1.03
         assert error(subject, cured, atol) < 1.1 * error(subject, sync, atol)
-        assert (cured.stats.synced == 1).all() and (sync.stats.synced == sync.stats.kept).all()
+        assert (cured.stats.synced == 1).all() and (sync.stats.synced == sync.stats.committed).all()
 
 
 def test_cure_by_stage_saves_nothing_or_one_in_six():
-    """Which evaluations have a weight in the error estimate, so must be synchronous for it not to see staleness."""
+    """Evaluations with a weight in the estimate must be synchronous for it not to see staleness."""
     for method, order in (("dpm_solver_pp", 2), ("dpm_solver_pp", 3), ("runge_kutta", 3)):
         assert in_estimate(find_pair("test", method, order), LINEAR).all()
+    # The second stage of Dormand-Prince is the only one without a weight.
     assert in_estimate(find_pair("test", "runge_kutta", 5), LINEAR).tolist() == [False] + [True] * 5
     found, sync = of_field(1e-3, estimate="synchronous"), of_field(1e-3, **SYNC)
-    assert np.array_equal(found.x, sync.x) and (found.stats.synced == found.stats.kept).all()
+    assert np.array_equal(found.x, sync.x) and (found.stats.synced == found.stats.committed).all()
 
 
 @pytest.mark.slow
 def test_estimate_of_a_runge_kutta_pair_sees_held_copies_and_shrinks_the_steps():
     """Dormand-Prince, whose stages lie unequally far from what they see."""
-    ratios = []
+    ratios = []  # of the steps, held over synchronous
     for atol in (1e-4, 1e-6):
         sync, held = (
             of_field(atol, "runge_kutta", 5, **options) for options in (SYNC, {"history": "newest"})
@@ -246,7 +258,8 @@ def test_estimate_of_a_runge_kutta_pair_sees_held_copies_and_shrinks_the_steps()
 def test_bound_makes_whole_steps_synchronous_and_a_tighter_one_more():
     found = [of_field(1e-3, staleness=bound, **CURED) for bound in (np.inf, 0.003, 0.0003, 0.0)]
     synced = [np.sum(one.stats.synced) for one in found]
-    assert synced[0] < synced[1] < synced[2] < synced[3] == np.sum(found[3].stats.kept)
+    assert synced[0] < synced[1] < synced[2] < synced[3] == np.sum(found[3].stats.committed)
+    # A bound of 0 makes every step synchronous.
     np.testing.assert_array_equal(found[3].x, of_field(1e-3, **SYNC).x)
     assert not found[3].stats.staleness.any()
 
@@ -259,34 +272,36 @@ def test_one_device_is_never_stale():
 
 @pytest.mark.slow
 def test_on_a_trained_network_extrapolation_needs_the_bound():
-    """Over 8 devices the forecast is unstable: the estimate takes it for curvature and steps shrink, to no avail."""
+    """Over 8 devices the forecast is unstable; it looks like curvature, and steps shrink."""
     model = models.load("digits")
     noise = flowjax.draw_noise(jax.random.key(3), range(4), (8, 8, 1)).astype(np.float32)
     options, shards = {"order": 2, "span": SPAN, "max_evaluations": 400}, contiguous(64, 8)
 
     @jax.jit
-    def run(params, how, atol):
-        own = model._replace(params=params)
+    def run(params, rule, atol):
+        own, tolerance = model._replace(params=params), Tolerance(atol, 0 * atol)
         return emulate_adaptive_with(
-            own, noise, np.arange(4), LINEAR, Tolerance(atol, 0 * atol), shards, how, **options
+            own, noise, np.arange(4), LINEAR, tolerance, shards, rule, **options
         )
 
-    def found(atol, **how):
-        return run(model.params, remembered(**how), np.float32(atol))
+    def found(atol, **options):
+        return run(model.params, rule_of(**options), np.float32(atol))
 
+    # Without staleness; without a bound on it; with one.
     sync, free, bound = (found(0.03, **how) for how in (SYNC, CURED, CURED | {"staleness": 0.1}))
     true = found(0.002, **SYNC).x
     steps = [float(np.mean(one.stats.accepted)) for one in (sync, free, bound)]
     errors = [float(np.sqrt(np.mean((one.x - true) ** 2))) for one in (sync, free, bound)]
     assert steps[1] > 3 * steps[0] and errors[1] > 5 * errors[0]
     assert steps[2] < 1.15 * steps[0] and errors[2] < 1.5 * errors[0]
-    assert np.sum(bound.stats.synced) < 0.8 * np.sum(bound.stats.kept)
+    assert np.sum(bound.stats.synced) < 0.8 * np.sum(bound.stats.committed)
 
 
 # ---- extrapolation
 
 
 def test_extrapolation_is_exact_for_polynomials_and_uses_what_there_is():
+    # Three known times, two, one, none.
     times = np.array([[0.4, 0.5, 0.8], [0.4, 0.5, np.nan], [0.4, np.nan, np.nan], [np.nan] * 3])
     weights = np.asarray(extrapolation(jnp.asarray(times), jnp.full(4, 0.1)))
     for row, degree in ((0, 2), (1, 1), (2, 0)):
@@ -302,18 +317,24 @@ def test_extrapolation_is_exact_for_polynomials_and_uses_what_there_is():
 
 
 def over_devices(data, seq, **options):
-    """(ends on a mesh, ends of the emulation): two samples with steps of their own, unless in lockstep."""
+    """(solution on a mesh, solution of the emulation) of two samples.
+
+    Each has steps of its own, unless they are in lockstep.
+    """
     options = {"order": 2, "span": SPAN, "max_evaluations": 200, "staleness": np.inf} | options
     rest = np.stack([STARTS[0], STARTS[1]]), LABEL[:2], LINEAR, Tolerance(1e-3, 0.0)
     mesh = parallel.make_mesh(data=data, seq=seq)
-    of = lambda params: network()._replace(params=params)
-    found = jax.jit(lambda params: sample_adaptive(of(params), *rest, mesh, **options))(
-        network().params
-    )
-    wanted = jax.jit(lambda params: emulate_adaptive(of(params), *rest, devices=seq, **options))(
-        network().params
-    )
-    return found, wanted
+
+    @jax.jit
+    def on_mesh(params):
+        return sample_adaptive(network()._replace(params=params), *rest, mesh, **options)
+
+    @jax.jit
+    def emulated(params):
+        model = network()._replace(params=params)
+        return emulate_adaptive(model, *rest, devices=seq, **options)
+
+    return on_mesh(network().params), emulated(network().params)
 
 
 @pytest.mark.parametrize(
@@ -330,24 +351,29 @@ def test_program_on_a_mesh_is_the_emulation_on_one_device(data, options):
     found, wanted = over_devices(data, 4, **options)
     np.testing.assert_allclose(found.x, wanted.x, rtol=0, atol=1e-12)
     assert found.stats.rejected.sum() > 0 and not found.status.any()
-    for name in ("nfe", "accepted", "rejected", "kept", "synced"):
+    for name in ("nfe", "accepted", "rejected", "committed", "synced"):
         np.testing.assert_array_equal(getattr(found.stats, name), getattr(wanted.stats, name))
     np.testing.assert_allclose(found.stats.staleness, wanted.stats.staleness, rtol=1e-9)
+    # Samples of their own take different numbers of evaluations.
     lockstep = options.get("lockstep", False)
     assert (len(np.unique(found.stats.nfe)) == 1) == lockstep
 
 
 @pytest.mark.slow
 def test_program_holds_the_collectives_that_it_names():
-    """Branch 0 is stale: a gather a layer and one before; 1 is synchronous. Two reductions a turn, two at the end."""
+    """Branch 0 is stale, a gather a layer and one before it; branch 1 is synchronous.
+
+    Each evaluation has two reductions, and the end has two.
+    """
     options = {"order": 2, "span": SPAN, "max_evaluations": 200, "staleness": 0.1}
-    run = jax.jit(
-        lambda params: sample_adaptive(
-            network()._replace(params=params), STARTS[:1], LABEL[:1], LINEAR, Tolerance(1e-3, 0.0),
-            parallel.make_mesh(seq=2), **options,
-        )
-    )  # fmt: skip
+    rest = STARTS[:1], LABEL[:1], LINEAR, Tolerance(1e-3, 0.0), parallel.make_mesh(seq=2)
+
+    @jax.jit
+    def run(params):
+        return sample_adaptive(network()._replace(params=params), *rest, **options)
+
     found = collectives(run.lower(network().params).compile().as_text())
+    # Loops over layers run a gather `depth` times.
     layers = sorted((c.branch, c.times) for c in found if c.operation == "all-gather")
     assert layers == [(0, 1), (0, CONFIG.depth), (1, CONFIG.depth)]
     assert [c.operation for c in found if c.branch is None] == ["all-reduce"] * 4
@@ -358,7 +384,7 @@ def test_program_holds_the_collectives_that_it_names():
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "sentence"),
     [
         ({"staleness": -0.1}, "staleness=-0.1"),
         ({"staleness": np.nan}, "staleness=nan"),
@@ -370,35 +396,23 @@ def test_program_holds_the_collectives_that_it_names():
         ({"order": 4}, "order=4"),
     ],
 )
-def test_what_does_not_fit_is_refused_by_name(options, said):
-    options = {
-        "devices": 4,
-        "order": 2,
-        "span": SPAN,
-        "max_evaluations": 200,
-        "staleness": np.inf,
-    } | options
-    with pytest.raises(ValueError, match=said):
+def test_what_does_not_fit_is_refused_by_name(options, sentence):
+    usual = {"order": 2, "span": SPAN, "max_evaluations": 200, "staleness": np.inf}
+    options = {"devices": 4} | usual | options
+    with pytest.raises(ValueError, match=sentence):
         emulate_adaptive(network(), STARTS, LABEL, LINEAR, Tolerance(1e-3, 0.0), **options)
 
 
 @pytest.mark.parametrize(
-    ("sizes", "said"),
+    ("sizes", "sentence"),
     [
         ({"cfg": 2, "seq": 2}, "cfg=2"),
         ({"seq": 3}, "8 samples of 16 tokens on data=1 and seq=3"),
         ({"data": 3}, "data=3"),
     ],
 )
-def test_a_mesh_that_does_not_fit_is_refused(sizes, said):
+def test_a_mesh_that_does_not_fit_is_refused(sizes, sentence):
     options = {"order": 2, "span": SPAN, "max_evaluations": 200, "staleness": np.inf}
-    with pytest.raises(ValueError, match=said):
-        sample_adaptive(
-            network(),
-            STARTS,
-            LABEL,
-            LINEAR,
-            Tolerance(1e-3, 0.0),
-            parallel.make_mesh(**sizes),
-            **options,
-        )
+    mesh = parallel.make_mesh(**sizes)
+    with pytest.raises(ValueError, match=sentence):
+        sample_adaptive(network(), STARTS, LABEL, LINEAR, Tolerance(1e-3, 0.0), mesh, **options)

@@ -12,8 +12,7 @@ from flowjax import Linear, grids, models, parallel, plans
 from flowjax.parallel import traffic
 from flowjax.parallel.analysis.hlo import collectives
 from flowjax.parallel.emulation.network import emulate_with, exchange
-from flowjax.parallel.stale.model import Options, rows
-from tests.parallel.test_sampling import LABEL, NOISE, network
+from tests.parallel.cases import LABEL, NOISE, network
 
 PLAN = plans.dpm_solver_pp(Linear(), grids.uniform(5), 2)
 
@@ -38,45 +37,24 @@ def exact():
 
 @functools.cache
 def emulation(scale=1.0):
-    """(params, plan, told) -> x on one device."""
+    """(params, plan, exchange) -> x on one device."""
     model = network()
-    return jax.jit(
-        lambda params, plan, told: (
-            emulate_with(model._replace(params=params), NOISE, LABEL, plan, told, guidance=scale).x
-        )
-    )
+
+    def run(params, plan, exchange):
+        given = model._replace(params=params), NOISE, LABEL, plan, exchange
+        return emulate_with(*given, guidance=scale).x
+
+    return jax.jit(run)
 
 
 def changed(change):
-    """The network with change(path, leaf) in place of each parameter; path as "blocks.out.kernel"."""
+    """The network with change(name, leaf) in place of each leaf, such as "blocks.out.kernel"."""
     model = network()
-    name = lambda path: ".".join(str(part.key) for part in path)
-    return model._replace(
-        params=jax.tree_util.tree_map_with_path(lambda p, leaf: change(name(p), leaf), model.params)
-    )
 
+    def new(path, leaf):
+        return change(".".join(str(part.key) for part in path), leaf)
 
-# -- which rows are synchronous
-
-
-@pytest.mark.parametrize(
-    ("plan", "warmup", "refresh", "kinds"),
-    [
-        (plans.euler(grids.uniform(5)), 1, 1, "SEEEE"),
-        (plans.euler(grids.uniform(5)), 3, 1, "SSSEE"),
-        (plans.euler(grids.uniform(5)), 5, 1, "SSSSS"),
-        (plans.euler(grids.uniform(7)), 2, 2, "SSHEHEH"),
-        (plans.euler(grids.uniform(7)), 1, 3, "SHHEHHE"),
-        (plans.euler(grids.uniform(4)), 2, None, "SSHH"),
-        (plans.heun(grids.uniform(3)), 1, 1, "SSEEE"),  # the last step is one row: t = 0 is its end
-        (plans.dpm_solver_pp(Linear(), grids.uniform(4), 2, method="singlestep"), 1, 1, "SESEEE"),
-    ],
-)
-def test_kinds_of_rows(plan, warmup, refresh, kinds):
-    """S synchronous, E exchanges, H holds. Values are those of the same stage, which the first step may lack."""
-    found = rows(plan, Options(warmup=warmup, refresh=refresh))
-    letters = np.where(found.policy < 0, "S", np.where(found.sent, "E", "H"))
-    assert "".join(letters) == kinds
+    return model._replace(params=jax.tree_util.tree_map_with_path(new, model.params))
 
 
 # -- what it is equal to
@@ -94,21 +72,21 @@ def test_warmup_of_all_steps_is_synchronous(gather):
 
 @pytest.mark.parametrize("warmup", [1, 3])
 def test_program_on_a_mesh_is_the_emulation_on_one_device(warmup):
-    told = exchange(PLAN, 24, 4, warmup=warmup)
-    wanted = emulation()(network().params, PLAN, told)
+    wanted = emulation()(network().params, PLAN, exchange(PLAN, 24, 4, warmup=warmup))
     np.testing.assert_allclose(sample(warmup=warmup), wanted, rtol=0, atol=1e-12)
-    assert (
-        np.abs(sample(warmup=warmup) - exact()).max() > 1e-3
-    )  # and there is staleness to get wrong
+    # There is staleness to get wrong.
+    assert np.abs(sample(warmup=warmup) - exact()).max() > 1e-3
 
 
 def test_no_buffer_survives_a_call():
     first = sample()
+    # Other parameters run in the same program.
     sample(changed(lambda name, leaf: -leaf))
     np.testing.assert_array_equal(sample(), first)
 
 
 def test_attention_that_adds_nothing_cannot_be_stale():
+    # The projection after attention is 0.
     model = changed(lambda name, leaf: 0 * leaf if "blocks.out" in name else leaf)
     np.testing.assert_array_equal(sample(model), sample(model, attention="gather"))
 
@@ -131,26 +109,24 @@ def test_program_gathers_once_a_layer_and_late_waits_for_no_product(gather):
         network(), NOISE, LABEL, PLAN, mesh, attention="stale", gather=gather
     )
     found = collectives(run.lower(*args).compile().as_text())
+    # The two branches of the switch: synchronous rows, and rows that exchange.
     layers = [c for c in found if c.branch is not None]
     assert [(c.operation, c.times, c.branch) for c in layers] == [
         ("all-gather", 5 * 3, 0),
         ("all-gather", 5 * 3, 1),
     ]
     others = sorted((c.operation, c.times) for c in found if c.branch is None)
-    assert others == [
-        ("all-gather", 1),
-        ("all-reduce", 1),
-        ("all-reduce", 5),
-    ]  # images, status; the meter in each row
+    # The images; the status; the meter in each row.
+    assert others == [("all-gather", 1), ("all-reduce", 1), ("all-reduce", 5)]
     received = traffic.received(network().card.config, NOISE.shape, mesh, "stale", 1.0, NOISE.dtype)
     assert all(c.received == received for c in layers)
-    # A synchronous row gathers what the layer has just computed; gathering late is asking for what was there before.
+    # A synchronous row gathers what the layer has just computed; "late" gathers earlier values.
     assert [c.waits for c in layers] == [True, gather == "early"]
 
 
 @pytest.mark.slow
-def test_held_rows_say_nothing():
-    """Frozen after the warm-up: the branch of stale rows has no collective."""
+def test_rows_that_hold_send_nothing():
+    """Without an exchange after the warm-up, the branch of stale rows has no collective."""
     mesh = parallel.make_mesh(seq=4)
     run, args, _ = parallel.program(
         network(), NOISE, LABEL, PLAN, mesh, attention="stale", refresh=None
@@ -179,11 +155,10 @@ def test_one_device_is_never_stale():
     ids=["heun", "2S", "3M"],
 )
 def test_every_plan_is_as_emulated(plan, seq, refresh):
-    told = exchange(plan, 24, seq, refresh=refresh)
-    wanted = emulation(1.7)(network().params, plan, told)
-    np.testing.assert_allclose(
-        sample(None, plan, seq, refresh=refresh, guidance=1.7), wanted, rtol=0, atol=1e-12
-    )
+    found = sample(None, plan, seq, refresh=refresh, guidance=1.7)
+    emulated = exchange(plan, 24, seq, refresh=refresh)
+    wanted = emulation(1.7)(network().params, plan, emulated)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-12)
 
 
 @pytest.mark.slow
@@ -215,7 +190,10 @@ def test_guidance_by_devices_is_guidance_by_batch():
 
 @functools.cache
 def smooth():
-    """The network, told 1 - t: at 1000 t a network that was never trained oscillates with t, and no step is small enough."""
+    """The network with the clock 1 - t.
+
+    With the clock 1000 t an untrained network oscillates with t, and no step is small enough.
+    """
     model = network()
     return models.model(dataclasses.replace(model.card, clock="1 - t"), model.params)
 
@@ -230,6 +208,7 @@ ROWS = 64
 def test_staleness_makes_every_solver_first_order(order, warmup, slope):
     """With all steps synchronous the order is the solver's own."""
     errors = []
+    # Both lengths in one compiled program.
     for n in (32, 64):
         plan = plans.pad(plans.adams_bashforth(grids.uniform(n), order), ROWS)
         found = sample(smooth(), plan, seq=2, warmup=n if warmup == "all" else warmup)
@@ -242,20 +221,23 @@ def test_staleness_makes_every_solver_first_order(order, warmup, slope):
 def fine():
     """The end of the smooth network's path, by a finer grid of another method on one device."""
     model, plan = smooth(), plans.rk4(grids.uniform(128))
-    run = jax.jit(
-        lambda params, plan: (
-            flowjax.sample(lambda x, t: model.apply(params, x, t, LABEL), NOISE, plan).x
-        )
-    )
+
+    @jax.jit
+    def run(params, plan):
+        def velocity(x, t):
+            return model.apply(params, x, t, LABEL)
+
+        return flowjax.sample(velocity, NOISE, plan).x
+
     return np.asarray(run(model.params, plan))
 
 
 @pytest.mark.slow
-def test_staleness_grows_with_the_share_of_context_that_is_stale():
-    """At most C (n - 1)/n, the share of keys that come from others, with C of two devices; recorded: the ratios to it."""
+def test_staleness_grows_with_the_fraction_of_context_that_is_stale():
+    """At most C (n - 1)/n, the fraction of keys of other devices, with the C of two devices."""
     model, plan = smooth(), plans.pad(plans.adams_bashforth(grids.uniform(32), 2), ROWS)
     sync = sample(model, plan, seq=2, warmup=32)
     errors = np.array([np.linalg.norm(sample(model, plan, seq=n) - sync) for n in (2, 4, 8)])
     assert np.all(np.diff(errors) > 0)
-    ratios = errors / np.array([1 / 2, 3 / 4, 7 / 8])
+    ratios = errors / np.array([1 / 2, 3 / 4, 7 / 8])  # (n - 1)/n
     assert np.all(ratios <= 1.15 * ratios[0]), ratios

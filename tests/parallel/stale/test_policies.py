@@ -1,4 +1,4 @@
-"""Policies are rows of thresholds, and messages of fewer bits arrive as they should: laws of both, without any network."""
+"""Policies of thresholds, and messages of fewer bits: laws of both, without any network."""
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,8 @@ def test_fixed_policies_are_the_steps_that_they_name():
     assert steps_of(policies.at(10, np.arange(10) == 9)) == [0, 9]
     # Steps begin at 1, .9, .8, ... .1
     assert steps_of(policies.window(PLAN, 0.55, 0.25)) == [0, 5, 6, 7]
-    eighths = plans.euler(grids.uniform(8))  # both ends belong to a window
+    # Both ends belong to a window.
+    eighths = plans.euler(grids.uniform(8))
     assert steps_of(policies.window(eighths, 0.5, 0.25)) == [0, 4, 5, 6]
     assert steps_of(policies.window(eighths, 1, 0)) == list(range(8))
 
@@ -36,9 +37,8 @@ def test_a_window_counts_steps_and_not_rows():
     heun = plans.heun(grids.uniform(10))
     assert heun.rows > heun.steps
     assert np.array_equal(policies.window(heun, 0.55, 0.25), policies.window(PLAN, 0.55, 0.25))
-    upwards = plans.euler(
-        grids.uniform(10)[::-1]
-    )  # from data to noise: steps begin at 0, .1, .2, ...
+    # From data to noise steps begin at 0, .1, .2, ...
+    upwards = plans.euler(grids.uniform(10)[::-1])
     assert steps_of(policies.window(upwards, 0.55, 0.25)) == [0, 3, 4, 5]
 
 
@@ -55,7 +55,7 @@ def test_the_least_of_two_policies_is_synchronous_where_either_is():
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "words"),
     [
         (lambda: policies.tolerance(10, 0.0), "tol=0.0; wanted a relative staleness above 0"),
         (lambda: policies.tolerance(10, -1), "tol=-1"),
@@ -82,39 +82,37 @@ def test_the_least_of_two_policies_is_synchronous_where_either_is():
         ),
     ],
 )
-def test_what_makes_no_policy_is_refused_by_name(make, said):
-    with pytest.raises(ValueError, match=said):
+def test_arguments_that_make_no_policy_are_refused_by_name(make, words):
+    with pytest.raises(ValueError, match=words):
         make()
 
 
-VALUES = jax.random.normal(
-    jax.random.key(0), (3, 5, 7)
-)  # an odd d: the last byte of int4 is half empty
+# An odd d: the last byte of int4 is half empty.
+VALUES = jax.random.normal(jax.random.key(0), (3, 5, 7))
 
 
 @pytest.mark.parametrize("comm_dtype", [None, "bfloat16", "int8", "int4"])
-def test_a_message_says_what_rounding_says_in_the_bytes_that_are_counted(comm_dtype):
+def test_a_message_has_the_rounded_numbers_in_the_bytes_that_are_counted(comm_dtype):
     bits = {None: 0, "bfloat16": 16, "int8": 8, "int4": 4}[comm_dtype]
     message = encoded(VALUES, comm_dtype)
-    assert message[0, 0].size * message.dtype.itemsize == bytes_of(
-        7, comm_dtype, VALUES.dtype.itemsize
-    )
+    size = message[0, 0].size * message.dtype.itemsize
+    assert size == bytes_of(7, comm_dtype, VALUES.dtype.itemsize)
     np.testing.assert_array_equal(decoded(message, comm_dtype, VALUES), rounded(VALUES, bits))
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8, 12])
 def test_rounding_moves_no_number_by_more_than_half_a_step_and_keeps_the_largest(bits):
-    found, largest = rounded(VALUES, bits), jnp.max(jnp.abs(VALUES), axis=-1, keepdims=True)
-    step = largest / (2 ** (bits - 1) - 1)
+    found = rounded(VALUES, bits)
+    largest = jnp.max(jnp.abs(VALUES), axis=-1, keepdims=True)
+    step = largest / (2 ** (bits - 1) - 1)  # between neighbouring numbers
     assert jnp.all(jnp.abs(found - VALUES) <= 0.5001 * step)
     np.testing.assert_allclose(jnp.max(jnp.abs(found), axis=-1, keepdims=True), largest, rtol=1e-6)
-    np.testing.assert_allclose(
-        rounded(found, bits), found, rtol=1e-6
-    )  # what has arrived arrives again
+    # A number that has arrived arrives again.
+    np.testing.assert_allclose(rounded(found, bits), found, rtol=1e-6)
     assert not jnp.any(rounded(jnp.zeros((2, 4)), bits))
 
 
-def test_what_is_not_finite_does_not_arrive_as_a_number():
+def test_numbers_that_are_not_finite_do_not_arrive_as_numbers():
     broken = VALUES.at[0, 0, 3].set(jnp.nan).at[1, 1, 2].set(jnp.inf)
     for comm_dtype in ("bfloat16", "int8", "int4"):
         found = decoded(encoded(broken, comm_dtype), comm_dtype, broken)

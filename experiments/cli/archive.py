@@ -1,0 +1,149 @@
+"""The work directory of drawn images: samples.png to look at, samples.npz with the numbers.
+
+samples.npz is written last, so its presence means that both files are complete.
+"""
+
+import importlib.metadata
+import json
+import pathlib
+import tempfile
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.cli import images
+from flowjax import Plan, environment, files, records
+
+
+class Drawn(NamedTuple):
+    """Samples of a model.
+
+    Attributes:
+      states: (B, H, W, C) float32 at t = 0: images, or latents.
+      finite: (B,) whether a state is finite.
+      seconds: {"compile", "first", "steady"}: of compiling, of the first batch, and of each later
+        one (None where there is one batch).
+    """
+
+    states: np.ndarray
+    finite: np.ndarray
+    seconds: dict[str, float | None]
+
+
+def settings_of(
+    config: Any,
+    command: str,
+    plan: Plan,
+    labels: list[tuple[int, str]],
+    seconds: dict[str, float | None],
+) -> dict:
+    """Everything that made the images, a dictionary for JSON."""
+    try:
+        version = importlib.metadata.version("flowjax-dit")
+    except importlib.metadata.PackageNotFoundError:
+        version = None  # run from a clone; the environment has its commit
+    return {
+        "config": records.plain(config),
+        "command": command,
+        "labels": labels,
+        "nfe": plan.nfe,
+        "seconds": seconds,
+        "environment": {"flowjax": version, **environment.environment()},
+    }
+
+
+def read_settings(workdir: pathlib.Path) -> dict | None:
+    """The settings of the images that a work directory holds, or None where it holds none.
+
+    Raises:
+      ValueError: its files were not written here, or a run was killed between the two of them.
+    """
+    archive, picture = workdir / "samples.npz", workdir / "samples.png"
+    if not archive.exists():
+        if picture.exists():
+            raise ValueError(
+                f"{picture} has no samples.npz beside it; give another --workdir, or --overwrite."
+            )
+        return None
+    try:
+        with np.load(archive) as found:
+            return json.loads(str(found["settings"]))
+    except (KeyError, ValueError, OSError):
+        raise ValueError(
+            f"{archive} was not written by this program; give another --workdir, or --overwrite."
+        ) from None
+
+
+def is_drawn(workdir: pathlib.Path, config: Any) -> bool:
+    """Whether a work directory holds the images of this configuration.
+
+    Raises:
+      ValueError: it holds those of another configuration.
+    """
+    found = read_settings(workdir)
+    if found is None:
+        return False
+    old, new = found["config"], records.plain(config)
+    differ = [
+        f"{name}: {old.get(name)!r} there, {value!r} now"
+        for name, value in new.items()
+        if old.get(name) != value
+    ]
+    if differ:
+        raise ValueError(
+            f"{workdir} holds images of another configuration ({'; '.join(differ)}). "
+            "Give another --workdir, or --overwrite."
+        )
+    return True
+
+
+def make_writable(workdir: pathlib.Path) -> None:
+    """Make the directory, and refuse one that cannot be written to before an hour is spent."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=workdir).close()
+    except OSError as error:
+        raise ValueError(
+            f"{workdir} cannot be written to ({error.strerror}); give another --workdir."
+        ) from None
+
+
+def save(
+    workdir: pathlib.Path,
+    columns: int,
+    wanted: np.ndarray,
+    drawn: Drawn,
+    shown: np.ndarray | None,
+    settings: dict,
+) -> list[pathlib.Path]:
+    """Write samples.png, then samples.npz.
+
+    Args:
+      workdir: the directory.
+      columns: images a row.
+      wanted: (B, 2) integers, the label and the index of each image.
+      drawn: the samples.
+      shown: (B, H, W, 1 or 3) the images of the samples; None for latents without an autoencoder.
+      settings: everything that made them.
+
+    Returns:
+      The paths written.
+    """
+    archive, picture = workdir / "samples.npz", workdir / "samples.png"
+    for old in (archive, picture):
+        old.unlink(missing_ok=True)
+
+    arrays = {"labels": wanted[:, 0], "index": wanted[:, 1], "finite": drawn.finite}
+    paths = [archive]
+    is_latent = shown is None or shown.shape[1:] != drawn.states.shape[1:]
+    if is_latent:
+        arrays["latents"] = drawn.states
+    if shown is not None:
+        arrays["images"] = shown
+        images.save_png(picture, images.grid(shown, columns), settings)
+        paths.insert(0, picture)
+
+    text = json.dumps(records.plain(settings), sort_keys=True)
+    with files.replacing(archive) as temporary:
+        np.savez(temporary, settings=text, **arrays)
+    return paths

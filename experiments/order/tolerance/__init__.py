@@ -1,0 +1,17 @@
+"""What does error control buy?
+
+Maps over (atol, rtol) are compared with fixed plans of equal cost. A second part counts what a
+batch costs whose samples advance in lockstep.
+"""
+
+from experiments.order.tolerance.numbers import (
+    PUBLIC,
+    QUESTION,
+    at_public,
+    cells,
+    check,
+    measure,
+)
+from experiments.order.tolerance.words import section
+
+__all__ = ["PUBLIC", "QUESTION", "at_public", "cells", "check", "measure", "section"]

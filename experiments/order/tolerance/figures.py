@@ -1,0 +1,104 @@
+"""Error against evaluations of adaptive runs and fixed plans, and maps of the evaluations."""
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from experiments import report
+from experiments.order import drawing
+from experiments.order.tolerance.numbers import PUBLIC, front
+
+COLOURS = {
+    "order 2": (report.BLUE, "o"),
+    "order 3": (report.RED, "o"),
+    "Runge-Kutta 5": (report.AMBER, "D"),
+}
+
+
+def _columns(points: list[dict]) -> tuple[list[float], list[float]]:
+    return [p["nfe"] for p in points], [p["rms"] for p in points]
+
+
+def _draw_fixed(ax: Axes, points: list[dict]) -> None:
+    """Thin lines: one for each fixed plan, dotted on a log-SNR grid."""
+    for plan in dict.fromkeys(p["plan"] for p in points):
+        # Colour is the solver, the dash is the grid.
+        look = report.style(plan)
+        look |= {"linestyle": "-" if plan.endswith("uniform") else ":", "markersize": 3}
+        own = [p for p in points if p["plan"] == plan]
+        ax.plot(*_columns(own), label=plan, linewidth=1, **look, alpha=0.7)
+
+
+def _draw_method(ax: Axes, row: dict) -> None:
+    """A hollow point for each pair of tolerances, a thick line through the best, and a star."""
+    colour, marker = COLOURS[row["method"]]
+    ax.plot(
+        *_columns(row["cells"]),
+        marker,
+        color=colour,
+        markersize=3.5,
+        markerfacecolor="none",
+        linewidth=0,
+    )
+    ax.plot(
+        *_columns(front(row["cells"])),
+        "-",
+        color=colour,
+        linewidth=2.6,
+        alpha=0.75,
+        label=f"adaptive, {row['method']}",
+    )
+    # The star: what users get who leave the defaults.
+    public = next(p for p in row["cells"] if (p["atol"], p["rtol"]) == PUBLIC)
+    ax.plot(
+        public["nfe"], public["rms"], "*", color=colour, markersize=12, markeredgecolor=report.INK
+    )
+
+
+def draw_work(rows: list[dict]) -> report.Picture:
+    """Error against mean evaluations, one panel a field."""
+    names = list(dict.fromkeys(row["field"] for row in rows if row["part"] == "map"))
+    fig, axes = report.canvas(len(names), 1, width=4.6, height=3.1 * len(names) + 1.2)
+    axes = np.atleast_1d(axes)
+    for ax, name in zip(axes, names, strict=True):
+        # Fixed plans and maps of one field.
+        own = [row for row in rows if row["field"] == name]
+        fixed = [p for row in own if row["part"] == "fixed" for p in row["fixed"]]
+        maps = [row for row in own if row["part"] == "map"]
+        _draw_fixed(ax, fixed)
+        for row in maps:
+            _draw_method(ax, row)
+        ax.set(xscale="log", yscale="log", xlabel="NFE (mean)", ylabel="relative RMS error")
+        shown = fixed + [p for row in maps for p in row["cells"]]
+        drawing.plain_ticks(ax.xaxis, [p["nfe"] for p in shown])
+        ax.set_title(name)
+    drawing.legend_below(fig, axes[0], 2)
+    return report.picture(
+        fig,
+        f"Error against mean NFE on {', '.join(names)}: hollow points are tolerances, thick lines "
+        "their best, thin lines fixed plans.",
+        "Hollow: one pair of tolerances; thick: the best of them; thin: fixed plans. Stars: the "
+        f"public defaults, atol {PUBLIC[0]:g} and rtol {PUBLIC[1]:g}.",
+    )
+
+
+def draw_map(rows: list[dict]) -> report.Picture:
+    """Mean evaluations for each atol and rtol on the first field, one panel a method."""
+    # The maps of one field are enough for a page.
+    maps = [row for row in rows if row["part"] == "map"]
+    name = maps[0]["field"]
+    own = [row for row in maps if row["field"] == name]
+    fig, axes = report.canvas(len(own), 1, width=4.6, height=2.6 * len(own))
+    for ax, row in zip(np.atleast_1d(axes), own, strict=True):
+        report.heatmap(
+            ax, row["cells"], x="rtol", y="atol", value="nfe", log=True, label="NFE (mean)"
+        )
+        ax.set_title(f"{row['method']}, {name}")
+        # Seven tolerances do not fit side by side.
+        ax.tick_params(axis="x", labelrotation=35)
+    return report.picture(
+        fig,
+        f"Mean NFE for each atol and rtol on {name}, one panel a method.",
+        "The larger of atol and rtol |x| is what a step may err, so a column stops changing once "
+        "atol rules. The public "
+        f"defaults are the row {PUBLIC[0]:g}, the column {PUBLIC[1]:g}.",
+    )

@@ -1,0 +1,177 @@
+"""Loops: the section of the page."""
+
+from collections.abc import Iterator
+
+from experiments import report
+from experiments.staleness.loop.figures import figure
+from experiments.staleness.loop.gain import COUNTS, STEPS, TIME, WEIGHTS
+from experiments.staleness.loop.numbers import (
+    COMMON,
+    CORRECTIONS,
+    FAST,
+    changed,
+    corrected,
+    grows,
+    plain,
+)
+from flowjax.parallel.stale.forecast import CORRECTION
+
+# {setting: its words} of those that are changed one at a time.
+CHANGES = {"layers": "stale layers", "time": "t", "steps": "steps"}
+# Of the table on the page.
+COLUMNS = (
+    "network",
+    "forecast",
+    "devices",
+    "correction",
+    "push",
+    "rate",
+    "own_rate",
+    "worse",
+)
+
+
+# -- from which push on loops grow
+
+
+def splits(rows: list[dict]) -> list[str]:
+    """From which push on loops grow, without a correction and with one, as sentences."""
+    kinds = {"without a correction": plain(rows), "with one": corrected(rows)}
+    return [split(own, name) for name, own in kinds.items() if own]
+
+
+def split(rows: list[dict], name: str) -> str:
+    """From which push on loops grow, as a sentence; `name` says which loops they are."""
+    quiet = [row["push"] for row in rows if not grows(row)]
+    loud = [row["push"] for row in rows if grows(row)]
+    begins = f"{len(loud)} of {len(rows)} loops {name} grow by themselves"
+    if not quiet or not loud:
+        return f"{begins}."
+    if max(quiet) < min(loud):
+        return f"{begins}: **{_bounds(loud, quiet)}**."
+
+    # The two kinds overlap: name what lies beyond the overlap, and count what lies within.
+    sure = [push for push in loud if push > max(quiet)]
+    calm = [push for push in quiet if push < min(loud)]
+    if not sure or not calm:
+        return f"{begins}, and no push parts them from the others."
+    between = len(rows) - len(sure) - len(calm)
+    return f"{begins}: **{_bounds(sure, calm)}**; of {between} between, {len(loud) - len(sure)}."
+
+
+def _bounds(loud: list[float], quiet: list[float]) -> str:
+    least, most = report.sig(min(loud)), report.sig(max(quiet))
+    return f"all from a push of {least} on and none up to {most}"
+
+
+# -- the answer
+
+
+def _runs(rows: list[dict]) -> str:
+    """How much farther from the synchronous run the runs of each kind of loop end."""
+    still = [row["worse"] for row in rows if not grows(row)]
+    # Slow growth may not matter within the rows of a run.
+    slow = [row["worse"] for row in rows if grows(row) and row["rate"] <= FAST]
+    fast = [row["worse"] for row in rows if grows(row) and row["rate"] > FAST]
+    parts = []
+    if still:
+        parts.append(
+            f"whose loop does not grow end {_span(still)} times as far from the synchronous one "
+            "as held keys and values do"
+        )
+    if slow:
+        parts.append(f"whose loop grows by less than {FAST} a row {_span(slow)} times")
+    if fast:
+        parts.append(f"by more {_span(fast)} times")
+    return f"Runs {', those '.join(parts)}."
+
+
+def _span(values: list[float]) -> str:
+    """The least and the most of some values: "1.2 to 3.4"."""
+    low, high = report.sig(min(values)), report.sig(max(values))
+    return low if low == high else f"{low} to {high}"
+
+
+def _rates(rows: list[dict]) -> Iterator[str]:
+    """The rates of each forecast by devices and by correction, as sentences."""
+    first = plain(rows)[0]["network"]
+    for name in WEIGHTS:
+        mine = [row for row in rows if (row["network"], row["forecast"]) == (first, name)]
+        own = plain(mine)
+        last = own[-1]
+        rates = ", ".join(report.sig(row["rate"], 3) for row in own)
+        devices = ", ".join(str(row["devices"]) for row in own)
+        by_correction = ", ".join(
+            f"{row['correction']}: {report.sig(row['rate'], 3)}"
+            for row in corrected(mine)
+            if row["devices"] == last["devices"]
+        )
+        yield (
+            f"{name.capitalize()} (misses {report.sig(own[0]['swing'])}): {rates} a row on "
+            f"{devices} devices"
+            + (f"; on {last['devices']} by correction {by_correction}." if by_correction else ".")
+        )
+
+
+def _rested(rows: list[dict]) -> Iterator[str]:
+    """What the loop is while the state rests, as a sentence or none."""
+    first = plain(rows)[0]["network"]
+    rests = [row for row in changed(rows) if (row["network"], row["state"]) == (first, "rests")]
+    if rests:
+        yield (
+            f"While the state rests the rate is **{report.sig(rests[0]['rate'])}**: a layer sees "
+            "only what layers before it missed, so after as many rows as layers have passed it "
+            "on, nothing is left. What closes the loop is the state, which moves with the wrong "
+            "velocity."
+        )
+
+
+def _of_changes(rows: list[dict]) -> str:
+    """What depth, time and steps do to the linear forecast, as a sentence."""
+    parts = []
+    for name, words in CHANGES.items():
+        own = [row for row in rows if row[name] != COMMON[name]]
+        if own:
+            rates = [f"{report.sig(row[name])}: {report.sig(row['rate'], 3)}" for row in own]
+            parts.append(f"{words} {', '.join(rates)}")
+    if not parts:
+        return ""
+    return f"The linear forecast's rate on 8 devices by {'; by '.join(parts)}."
+
+
+# -- the section
+
+
+def section(rows: list[dict], command: str) -> report.Section:
+    """The section of the page."""
+    measured = plain(rows) + corrected(rows)
+    answers = [*splits(rows), _runs(measured), *_rates(rows), *_rested(rows)]
+    listed = ", ".join(map(str, CORRECTIONS))
+    picture = report.picture(
+        figure(plain(rows), corrected(rows)),
+        "Growth of an error a row, and the error of whole runs over that of held keys and values, "
+        "against the push of the loop; the networks, with corrections and without, lie on one "
+        "curve that leaves 1 at one place.",
+        "Push: the part of what is missed that a layer sees, times max |1 - W|. Filled: six "
+        f"forecasts on 2, 4 and 8 devices. Hollow: corrected by the receiver, by {listed} on "
+        f"{COUNTS[-1]} devices, and by {CORRECTION} on fewer. t = {TIME}, {STEPS} steps.",
+    )
+    return report.Section(
+        question="When does an error in what others see grow from row to row?",
+        expected=(
+            "Where a forecast misses much of a wiggle: each layer forecasts anew what the layers "
+            "before it missed, so the loop's gain is a power of its push, (n-1)/n max |1 - W| "
+            "without a correction, and steep forecasts are unstable on many devices and in deep "
+            "networks. A correction lessens it up to a share near 1/2, and more of it makes it "
+            "worse."
+        ),
+        answer="\n".join(answers),
+        figures=(picture,),
+        table=[{name: row[name] for name in COLUMNS} | {"grows": grows(row)} for row in measured],
+        caveat=(
+            "A rate is that of one place of one path, with its steps; a run sees all of them, and "
+            "its errors stop growing where softmax and norms saturate. Where little is missed, "
+            f"`worse` also holds what the forecast gains. {_of_changes(changed(rows))}"
+        ),
+        command=command,
+    )

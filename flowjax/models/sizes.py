@@ -1,0 +1,125 @@
+"""Sizes of a DiT, and the named presets of Peebles & Xie 2023, arXiv:2212.09748."""
+
+import dataclasses
+import math
+from typing import Any
+
+COMPUTE_DTYPES = (None, "float32", "bfloat16", "float16")
+
+
+@dataclasses.dataclass(frozen=True)
+class DiTConfig:
+    """Sizes of a DiT.
+
+    Attributes:
+      size: (H, W) of the image or latent. Positions of other sizes are scaled to this one.
+      channels: C.
+      patch: p, which divides H and W.
+      width, depth, heads: E, the number of layers, and the number of heads. E is a multiple of
+        `heads` and of 4.
+      classes: number of labels; label `classes` is the null label.
+      out_channels: channels of the output. None means C. The original DiT has 2 C: it also learns a
+        variance, which sampling drops.
+      mlp_ratio: hidden width of the MLP over E.
+      frequency_shift: 0 in DiT and SiT, 1 in diffusers. The frequencies of the time embedding are
+        10000^(-i/(128 - frequency_shift)).
+      mlp_epsilon: added to the variance by the norm before the MLP (1e-6 in every other norm).
+      dtype: the dtype in which matrices are multiplied. None means that of the state. Norms,
+        softmax, modulation, the embedding of time and the residual stream are in the state's dtype,
+        at least float32.
+      remat: recompute each layer in the backward pass, which saves memory in training.
+    """
+
+    size: tuple[int, int]
+    channels: int
+    patch: int
+    width: int
+    depth: int
+    heads: int
+    classes: int
+    out_channels: int | None = None
+    mlp_ratio: float = 4.0
+    frequency_shift: int = 0
+    mlp_epsilon: float = 1e-6
+    dtype: str | None = None
+    remat: bool = False
+
+    def __post_init__(self):
+        """Refuse sizes that do not fit together."""
+        # A list, as JSON gives it, would make the configuration unhashable.
+        object.__setattr__(self, "size", tuple(self.size))
+        if len(self.size) != 2 or any(s < self.patch or s % self.patch for s in self.size):
+            raise ValueError(
+                f"DiTConfig: size={self.size} is not (H, W), both multiples of patch={self.patch}."
+            )
+        if self.width % self.heads or self.width % 4:
+            raise ValueError(
+                f"DiTConfig: width={self.width}; wanted a multiple of heads={self.heads} and of 4."
+            )
+        if self.out_channels is not None and self.out_channels < self.channels:
+            raise ValueError(
+                f"DiTConfig: out_channels={self.out_channels} is less than "
+                f"channels={self.channels}."
+            )
+        if self.dtype not in COMPUTE_DTYPES:
+            choices = ", ".join(map(str, COMPUTE_DTYPES))
+            raise ValueError(
+                f"DiTConfig: dtype={self.dtype!r} is not known; the choices are {choices}."
+            )
+
+    @property
+    def outputs(self) -> int:
+        """Channels of the output."""
+        return self.out_channels or self.channels
+
+    @property
+    def tokens(self) -> int:
+        """L, the number of tokens of an image of `size`."""
+        return math.prod(self.size) // self.patch**2
+
+
+# Table 1 of arXiv:2212.09748.
+SIZES = {
+    "S": dict(width=384, depth=12, heads=6),
+    "B": dict(width=768, depth=12, heads=12),
+    "L": dict(width=1024, depth=24, heads=16),
+    "XL": dict(width=1152, depth=28, heads=16),
+}
+PATCHES = ("2", "4", "8")
+
+# Two small networks, for the data sets that come with flowjax.
+SMALL = {
+    "digits": DiTConfig((8, 8), channels=1, patch=1, width=96, depth=6, heads=8, classes=10),
+    "emoji": DiTConfig((32, 32), channels=3, patch=4, width=192, depth=6, heads=8, classes=9),
+}
+
+
+def preset(name: str, **changes: Any) -> DiTConfig:
+    """The sizes of a named network.
+
+    Args:
+      name: "digits", "emoji", or "DiT-S/2" ... "DiT-XL/8" (32 x 32 x 4 latents, 1000 classes).
+      **changes: fields of `DiTConfig` to replace, such as `size=(64, 64)` for 512 x 512 images.
+
+    Raises:
+      ValueError: the name is not known.
+    """
+    family, _, patch = name.removeprefix("DiT-").partition("/")  # DiT-XL/2: XL and 2
+    if name in SMALL:
+        config = SMALL[name]
+    elif name.startswith("DiT-") and family in SIZES and patch in PATCHES:
+        config = DiTConfig(
+            # Latents of 256 x 256 images, and the classes of ImageNet.
+            size=(32, 32),
+            channels=4,
+            patch=int(patch),
+            classes=1000,
+            out_channels=8,  # 4 of the noise and 4 of the learned variance
+            **SIZES[family],
+        )
+    else:
+        raise ValueError(
+            f"models.preset: {name!r} is not known; wanted {', '.join(map(repr, SMALL))} or "
+            f"DiT-X/p with X of {', '.join(SIZES)} and p of {', '.join(PATCHES)}."
+        )
+    return dataclasses.replace(config, **changes)
