@@ -1,14 +1,16 @@
 """How the endpoint of a table moves with each of its numbers.
 
-Row i of a table evaluates the network at x_i and combines. Differentiated by a number p of the table,
+Row i of a table evaluates the network at x_i and combines. Differentiated by a number p of the
+table,
 
     v_i' = (dv/dx) x_i' + (dv/dt) label_i'         one forward derivative of the network
     x_{i+1}', base', history'                      the row itself, linear in everything: no network
 
-A number of row i changes nothing before that row, and the state after it in a known way, so the network is differentiated
-for it from row i + 1 on only: about half of all pairs of numbers and rows. All numbers that are on their way at row i
-share the evaluation of the network at x_i. Starts and numbers are taken in chunks, so that no more evaluations lie in
-memory at a time than when the same starts are sampled; nothing of the network is stored.
+A number of row i changes nothing before that row, and the state after it in a known way, so the
+network is differentiated for it from row i + 1 on only: about half of all pairs of numbers and
+rows. All numbers that are on their way at row i share the evaluation of the network at x_i. Starts
+and numbers are taken in chunks, so that no more evaluations lie in memory at a time than when the
+same starts are sampled; nothing of the network is stored.
 """
 
 import functools
@@ -71,7 +73,9 @@ def endpoint_tangents(
     x = jnp.asarray(noise) if runner.derivatives == "jvp" else np.asarray(noise)
     dtype, count = x.dtype, len(tangents)
     rows = rows_of(plan, dtype)
-    row_dots = [Plan(*(np.stack(c) for c in zip(*r))) for r in zip(*(_rows(t, dtype) for t in tangents))]
+    row_dots = [
+        Plan(*(np.stack(c) for c in zip(*r))) for r in zip(*(_rows(t, dtype) for t in tangents))
+    ]
     base, history = x, (jnp.zeros_like(x),) * DEPTH
     x_dot = jnp.zeros((count, *x.shape), dtype)
     base_dot, history_dot = x_dot, (x_dot,) * DEPTH

@@ -1,13 +1,14 @@
 """Levenberg-Marquardt on all numbers of a table at once.
 
-The residual is the endpoint of the table less the converged endpoint of the same starts, r(theta), and theta are the numbers of
+The residual is the endpoint of the table less the converged endpoint of the same starts, r(theta),
+and theta are the numbers of
 tune.numbers: 60 to 120 of them. With J = dr/dtheta the step d solves
 
     (J J^T + mu diag(J J^T)) d = -J r,
 
-accepted if the sum of squares falls; then mu is divided by 5, otherwise multiplied (Marquardt 1963, doi:10.1137/0111030). A row whose
-outputs' weights grow beyond a bound adds the excess as a further residual, since such rows multiply the rounding errors of a network in
-half precision.
+accepted if the sum of squares falls; then mu is divided by 5, otherwise multiplied (Marquardt 1963,
+doi:10.1137/0111030). A row whose outputs' weights grow beyond a bound adds the excess as a further
+residual, since such rows multiply the rounding errors of a network in half precision.
 """
 
 from collections.abc import Callable
@@ -51,9 +52,11 @@ class Refined(NamedTuple):
     """What refinement found.
 
     Attributes:
-      plan: the table with the least validation error, or the least training error without validation starts.
+      plan: the table with the least validation error, or the least training error without
+        validation starts.
       history: the start and every accepted step.
-      stopped: why it ended: "iterations", "validation", or "no step" (no damping lowered the error).
+      stopped: why it ended: "iterations", "validation", or "no step" (no damping lowered the
+        error).
     """
 
     plan: Plan
@@ -99,11 +102,14 @@ def refine(
       train: the starts that are fitted.
       validation: starts that decide which iteration is kept, and when to stop.
       iterations: accepted steps at most.
-      free: which numbers may change: "times", "labels" (the times that the network receives), "state", "outputs".
+      free: which numbers may change: "times", "labels" (the times that the network receives),
+        "state", "outputs".
       depth: how many of the last outputs a row may use.
       bound: of the L1 size of a row's weights of outputs, in units of the step; None: unbounded.
-      derivatives: "jvp" or "differences"; the second needs no derivative of the model, which may be a numpy or torch function.
-      at_once: evaluations of the network in memory at a time; the number of training starts by default.
+      derivatives: "jvp" or "differences"; the second needs no derivative of the model, which may be
+        a numpy or torch function.
+      at_once: evaluations of the network in memory at a time; the number of training starts by
+        default.
       progress: called with each `Iteration`.
 
     Raises:
@@ -113,7 +119,17 @@ def refine(
     runner = Runner(model, derivatives)
     numbers = numbering.numbers_of("tune.refine", make, np.asarray(grid, float), free, depth)
     check_starts("tune.refine", numbers, train)
-    return search(runner, numbers, np.asarray(grid, float), train, validation, iterations, bound, at_once, progress)
+    return search(
+        runner,
+        numbers,
+        np.asarray(grid, float),
+        train,
+        validation,
+        iterations,
+        bound,
+        at_once,
+        progress,
+    )
 
 
 def check_starts(name: str, numbers: Numbers, train: Starts) -> None:
@@ -122,7 +138,8 @@ def check_starts(name: str, numbers: Numbers, train: Starts) -> None:
     wanted = -(-3 * numbers.count // each)
     if len(train.noise) < wanted:
         raise ValueError(
-            f"{name}: {len(train.noise)} training start(s) of {each} numbers for {numbers.count} free numbers of the table; give "
+            f"{name}: {len(train.noise)} training start(s) of {each} numbers for {numbers.count} "
+            "free numbers of the table; give "
             f"at least {wanted}, or free fewer numbers."
         )
 
@@ -145,7 +162,8 @@ def search(
     cost = _cost(runner, plan, train, bound)
     if not np.isfinite(cost):
         raise ValueError(
-            "tune.refine: the model is not finite on the way of the starting table; begin with another grid or plan."
+            "tune.refine: the model is not finite on the way of the starting table; begin with "
+            "another grid or plan."
         )
     history = [_iteration(runner, plan, train, validation, damping)]
     best, waited = (plan, _score(history[-1])), 0
@@ -226,7 +244,8 @@ def _equations(
         matrix, vector = _with_bound(numbers, grid, point, plan, bound, matrix, vector)
     is_time = np.array([name == "t" for name in numbers.column])
     other = np.flatnonzero(~is_time)
-    # Times become logarithms of gaps: theta = (log gaps, corrections), d(times)/d(log gaps) = chain.
+    # Times become logarithms of gaps: theta = (log gaps, corrections), d(times)/d(log gaps) =
+    # chain.
     chain = numbering.grid_by_gaps(grid) if is_time.any() else np.zeros((0, 0))
     steps = chain.shape[1]
     change = np.zeros((numbers.count, steps + len(other)))
@@ -236,7 +255,8 @@ def _equations(
 
     def step(damping: float) -> tuple[np.ndarray, np.ndarray]:
         size = np.diag(matrix)
-        # The gaps have one number too many (their common factor changes nothing): the small term settles it.
+        # The gaps have one number too many (their common factor changes nothing): the small term
+        # settles it.
         damped = matrix + np.diag(damping * size + 1e-12 * np.mean(size))
         found = -np.linalg.solve(damped, vector)
         corrections = np.zeros(numbers.count)

@@ -1,6 +1,7 @@
 """The numbers of a table that tuning may change, and how the table follows from them.
 
-A published plan is a function of its grid: `make(grid) -> Plan`. Its tuned table is that plan on other times, plus corrections,
+A published plan is a function of its grid: `make(grid) -> Plan`. Its tuned table is that plan on
+other times, plus corrections,
 
     t_k                       inner times of the grid, through the logarithms of its gaps, so that they stay in order
     label_time_i = t_i + u_i gap_i
@@ -8,12 +9,13 @@ A published plan is a function of its grid: `make(grid) -> Plan`. Its tuned tabl
     b_ij = b_ij(grid) + w_ij h_i               the outputs' weights, for the outputs that exist in row i
     d_ij = d_ij(grid) + w_ij h_i               the same of plans whose rows have substeps or a corrector
 
-with h_i the length of the step that row i belongs to. All corrections begin at 0, so tuning begins at the published plan. (Keeping
-the theory's weights as a function of the times, with corrections added, is the parametrisation of the Generalized Solver,
-arXiv:2510.17699; there it is trained by Adam.)
+with h_i the length of the step that row i belongs to. All corrections begin at 0, so tuning begins
+at the published plan. (Keeping the theory's weights as a function of the times, with corrections
+added, is the parametrisation of the Generalized Solver, arXiv:2510.17699; there it is trained by
+Adam.)
 
-The solver needs derivatives of the table by its numbers. The table is cheap and in float64, so those by the times are
-central differences; the others are exact.
+The solver needs derivatives of the table by its numbers. The table is cheap and in float64, so
+those by the times are central differences; the others are exact.
 """
 
 import dataclasses
@@ -75,9 +77,7 @@ class Numbers:
         """Derivatives of the table by each free number: P tables. Those by times keep the corrections' numbers fixed."""
         plan = self.make(grid)
         h, gap = step_of_row(plan), gap_of_row(plan)
-        nothing = {
-            name: np.zeros(np.shape(column)) for name, column in plan._asdict().items()
-        }
+        nothing = {name: np.zeros(np.shape(column)) for name, column in plan._asdict().items()}
         found = []
         for row, name, j in zip(self.rows, self.column, self.index, strict=True):
             if name == "t":
@@ -137,7 +137,13 @@ def numbers_of(
                     add(i, "d", j)
     span = float(grid[0]), float(grid[-1])
     return Numbers(
-        make, plan.steps, span, tuple(free), np.array(rows, int), tuple(column), np.array(index, int)
+        make,
+        plan.steps,
+        span,
+        tuple(free),
+        np.array(rows, int),
+        tuple(column),
+        np.array(index, int),
     )
 
 
@@ -181,7 +187,8 @@ def grid_by_gaps(grid: np.ndarray) -> np.ndarray:
 def l1_sizes(plan: Plan) -> np.ndarray:
     """(N,) how much each row can multiply the errors of outputs: the sum of its |weights| of outputs over its step.
 
-    It is 1 for Euler's method. Weights of data or noise predictions are counted by what they give to the velocity.
+    It is 1 for Euler's method. Weights of data or noise predictions are counted by what they give
+    to the velocity.
     """
     weights = np.abs(plan.b) + np.abs(plan.c)[:, None] * 0 + np.abs(plan.d)
     lagged = np.zeros_like(weights)
@@ -195,9 +202,12 @@ def _check_plan(name: str, plan: Plan) -> None:
     """Refuse a plan that tuning cannot take."""
     if np.any(plan.s != 0):
         raise ValueError(
-            f"{name}: the plan draws noise in its steps, so its endpoint is no function of the start; give a plan of an ODE "
+            f"{name}: the plan draws noise in its steps, so its endpoint is no function of the "
+            "start; give a plan of an ODE "
             "solver (eta=0)."
         )
     if not np.all(plan.counted):
-        raise ValueError(f"{name}: the plan has rows that only pad; tune it first and pad the result.")
+        raise ValueError(
+            f"{name}: the plan has rows that only pad; tune it first and pad the result."
+        )
     check_finite(plan, name)

@@ -1,12 +1,14 @@
 """A table row by row, in closed form, on the model's own trajectory.
 
-Step i of a table with the rows before it known takes the state x_i and the last outputs v_i, v_{i-1}, ... to
+Step i of a table with the rows before it known takes the state x_i and the last outputs v_i,
+v_{i-1}, ... to
 
     x_{i+1} = x_i + w_0 x_i + sum_j w_{j+1} v_{i-j},
 
-linear in its weights. The best weights for the converged states X(t_{i+1}) of the same starts solve one small linear
-least-squares problem, and the next row goes on from the states that these weights gave. So a whole table costs one
-evaluation of the starts for each of its rows, and no derivative. (OLSS, arXiv:2305.14677, fits schedules in this way.)
+linear in its weights. The best weights for the converged states X(t_{i+1}) of the same starts solve
+one small linear least-squares problem, and the next row goes on from the states that these weights
+gave. So a whole table costs one evaluation of the starts for each of its rows, and no derivative.
+(OLSS, arXiv:2305.14677, fits schedules in this way.)
 """
 
 from collections.abc import Callable
@@ -58,7 +60,8 @@ def least_squares(
         reference = converged(runner, noise, grid, tolerance or 1e-3, condition)
     if not np.allclose(reference.times, grid, rtol=0, atol=1e-12):
         raise ValueError(
-            "tune.least_squares: the reference is at other times than the grid; make it with tune.reference(model, noise, grid)."
+            "tune.least_squares: the reference is at other times than the grid; make it with "
+            "tune.reference(model, noise, grid)."
         )
     a, b = fit(runner, noise, grid, reference.states, condition, depth)
     plan = table(grid, a, b, schedule)
@@ -83,7 +86,8 @@ def fit(
         here = jnp.asarray(x) if runner.derivatives == "jvp" else x
         velocity = np.asarray(runner.velocity(here, grid[i], condition), np.float64)
         outputs = [velocity, *outputs[: depth - 1]]
-        # Columns: the state and the outputs that are known. The unknown is the step, not the state after it.
+        # Columns: the state and the outputs that are known. The unknown is the step, not the state
+        # after it.
         columns = np.stack([np.asarray(x, np.float64).ravel(), *(v.ravel() for v in outputs)])
         step = np.asarray(states[i + 1], np.float64).ravel() - columns[0]
         weights = solve(columns @ columns.T, columns @ step)
@@ -101,9 +105,7 @@ def solve(normal: np.ndarray, right: np.ndarray) -> np.ndarray:
     return np.linalg.solve(scaled + ridge, right / scale) / scale
 
 
-def table(
-    grid: np.ndarray, a: np.ndarray, b: np.ndarray, schedule: Schedule | None = None
-) -> Plan:
+def table(grid: np.ndarray, a: np.ndarray, b: np.ndarray, schedule: Schedule | None = None) -> Plan:
     """The Plan whose row i gives a_i x + sum_j b_ij v_{i-j}, one step a row."""
     t, t_next = grid[:-1], grid[1:]
     count = len(t)

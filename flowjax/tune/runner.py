@@ -1,8 +1,9 @@
 """Run a model along a plan, and push tangents through it: with JAX, or as a black box.
 
-Tuning needs two things of a model: its velocity, and the change of its velocity for a change of state and time. The
-second is a forward derivative (`jax.jvp`), which stores nothing of the network, or a difference of two evaluations for
-a function that JAX cannot see through. This file hides which of the two it is.
+Tuning needs two things of a model: its velocity, and the change of its velocity for a change of
+state and time. The second is a forward derivative (`jax.jvp`), which stores nothing of the network,
+or a difference of two evaluations for a function that JAX cannot see through. This file hides which
+of the two it is.
 """
 
 import functools
@@ -26,7 +27,8 @@ class Runner:
     """A model with what tuning asks of it.
 
     Attributes:
-      evaluations: network evaluations of one sample that were spent so far; a derivative counts as one.
+      evaluations: network evaluations of one sample that were spent so far; a derivative counts as
+        one.
       derivatives: "jvp" or "differences".
     """
 
@@ -61,9 +63,7 @@ class Runner:
             return np.asarray(self._call(x, t, condition), x.dtype)
         return self._velocity(x, jnp.asarray(t, x.dtype), condition)
 
-    def push(
-        self, x: Array, t: float, condition: PyTree, x_dot: Array, t_dot: np.ndarray
-    ) -> Array:
+    def push(self, x: Array, t: float, condition: PyTree, x_dot: Array, t_dot: np.ndarray) -> Array:
         """Changes of the velocity, (P, b, *D), for P changes of the state (P, b, *D) and of the time (P,)."""
         self.evaluations += len(x) * len(t_dot)
         if self.derivatives == "jvp":
@@ -90,7 +90,8 @@ class Runner:
         self, x: jax.Array, t: jax.Array, condition: PyTree, x_dot: jax.Array, t_dot: jax.Array
     ) -> jax.Array:
         at = lambda x, t: self._call(x, t, condition)
-        # The network itself is evaluated once for all tangents: vmap sees that it does not depend on them.
+        # The network itself is evaluated once for all tangents: vmap sees that it does not depend
+        # on them.
         one = lambda x_dot, t_dot: jax.jvp(at, (x, t), (x_dot, t_dot))[1]
         return jax.vmap(one)(x_dot, t_dot)
 

@@ -1,8 +1,9 @@
 """Converged states of a model's own ODE: what a tuned table is measured against.
 
-The classical Runge-Kutta method integrates from the starts through the times that are asked for, with k steps in each
-interval. The same with 2 k steps says by how much that moves the end. The number of steps doubles until the end moves by less
-than the tolerance; a velocity that is rough in time may never get there, and then the reference is refused.
+The classical Runge-Kutta method integrates from the starts through the times that are asked for,
+with k steps in each interval. The same with 2 k steps says by how much that moves the end. The
+number of steps doubles until the end moves by less than the tolerance; a velocity that is rough in
+time may never get there, and then the reference is refused.
 """
 
 from collections.abc import Callable
@@ -24,9 +25,11 @@ class Reference(NamedTuple):
     Attributes:
       times: (T,) decreasing, times[0] is where the starts lie.
       states: (T, B, *D).
-      doubling: root mean square change of the end when the steps were doubled, relative to the size of the end.
+      doubling: root mean square change of the end when the steps were doubled, relative to the size
+        of the end.
       steps: Runge-Kutta steps over all intervals; each takes four evaluations.
-      evaluations: network evaluations of one sample that were spent, those of coarser attempts included.
+      evaluations: network evaluations of one sample that were spent, those of coarser attempts
+        included.
     """
 
     times: np.ndarray
@@ -52,15 +55,16 @@ def reference(
       model: (x, t) -> velocity (B, *D); with a condition, (x, t, condition) -> velocity.
       noise: (B, *D) states at times[0].
       times: (T,) strictly monotone.
-      tolerance: the change of the end under doubling of the steps that is accepted, relative to the root mean square norm of the
-        end. A tenth of the error of the tables that are compared is small enough.
+      tolerance: the change of the end under doubling of the steps that is accepted, relative to the
+        root mean square norm of the end. A tenth of the error of the tables that are compared is
+        small enough.
       condition: a pytree with leading axis B, such as labels.
       most_steps: Runge-Kutta steps at which the attempt is given up.
       derivatives: "differences" marks a model that JAX cannot trace (see `tune.refine`).
 
     Raises:
-      ValueError: the velocity is not finite on the way, or the end still moves by more than `tolerance` at `most_steps` steps;
-        the message says by how much.
+      ValueError: the velocity is not finite on the way, or the end still moves by more than
+        `tolerance` at `most_steps` steps; the message says by how much.
     """
     check_choice("tune.reference", "derivatives", derivatives, DERIVATIVES)
     return converged(Runner(model, derivatives), noise, times, tolerance, condition, most_steps)
@@ -88,9 +92,12 @@ def converged(
             break
         if 2 * substeps * intervals > most_steps:
             raise ValueError(
-                f"tune.reference: the end of the model's ODE still moves by {doubling:.2g} of its size when "
-                f"{substeps * intervals // 2} Runge-Kutta steps become {substeps * intervals}, and tolerance={tolerance:.2g} was "
-                "wanted. Give a larger tolerance if tables of that error are of use, or larger most_steps; a network that "
+                f"tune.reference: the end of the model's ODE still moves by {doubling:.2g} of its "
+                "size when "
+                f"{substeps * intervals // 2} Runge-Kutta steps become {substeps * intervals}, and "
+                f"tolerance={tolerance:.2g} was "
+                "wanted. Give a larger tolerance if tables of that error are of use, or larger "
+                "most_steps; a network that "
                 "receives 1000 t may be too rough in time to converge at all."
             )
         coarse = fine
@@ -110,7 +117,8 @@ def _integrate(
         x = runner.run(plan, x, condition)
         if not np.all(np.isfinite(x)):
             raise ValueError(
-                f"tune.reference: the model is not finite between t = {times[i]:.6g} and t = {times[i + 1]:.6g}; look at its "
+                f"tune.reference: the model is not finite between t = {times[i]:.6g} and t = "
+                f"{times[i + 1]:.6g}; look at its "
                 "output there, or end the grid before it."
             )
         x = x.astype(states[0].dtype)
