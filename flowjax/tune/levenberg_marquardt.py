@@ -1,8 +1,7 @@
 """Levenberg-Marquardt on all numbers of a table at once.
 
-The residual is the endpoint of the table less the converged endpoint of the same starts, r(theta),
-and theta are the numbers of
-tune.numbers: 60 to 120 of them. With J = dr/dtheta the step d solves
+The residual r(theta) is the endpoint of the table minus the converged endpoint of the same starts,
+and theta are the 60 to 120 numbers of tune.numbers. With J = dr/dtheta the step d solves
 
     (J J^T + mu diag(J J^T)) d = -J r,
 
@@ -27,6 +26,7 @@ from flowjax.tune.truth import errors
 from flowjax.types import Array, PyTree
 
 FIRST_DAMPING = 1e-4
+DAMPING_FACTOR = 5  # by which mu falls after an accepted step and grows after a rejected one
 TRIES = 7  # dampings that are tried in an iteration
 PATIENCE = 3  # iterations without a better validation error after which refinement ends
 
@@ -135,12 +135,12 @@ def refine(
 def check_starts(name: str, numbers: Numbers, train: Starts) -> None:
     """Refuse starts that do not determine the free numbers."""
     each = int(np.prod(np.shape(train.noise)[1:]))
+    # Three equations for each number: fewer fit the starts and not the model.
     wanted = -(-3 * numbers.count // each)
     if len(train.noise) < wanted:
         raise ValueError(
             f"{name}: {len(train.noise)} training start(s) of {each} numbers for {numbers.count} "
-            "free numbers of the table; give "
-            f"at least {wanted}, or free fewer numbers."
+            f"free numbers of the table; give at least {wanted} starts, or free fewer numbers."
         )
 
 
@@ -155,10 +155,12 @@ def search(
     at_once: int | None = None,
     progress: Callable[[Iteration], None] | None = None,
 ) -> Refined:
-    """`refine` with a `Runner` and `Numbers`."""
+    """`refine` with a `Runner` and `Numbers`, whose arguments have been checked."""
+    # The start: the published plan itself.
     theta = _Point(numbering.gaps_of(grid), np.zeros(numbers.count))
     plan = numbers.plan(grid, theta.corrections)
-    damping, stopped = FIRST_DAMPING, "iterations"
+    damping = FIRST_DAMPING
+    stopped = "iterations"
     cost = _cost(runner, plan, train, bound)
     if not np.isfinite(cost):
         raise ValueError(
@@ -166,10 +168,12 @@ def search(
             "another grid or plan."
         )
     history = [_iteration(runner, plan, train, validation, damping)]
-    best, waited = (plan, _score(history[-1])), 0
+    best = (plan, _score(history[-1]))
+    waited = 0
     if progress:
         progress(history[-1])
     for _ in range(iterations):
+        # One Jacobian, then the smallest damping whose step lowers the cost.
         step = _equations(runner, numbers, theta, plan, train, bound, at_once)
         found = None
         for _ in range(TRIES):
@@ -179,17 +183,19 @@ def search(
             if trial_cost < cost:
                 found = trial, trial_plan, trial_cost
                 break
-            damping *= 5
+            damping *= DAMPING_FACTOR
         if found is None:
             stopped = "no step"
             break
         theta, plan, cost = found
         history.append(_iteration(runner, plan, train, validation, damping))
-        damping /= 5
+        damping /= DAMPING_FACTOR
         if progress:
             progress(history[-1])
+        # The plan of the least validation error is returned, not the last one.
         if _score(history[-1]) < best[1]:
-            best, waited = (plan, _score(history[-1])), 0
+            best = (plan, _score(history[-1]))
+            waited = 0
         else:
             waited += 1
         if waited >= PATIENCE:
@@ -199,7 +205,12 @@ def search(
 
 
 class _Point(NamedTuple):
-    """Where the search is: logarithms of the grid's gaps (steps,), and the corrections (P,), 0 for times."""
+    """Where the search is.
+
+    Attributes:
+      log_gaps: (steps,) logarithms of the grid's gaps.
+      corrections: (P,) of the weights and labels; 0 for the times, which follow from the gaps.
+    """
 
     log_gaps: np.ndarray
     corrections: np.ndarray
@@ -208,15 +219,18 @@ class _Point(NamedTuple):
 def _plan_of(numbers: Numbers, point: _Point) -> Plan | None:
     """The table of a point; None where the grid has collapsed or a number is not finite."""
     grid = numbering.grid_of(point.log_gaps, numbers.span)
-    gaps = np.abs(np.diff(grid))
-    if not np.all(np.isfinite(point.corrections)) or np.min(gaps) < 1e-5 * abs(grid[-1] - grid[0]):
+    smallest = np.min(np.abs(np.diff(grid)))
+    # Steps of no length: the theory's weights would be differences of equal numbers.
+    if smallest < 1e-5 * abs(grid[-1] - grid[0]) or not np.all(np.isfinite(point.corrections)):
         return None
     try:
         plan = numbers.plan(grid, point.corrections)
     except ValueError:  # the theory has no finite weights there
         return None
+    # Networks are trained on times in [0, 1] only.
     inside = np.all((plan.label_time >= 0) & (plan.label_time <= 1))
-    return plan if inside and all(np.all(np.isfinite(column)) for column in plan) else None
+    finite = all(np.all(np.isfinite(column)) for column in plan)
+    return plan if inside and finite else None
 
 
 def _moved(point: _Point, gap_step: np.ndarray, step: np.ndarray) -> _Point:
@@ -232,31 +246,33 @@ def _equations(
     bound: float | None,
     at_once: int | None,
 ) -> Callable[[float], tuple[np.ndarray, np.ndarray]]:
-    """damping -> (step of the logarithms of the gaps, step of the corrections) by Levenberg-Marquardt."""
+    """The equations at a point, as a function damping -> steps of (log_gaps, corrections)."""
     grid = numbering.grid_of(point.log_gaps, numbers.span)
     tangents = numbers.tangents(grid, point.corrections)
     matrix, vector, _ = normal_equations(
         runner, plan, tangents, train.noise, train.exact, train.condition, at_once
     )
+    # Relative errors, so that the bound's residuals weigh the same for every model.
     scale = np.sum(np.square(train.exact))
-    matrix, vector = matrix / scale, vector / scale
+    matrix = matrix / scale
+    vector = vector / scale
     if bound is not None:
         matrix, vector = _with_bound(numbers, grid, point, plan, bound, matrix, vector)
+    # By the chain rule from times to logarithms of gaps: theta = (log gaps, corrections).
     is_time = np.array([name == "t" for name in numbers.column])
     other = np.flatnonzero(~is_time)
-    # Times become logarithms of gaps: theta = (log gaps, corrections), d(times)/d(log gaps) =
-    # chain.
     chain = numbering.grid_by_gaps(grid) if is_time.any() else np.zeros((0, 0))
     steps = chain.shape[1]
     change = np.zeros((numbers.count, steps + len(other)))
     change[np.flatnonzero(is_time), :steps] = chain
     change[other, steps + np.arange(len(other))] = 1
-    matrix, vector = change.T @ matrix @ change, change.T @ vector
+    matrix = change.T @ matrix @ change
+    vector = change.T @ vector
 
     def step(damping: float) -> tuple[np.ndarray, np.ndarray]:
         size = np.diag(matrix)
-        # The gaps have one number too many (their common factor changes nothing): the small term
-        # settles it.
+        # The gaps have one number too many, since their common factor changes nothing. The small
+        # term chooses the shortest step.
         damped = matrix + np.diag(damping * size + 1e-12 * np.mean(size))
         found = -np.linalg.solve(damped, vector)
         corrections = np.zeros(numbers.count)
@@ -282,27 +298,34 @@ def _with_bound(
     matrix: np.ndarray,
     vector: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The normal equations with the residuals of `_excess`, whose derivatives are differences of the cheap table."""
+    """The normal equations with the residuals of `_excess`, differentiated by differences."""
     excess = _excess(plan, bound)
+    # Within the bound nothing is added.
     if not np.any(excess):
         return matrix, vector
     rows = np.zeros((numbers.count, plan.rows))
     for k, (name, j) in enumerate(zip(numbers.column, numbers.index, strict=True)):
         small = 1e-6
         if name == "t":
+            # A time, by a step that is small beside the gaps around it
             other = grid.copy()
             other[j] += small * min(abs(grid[j - 1] - grid[j]), abs(grid[j] - grid[j + 1]))
-            moved, size = numbers.plan(other, point.corrections), other[j] - grid[j]
+            moved = numbers.plan(other, point.corrections)
+            size = other[j] - grid[j]
         else:
             corrections = point.corrections.copy()
             corrections[k] += small
-            moved, size = numbers.plan(grid, corrections), small
+            moved = numbers.plan(grid, corrections)
+            size = small
         rows[k] = (_excess(moved, bound) - excess) / size
     return matrix + rows @ rows.T, vector + rows @ excess
 
 
 def _cost(runner: Runner, plan: Plan, train: Starts, bound: float | None) -> float:
-    """Mean square relative error of the training starts, and the bound's residuals; infinite where not finite."""
+    """Mean square relative error of the training starts, plus the squared excess of the bound.
+
+    It is infinite where the endpoints are not finite, so that such a step is rejected.
+    """
     ends = runner.run(plan, train.noise, train.condition)
     cost = np.sum(np.square(ends - train.exact)) / np.sum(np.square(train.exact))
     cost += np.sum(np.square(_excess(plan, bound)))

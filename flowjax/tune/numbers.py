@@ -3,13 +3,14 @@
 A published plan is a function of its grid: `make(grid) -> Plan`. Its tuned table is that plan on
 other times, plus corrections,
 
-    t_k                       inner times of the grid, through the logarithms of its gaps, so that they stay in order
+    t_k                              inner times of the grid
     label_time_i = t_i + u_i gap_i
-    a_i  = a_i(grid) + w_i h_i                 the state's weight
-    b_ij = b_ij(grid) + w_ij h_i               the outputs' weights, for the outputs that exist in row i
-    d_ij = d_ij(grid) + w_ij h_i               the same of plans whose rows have substeps or a corrector
+    a_i  = a_i(grid) + w_i h_i       the state's weight
+    b_ij = b_ij(grid) + w_ij h_i     the weights of the outputs that exist in row i
+    d_ij = d_ij(grid) + w_ij h_i     the same for rows with substeps or a corrector
 
-with h_i the length of the step that row i belongs to. All corrections begin at 0, so tuning begins
+with h_i the length of the step that row i belongs to. The times change through the logarithms of
+the grid's gaps, so that they stay in order. All corrections begin at 0, so tuning begins
 at the published plan. (Keeping the theory's weights as a function of the times, with corrections
 added, is the parametrisation of the Generalized Solver, arXiv:2510.17699; there it is trained by
 Adam.)
@@ -23,7 +24,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from flowjax.errors import check_choice
+from flowjax.errors import check_choice, check_whole
 from flowjax.plans.table import DEPTH, Plan, check_finite
 
 FREE = ("times", "labels", "state", "outputs")  # groups of numbers
@@ -60,7 +61,8 @@ class Numbers:
     def plan(self, grid: np.ndarray, corrections: np.ndarray) -> Plan:
         """The table on `grid` with `corrections` (P,), of which those of times are ignored."""
         plan = self.make(grid)
-        h, gap = step_of_row(plan), gap_of_row(plan)
+        h = step_of_row(plan)
+        gap = gap_of_row(plan)
         columns = {name: np.array(column) for name, column in plan._asdict().items()}
         for row, name, j, value in zip(
             self.rows, self.column, self.index, corrections, strict=True
@@ -74,15 +76,20 @@ class Numbers:
         return Plan(**columns)
 
     def tangents(self, grid: np.ndarray, corrections: np.ndarray) -> list[Plan]:
-        """Derivatives of the table by each free number: P tables. Those by times keep the corrections' numbers fixed."""
+        """Derivatives of the table by each free number: P tables.
+
+        Those by a time keep the corrections fixed, but the weights that follow from the times move.
+        """
         plan = self.make(grid)
-        h, gap = step_of_row(plan), gap_of_row(plan)
+        h = step_of_row(plan)
+        gap = gap_of_row(plan)
         nothing = {name: np.zeros(np.shape(column)) for name, column in plan._asdict().items()}
         found = []
         for row, name, j in zip(self.rows, self.column, self.index, strict=True):
             if name == "t":
                 found.append(self._by_time(grid, corrections, j))
                 continue
+            # A correction changes one number of one column.
             changed = np.zeros_like(nothing[name])
             if name == "label_time":
                 changed[row] = gap[row]
@@ -95,24 +102,44 @@ class Numbers:
 
     def _by_time(self, grid: np.ndarray, corrections: np.ndarray, k: int) -> Plan:
         """The derivative of the table by the time grid[k]."""
+        # A central difference: the table is cheap, in float64, and smooth in its grid.
         size = DIFFERENCE * min(grid[k - 1] - grid[k], grid[k] - grid[k + 1], key=abs)
-        after, before = grid.copy(), grid.copy()
+        after = grid.copy()
+        before = grid.copy()
         after[k] += size
         before[k] -= size
-        high, low = self.plan(after, corrections), self.plan(before, corrections)
-        difference = lambda a, b: (a.astype(float) - b.astype(float)) / (2 * size)
-        return Plan(*(difference(a, b) for a, b in zip(high, low, strict=True)))
+        high = self.plan(after, corrections)
+        low = self.plan(before, corrections)
+        return Plan(*((a.astype(float) - b.astype(float)) / (2 * size) for a, b in zip(high, low)))
 
 
 def numbers_of(
-    name: str, make: Callable, grid: np.ndarray, free: tuple[str, ...], depth: int = DEPTH
+    name: str,
+    make: Callable[[np.ndarray], Plan],
+    grid: np.ndarray,
+    free: tuple[str, ...],
+    depth: int = DEPTH,
 ) -> Numbers:
-    """The `Numbers` of `make` on grids as long as `grid`; `name` is the public function that a refusal speaks for."""
+    """The free numbers of `make` on grids as long as `grid`.
+
+    Args:
+      name: the public function that an error speaks for.
+      make: grid -> Plan.
+      grid: (steps+1,).
+      free: groups of `FREE`.
+      depth: how many of the last outputs a row may use, 1 to 4.
+
+    Raises:
+      ValueError: an unknown group, a depth out of range, or a plan that tuning cannot take.
+    """
+    check_whole(name, "depth", depth, 1, DEPTH)
     for group in free:
         check_choice(name, "free", group, FREE)
     plan = make(grid)
     _check_plan(name, plan)
-    rows, column, index = [], [], []
+    rows: list[int] = []
+    column: list[str] = []
+    index: list[int] = []
 
     def add(row: int, which: str, j: int = 0) -> None:
         rows.append(row)
@@ -123,7 +150,8 @@ def numbers_of(
         for k in range(1, plan.steps):
             add(-1, "t", k)
     for i in range(plan.rows):
-        if "labels" in free and i:  # at the start a label time of more than 1 would be asked for
+        # The first label stays: shifted, it could pass t = 1.
+        if "labels" in free and i > 0:
             add(i, "label_time")
         if "state" in free:
             add(i, "a")
@@ -155,7 +183,7 @@ def step_of_row(plan: Plan) -> np.ndarray:
 
 
 def gap_of_row(plan: Plan) -> np.ndarray:
-    """(N,) the smaller distance from a row's time to another time of evaluation: the scale of a label's shift."""
+    """(N,) the distance from a row's time to the nearest other time, in which labels shift."""
     times = np.unique(np.append(plan.t, plan.t_next))
     apart = np.abs(plan.t[:, None] - times[None])
     return np.min(np.where(apart > 1e-12, apart, np.inf), axis=1)
@@ -168,10 +196,11 @@ def gaps_of(grid: np.ndarray) -> np.ndarray:
 
 def grid_of(log_gaps: np.ndarray, span: tuple[float, float]) -> np.ndarray:
     """The grid over `span` whose gaps stand in the ratios exp(log_gaps)."""
+    # A softmax: the gaps are positive and fill the span.
     fractions = np.exp(log_gaps - np.max(log_gaps))
     fractions /= fractions.sum()
     grid = span[0] + (span[1] - span[0]) * np.concatenate([[0.0], np.cumsum(fractions)])
-    grid[-1] = span[1]
+    grid[-1] = span[1]  # exactly, without the rounding of the sum
     return grid
 
 
@@ -185,13 +214,14 @@ def grid_by_gaps(grid: np.ndarray) -> np.ndarray:
 
 
 def l1_sizes(plan: Plan) -> np.ndarray:
-    """(N,) how much each row can multiply the errors of outputs: the sum of its |weights| of outputs over its step.
+    """(N,) how much each row can multiply the errors of the velocities that it uses.
 
-    It is 1 for Euler's method. Weights of data or noise predictions are counted by what they give
-    to the velocity.
+    It is the sum of the absolute weights of the outputs over the length of the step: 1 for Euler's
+    method. Where a plan keeps data or noise predictions, their weights are multiplied by the weight
+    q of the velocity in them.
     """
-    weights = np.abs(plan.b) + np.abs(plan.c)[:, None] * 0 + np.abs(plan.d)
-    lagged = np.zeros_like(weights)
+    weights = np.abs(plan.b) + np.abs(plan.d)
+    lagged = np.zeros_like(weights)  # |q| of the row that gave each output
     for j in range(DEPTH):
         rows = np.arange(plan.rows) - j
         lagged[:, j] = np.where(rows >= 0, np.abs(plan.q[np.maximum(rows, 0)]), 0)
@@ -203,8 +233,7 @@ def _check_plan(name: str, plan: Plan) -> None:
     if np.any(plan.s != 0):
         raise ValueError(
             f"{name}: the plan draws noise in its steps, so its endpoint is no function of the "
-            "start; give a plan of an ODE "
-            "solver (eta=0)."
+            "start; give a plan of an ODE solver (eta=0)."
         )
     if not np.all(plan.counted):
         raise ValueError(

@@ -17,9 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowjax import grids
+from flowjax.errors import check_choice, check_whole
 from flowjax.plans.table import DEPTH, Plan, check_finite
 from flowjax.schedules import Linear, Schedule
-from flowjax.tune.runner import Runner
+from flowjax.tune.runner import DERIVATIVES, Runner
 from flowjax.tune.truth import Reference, converged
 from flowjax.types import Array, PyTree
 
@@ -53,8 +54,8 @@ def least_squares(
       A `Plan` of N rows.
     """
     grid = grids.check(grid, "tune.least_squares")
-    if depth not in range(1, DEPTH + 1):
-        raise ValueError(f"tune.least_squares: depth={depth!r}; wanted 1 to {DEPTH} outputs.")
+    check_choice("tune.least_squares", "derivatives", derivatives, DERIVATIVES)
+    check_whole("tune.least_squares", "depth", depth, 1, DEPTH)
     runner = Runner(model, derivatives)
     if reference is None:
         reference = converged(runner, noise, grid, tolerance or 1e-3, condition)
@@ -79,7 +80,8 @@ def fit(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Weights of the state (N,) and of the last outputs (N, 4) of each row."""
     count = len(grid) - 1
-    a, b = np.ones(count), np.zeros((count, DEPTH))
+    a = np.ones(count)
+    b = np.zeros((count, DEPTH))
     x = np.asarray(noise)
     outputs = []  # newest first
     for i in range(count):
@@ -88,11 +90,14 @@ def fit(
         outputs = [velocity, *outputs[: depth - 1]]
         # Columns: the state and the outputs that are known. The unknown is the step, not the state
         # after it.
+        # (1 + number of outputs, B D)
         columns = np.stack([np.asarray(x, np.float64).ravel(), *(v.ravel() for v in outputs)])
         step = np.asarray(states[i + 1], np.float64).ravel() - columns[0]
         weights = solve(columns @ columns.T, columns @ step)
         a[i] = 1 + weights[0]
         b[i, : len(outputs)] = weights[1:]
+        # The next row starts where these weights lead, not from the converged state, so that it
+        # corrects their errors.
         x = (columns[0] + weights @ columns).reshape(x.shape).astype(x.dtype)
     return a, b
 
@@ -107,19 +112,36 @@ def solve(normal: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 def table(grid: np.ndarray, a: np.ndarray, b: np.ndarray, schedule: Schedule | None = None) -> Plan:
     """The Plan whose row i gives a_i x + sum_j b_ij v_{i-j}, one step a row."""
-    t, t_next = grid[:-1], grid[1:]
+    t = grid[:-1]
     count = len(t)
-    zeros, ones = np.zeros(count), np.ones(count)
-    nowhere = np.zeros((count, DEPTH))
     data_x, data_v = (schedule or Linear()).prediction_weights("data", t)
-    every = np.ones(count, bool)
-    return Plan(t, t, zeros, ones, a, b, zeros, ones, nowhere, every, t_next, data_x, data_v, every)
+    return Plan(
+        t=t,
+        label_time=t,
+        # The outputs in the history are velocities.
+        p=np.zeros(count),
+        q=np.ones(count),
+        a=a,
+        b=b,
+        s=np.zeros(count),
+        # The next evaluation is at the new state itself.
+        c=np.ones(count),
+        d=np.zeros((count, DEPTH)),
+        ends_step=np.ones(count, bool),
+        t_next=grid[1:],
+        data_x=data_x,
+        data_v=data_v,
+        counted=np.ones(count, bool),
+    )
 
 
 def on_other_grids(grid: np.ndarray, plan: Plan, schedule: Schedule | None = None) -> Callable:
-    """make(grid) -> Plan of a fitted table: its weights of outputs are carried over in units of the step."""
-    h = np.diff(grid)
-    weights, state = plan.b / h[:, None], plan.a
+    """A fitted table as a function of its grid, for `refine`.
+
+    The weights of the state stay, and those of the outputs stay in units of the step.
+    """
+    state = plan.a
+    weights = plan.b / np.diff(grid)[:, None]
 
     def make(other: np.ndarray) -> Plan:
         return table(other, state, weights * np.diff(other)[:, None], schedule)

@@ -37,6 +37,7 @@ class Runner:
         self.model = model
         self.derivatives = derivatives
         self.evaluations = 0
+        # Compiled once for all plans of one length, since a plan is data of the program.
         self._run = jax.jit(self._sample)
         self._path = jax.jit(functools.partial(self._sample, save_path=True))
         self._velocity = jax.jit(self._call)
@@ -60,22 +61,30 @@ class Runner:
         """The velocity (B, *D) at the state `x` and the label time `t`."""
         self.evaluations += len(x)
         if self.derivatives == "differences":
-            return np.asarray(self._call(x, t, condition), x.dtype)
+            # A black box gets numpy arrays and Python numbers only.
+            return np.asarray(self._call(np.asarray(x), float(t), condition), x.dtype)
         return self._velocity(x, jnp.asarray(t, x.dtype), condition)
 
     def push(self, x: Array, t: float, condition: PyTree, x_dot: Array, t_dot: np.ndarray) -> Array:
-        """Changes of the velocity, (P, b, *D), for P changes of the state (P, b, *D) and of the time (P,)."""
+        """Derivatives of the velocity along P directions of state and time.
+
+        Args:
+          x: (b, *D) the state.
+          t: the label time.
+          condition: as in `run`.
+          x_dot: (P, b, *D) directions of the state.
+          t_dot: (P,) directions of the time.
+
+        Returns:
+          (P, b, *D).
+        """
         self.evaluations += len(x) * len(t_dot)
         if self.derivatives == "jvp":
-            return self._push(
-                x, jnp.asarray(t, x.dtype), condition, x_dot, jnp.asarray(t_dot, x.dtype)
-            )
-        return np.stack(
-            [
-                self._difference(x, t, condition, *dot)
-                for dot in zip(np.asarray(x_dot), t_dot, strict=True)
-            ]
-        )
+            time = jnp.asarray(t, x.dtype)
+            return self._push(x, time, condition, x_dot, jnp.asarray(t_dot, x.dtype))
+        directions = zip(np.asarray(x_dot), t_dot, strict=True)
+        changes = [self._difference(x, t, condition, *direction) for direction in directions]
+        return np.stack(changes)
 
     def _call(self, x: Array, t: Any, condition: PyTree) -> Array:
         return self.model(x, t) if condition is None else self.model(x, t, condition)
@@ -83,38 +92,54 @@ class Runner:
     def _sample(
         self, plan: Plan, x: jax.Array, condition: PyTree, save_path: bool = False
     ) -> jax.Array:
-        solution = sample(lambda x, t: self._call(x, t, condition), x, plan, save_path=save_path)
+        def velocity(x, t):
+            return self._call(x, t, condition)
+
+        solution = sample(velocity, x, plan, save_path=save_path)
         return solution.path if save_path else solution.x
 
     def _tangents(
         self, x: jax.Array, t: jax.Array, condition: PyTree, x_dot: jax.Array, t_dot: jax.Array
     ) -> jax.Array:
-        at = lambda x, t: self._call(x, t, condition)
-        # The network itself is evaluated once for all tangents: vmap sees that it does not depend
-        # on them.
-        one = lambda x_dot, t_dot: jax.jvp(at, (x, t), (x_dot, t_dot))[1]
-        return jax.vmap(one)(x_dot, t_dot)
+        def velocity(x, t):
+            return self._call(x, t, condition)
+
+        def along(x_dot, t_dot):
+            _, change = jax.jvp(velocity, (x, t), (x_dot, t_dot))
+            return change
+
+        # The network itself is evaluated once for all directions: vmap sees that it does not
+        # depend on them.
+        return jax.vmap(along)(x_dot, t_dot)
 
     def _difference(
         self, x: np.ndarray, t: float, condition: PyTree, x_dot: np.ndarray, t_dot: float
     ) -> np.ndarray:
-        """A central difference along (x_dot, t_dot), with a step that suits the larger of the two."""
+        """A central difference along one direction of state and time."""
+        x = np.asarray(x)
         self.evaluations += len(x)  # two evaluations, of which `push` has counted one
         state_size = np.sqrt(np.mean(np.square(x))) + 1e-30
         change = np.sqrt(np.mean(np.square(x_dot))) / state_size
+        t = float(t)
+        # The step suits whichever of state and time moves more. Along nothing it is of no use.
         step = min(RELATIVE_STEP / max(change, 1e-30), TIME_STEP / max(abs(t_dot), 1e-30))
-        after = np.asarray(self._call(x + step * x_dot, t + step * t_dot, condition), np.float64)
-        before = np.asarray(self._call(x - step * x_dot, t - step * t_dot, condition), np.float64)
+        along_x = (step * x_dot).astype(x.dtype)
+        along_t = float(step * t_dot)
+        after = np.asarray(self._call(x + along_x, t + along_t, condition), np.float64)
+        before = np.asarray(self._call(x - along_x, t - along_t, condition), np.float64)
         return ((after - before) / (2 * step)).astype(x.dtype)
 
     def _by_hand(self, plan: Plan, x: np.ndarray, condition: PyTree) -> list[np.ndarray]:
         """The accepted states of a plan for a model that JAX cannot trace."""
+        # The same recursion as flowjax.sample, without a scan.
         x = np.asarray(x)
-        base, history = x, (np.zeros_like(x),) * DEPTH
+        base = x
+        history = (np.zeros_like(x),) * DEPTH
         states = [x]
-        for i in range(plan.rows):
-            row = jax.tree.map(lambda column, i=i: column[i], plan)
-            velocity = np.asarray(self._call(x, float(row.label_time), condition))
+        # Rows in the type of the starts, so that the states keep it.
+        rows = rows_of(plan, x.dtype)
+        for row, label_time in zip(rows, plan.label_time, strict=True):
+            velocity = np.asarray(self._call(x, float(label_time), condition), x.dtype)
             x, base, history = update(row, velocity, x, base, history, 0)
             if row.ends_step:
                 states.append(x)

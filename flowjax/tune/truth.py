@@ -82,8 +82,10 @@ def converged(
     times = np.asarray(times, np.float64)
     before = runner.evaluations
     intervals = len(times) - 1
+    # At least 40 steps in all at first; with fewer, the doubling says little.
     substeps = max(1, -(-40 // intervals))
     coarse = _integrate(runner, noise, times, substeps, condition)
+    # Double until the end stays.
     while True:
         substeps *= 2
         fine = _integrate(runner, noise, times, substeps, condition)
@@ -93,12 +95,10 @@ def converged(
         if 2 * substeps * intervals > most_steps:
             raise ValueError(
                 f"tune.reference: the end of the model's ODE still moves by {doubling:.2g} of its "
-                "size when "
-                f"{substeps * intervals // 2} Runge-Kutta steps become {substeps * intervals}, and "
-                f"tolerance={tolerance:.2g} was "
-                "wanted. Give a larger tolerance if tables of that error are of use, or larger "
-                "most_steps; a network that "
-                "receives 1000 t may be too rough in time to converge at all."
+                f"size when {substeps * intervals // 2} Runge-Kutta steps become "
+                f"{substeps * intervals}, and tolerance={tolerance:.2g} was wanted. Give a larger "
+                "tolerance if tables of that error are of use, or larger most_steps; a network "
+                "that receives 1000 t may be too rough in time to converge at all."
             )
         coarse = fine
     spent = (runner.evaluations - before) // len(noise)
@@ -118,9 +118,9 @@ def _integrate(
         if not np.all(np.isfinite(x)):
             raise ValueError(
                 f"tune.reference: the model is not finite between t = {times[i]:.6g} and t = "
-                f"{times[i + 1]:.6g}; look at its "
-                "output there, or end the grid before it."
+                f"{times[i + 1]:.6g}; look at its output there, or end the grid before it."
             )
+        # The run ends in float64 on the host; the model goes on in the type of its starts.
         x = x.astype(states[0].dtype)
         states.append(x)
         x = jnp.asarray(x) if runner.derivatives == "jvp" else x
@@ -129,11 +129,17 @@ def _integrate(
 
 def change(a: Array, b: Array) -> float:
     """Root mean square of the norms of a - b over that of b."""
-    norms = lambda x: np.linalg.norm(np.asarray(x, np.float64).reshape(len(x), -1), axis=1)
-    return float(rms(norms(np.asarray(a) - np.asarray(b))) / rms(norms(b)))
+    return float(rms(errors(a, b)))
 
 
 def errors(ends: Array, exact: Array) -> np.ndarray:
     """Errors (B,) of endpoints, relative to the root mean square norm of the exact ones."""
-    norms = lambda x: np.linalg.norm(np.asarray(x, np.float64).reshape(len(x), -1), axis=1)
-    return norms(np.asarray(ends, np.float64) - np.asarray(exact, np.float64)) / rms(norms(exact))
+    ends = np.asarray(ends, np.float64)
+    exact = np.asarray(exact, np.float64)
+    # One scale for all starts, so that an endpoint near 0 does not count more than another.
+    return _norms(ends - exact) / rms(_norms(exact))
+
+
+def _norms(x: np.ndarray) -> np.ndarray:
+    """Euclidean norms (B,) of samples (B, *D)."""
+    return np.linalg.norm(x.reshape(len(x), -1), axis=1)
