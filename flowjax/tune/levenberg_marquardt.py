@@ -105,7 +105,8 @@ def refine(
       free: which numbers may change: "times", "labels" (the times that the network receives),
         "state", "outputs".
       depth: how many of the last outputs a row may use.
-      bound: of the L1 size of a row's weights of outputs, in units of the step; None: unbounded.
+      bound: of the L1 size of a row's weights of outputs, in units of the step. It is a penalty:
+        a row of twice the bound counts like a relative error of 0.01. None: no penalty.
       derivatives: "jvp" or "differences"; the second needs no derivative of the model, which may be
         a numpy or torch function.
       at_once: evaluations of the network in memory at a time; the number of training starts by
