@@ -74,6 +74,7 @@ def load_with_facts(path: str | os.PathLike) -> tuple[Plan, dict[str, Any]]:
     stored = content.get("columns")
     if not isinstance(stored, dict):
         raise ValueError(f"{name} has no columns; save the plan again.")
+    # A column that is unknown means a plan that this code would run wrongly.
     missing = [column for column in Plan._fields if column not in stored]
     unknown = [column for column in stored if column not in Plan._fields]
     if missing or unknown:

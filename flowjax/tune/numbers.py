@@ -177,6 +177,7 @@ def numbers_of(
 
 def step_of_row(plan: Plan) -> np.ndarray:
     """(N,) the length, at least 0, of the step that each row belongs to."""
+    # Substeps belong to the step that they prepare.
     ends = np.asarray(plan.ends_step)
     step = np.cumsum(ends) - ends  # the number of the row's step
     return np.abs(np.diff(plan.grid))[np.minimum(step, plan.steps - 1)]
@@ -184,6 +185,7 @@ def step_of_row(plan: Plan) -> np.ndarray:
 
 def gap_of_row(plan: Plan) -> np.ndarray:
     """(N,) the distance from a row's time to the nearest other time, in which labels shift."""
+    # The end of the grid counts too, so that the last label stays apart from it.
     times = np.unique(np.append(plan.t, plan.t_next))
     apart = np.abs(plan.t[:, None] - times[None])
     return np.min(np.where(apart > 1e-12, apart, np.inf), axis=1)
@@ -206,6 +208,7 @@ def grid_of(log_gaps: np.ndarray, span: tuple[float, float]) -> np.ndarray:
 
 def grid_by_gaps(grid: np.ndarray) -> np.ndarray:
     """(steps - 1, steps) derivatives of the inner times of a grid by the logarithms of its gaps."""
+    # d fraction_j / d gap_k = fraction_j (1 if j = k else 0) - fraction_j fraction_k, summed over j
     fractions = np.diff(grid) / (grid[-1] - grid[0])
     reached = np.cumsum(fractions)[:-1]  # of the span, at each inner time
     steps = len(fractions)

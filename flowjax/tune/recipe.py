@@ -54,7 +54,7 @@ class Tuned(NamedTuple):
       ratio: of the errors on the test starts, tuned over published, with a 95 % interval.
       accepted: whether the upper end of that interval lies below 1.
       history: the iterations of the refinement that was kept.
-      evaluations: network evaluations of one sample that were spent on everything.
+      evaluations: of the network for one sample each, over all starts and everything that ran.
       sentence: the result in words.
     """
 
@@ -208,6 +208,7 @@ def _check_starts(
     candidates: list[_Published], noise: Array, free: tuple[str, ...], depth: int
 ) -> None:
     """Refuse starts whose training half does not determine the numbers of every candidate."""
+    # Solvers with a corrector have more numbers than others.
     most = 0
     for candidate in candidates:
         numbers = numbering.numbers_of("tune.tune", candidate.make, candidate.grid, free, depth)
@@ -246,6 +247,7 @@ def _best(
     for candidate in candidates:
         # All plans of one length run in one compiled program.
         error = error_of(runner, candidate.make(candidate.grid), starts)
+        # A plan whose samples are not finite is never the best.
         found.append(error if np.isfinite(error) else np.inf)
     first = int(np.argmin(found))
     return candidates[first], found[first]

@@ -92,6 +92,7 @@ def converged(
         doubling = change(coarse[-1], fine[-1])
         if doubling <= tolerance:
             break
+        # The next attempt would take twice as many steps as this one.
         if 2 * substeps * intervals > most_steps:
             raise ValueError(
                 f"tune.reference: the end of the model's ODE still moves by {doubling:.2g} of its "
@@ -101,6 +102,7 @@ def converged(
                 "that receives 1000 t may be too rough in time to converge at all."
             )
         coarse = fine
+    # The runner counts over all starts; the reference reports evaluations of one sample.
     spent = (runner.evaluations - before) // len(noise)
     return Reference(times, fine, doubling, substeps * intervals, spent)
 
