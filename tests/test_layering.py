@@ -31,6 +31,7 @@ ALLOWED = {
     "fields": {"schedules", "grids", "data"},
     "geometry": {"schedules", "grids", "plans"},  # it compares the updates of successive orders
     "distances": {"schedules", "grids"},
+    "tune": {"schedules", "grids", "plans", "sampling", "distances"},
     "data": set(),
     "checkpoint": {"records"},
     "train": {"schedules", "models"},
@@ -45,7 +46,7 @@ ALLOWED = {
         "models",
     },
 }
-SAMPLERS = {"sampling", "adaptive", "parallel", "plans"}
+SAMPLERS = {"sampling", "adaptive", "parallel", "plans", "tune"}
 NEVER = {"configs", "experiments", "tests", "absl", "matplotlib"}
 NEVER_AT_IMPORT = {"tensorflow", "torch"}  # a reader of checkpoints may import them in a function
 
@@ -190,6 +191,7 @@ PUBLIC = [
     "sampling",
     "schedules",
     "train",
+    "tune",
     "types",
 ]
 

@@ -22,6 +22,7 @@ dpm_solver.py           DPM-Solver and DPM-Solver++: polynomials of the predicti
 sde.py                  plans that draw noise in their steps: DDIM with eta, SDE-DPM-Solver
 predictor_corrector.py  UniPC
 rho.py                  DEIS: polynomials of the noise prediction in t or rho = sigma/alpha
+storage.py              a plan as a file: save, load
 """
 
 from flowjax.plans.builder import Builder
@@ -30,6 +31,7 @@ from flowjax.plans.labels import snap_labels, with_labels, with_path
 from flowjax.plans.predictor_corrector import unipc
 from flowjax.plans.rho import deis
 from flowjax.plans.sde import ddim, dpm_solver_sde
+from flowjax.plans.storage import load, load_with_facts, save
 from flowjax.plans.table import Plan, concat, pad
 from flowjax.plans.velocity import adams_bashforth, euler, heun, rk4
 
@@ -44,8 +46,11 @@ __all__ = [
     "dpm_solver_sde",
     "euler",
     "heun",
+    "load",
+    "load_with_facts",
     "pad",
     "rk4",
+    "save",
     "singlestep",
     "snap_labels",
     "unipc",

@@ -1,0 +1,28 @@
+"""The best table for a given model and number of evaluations.
+
+recipe.py               tune: from a model to an accepted table
+truth.py                converged states of the model's ODE
+row_by_row.py           rows in closed form, by linear least squares
+levenberg_marquardt.py  refine: all numbers of a table at once
+jacobian.py             the derivatives of an endpoint by the numbers of its table
+numbers.py              the numbers that may change
+runner.py               a model in JAX, or as a black box
+"""
+
+from flowjax.tune.levenberg_marquardt import Iteration, Refined, Starts, refine
+from flowjax.tune.recipe import Errors, Tuned, tune
+from flowjax.tune.row_by_row import least_squares
+from flowjax.tune.truth import Reference, reference
+
+__all__ = [
+    "Errors",
+    "Iteration",
+    "Reference",
+    "Refined",
+    "Starts",
+    "Tuned",
+    "least_squares",
+    "reference",
+    "refine",
+    "tune",
+]

@@ -1,0 +1,352 @@
+"""Levenberg-Marquardt on all numbers of a table at once.
+
+The residual r(theta) is the endpoint of the table minus the converged endpoint of the same starts,
+and theta are the 60 to 120 numbers of tune.numbers. With J = dr/dtheta the step d solves
+
+    (J J^T + mu diag(J J^T)) d = -J r,
+
+accepted if the sum of squares falls; then mu is divided by 5, otherwise multiplied (Marquardt 1963,
+doi:10.1137/0111030). A row whose outputs' weights grow beyond a bound adds the excess as a further
+residual, since such rows multiply the rounding errors of a network in half precision.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from flowjax.distances import rms
+from flowjax.errors import check_choice
+from flowjax.plans.table import DEPTH, Plan
+from flowjax.tune import numbers as numbering
+from flowjax.tune.jacobian import normal_equations
+from flowjax.tune.numbers import Numbers
+from flowjax.tune.runner import DERIVATIVES, Runner
+from flowjax.tune.truth import errors
+from flowjax.types import Array, PyTree
+
+FIRST_DAMPING = 1e-4
+DAMPING_FACTOR = 5  # by which mu falls after an accepted step and grows after a rejected one
+TRIES = 7  # dampings that are tried in an iteration
+PATIENCE = 3  # iterations without a better validation error after which refinement ends
+
+
+class Iteration(NamedTuple):
+    """One accepted step: errors relative to the root mean square norm of the converged endpoints.
+
+    Attributes:
+      train, validation: root mean square errors; validation is NaN without validation starts.
+      damping: mu of the step.
+      largest: the largest L1 size of a row (`numbers.l1_sizes`).
+      evaluations: network evaluations spent so far, all starts together.
+    """
+
+    train: float
+    validation: float
+    damping: float
+    largest: float
+    evaluations: int
+
+
+class Refined(NamedTuple):
+    """What refinement found.
+
+    Attributes:
+      plan: the table with the least validation error, or the least training error without
+        validation starts.
+      history: the start and every accepted step.
+      stopped: why it ended: "iterations", "validation", or "no step" (no damping lowered the
+        error).
+    """
+
+    plan: Plan
+    history: list[Iteration]
+    stopped: str
+
+
+class Starts(NamedTuple):
+    """Starts with the converged endpoints that a table is measured against.
+
+    Attributes:
+      noise: (B, *D).
+      exact: (B, *D).
+      condition: a pytree with leading axis B, or None.
+    """
+
+    noise: Array
+    exact: np.ndarray
+    condition: PyTree = None
+
+
+def refine(
+    model: Callable,
+    make: Callable[[np.ndarray], Plan],
+    grid: Array,
+    train: Starts,
+    *,
+    validation: Starts | None = None,
+    iterations: int = 8,
+    free: tuple[str, ...] = ("times", "state", "outputs"),
+    depth: int = DEPTH,
+    bound: float | None = 20.0,
+    derivatives: str = "jvp",
+    at_once: int | None = None,
+    progress: Callable[[Iteration], None] | None = None,
+) -> Refined:
+    """Tune the numbers of the table `make(grid)` to the converged endpoints of the training starts.
+
+    Args:
+      model: (x, t) -> velocity (B, *D); with a condition, (x, t, condition) -> velocity.
+      make: grid -> Plan, for example `lambda grid: plans.adams_bashforth(grid, 3)`.
+      grid: (steps+1,) where tuning begins.
+      train: the starts that are fitted.
+      validation: starts that decide which iteration is kept, and when to stop.
+      iterations: accepted steps at most.
+      free: which numbers may change: "times", "labels" (the times that the network receives),
+        "state", "outputs".
+      depth: how many of the last outputs a row may use.
+      bound: of the L1 size of a row's weights of outputs, in units of the step. It is a penalty:
+        a row of twice the bound counts like a relative error of 0.01. None: no penalty.
+      derivatives: "jvp" or "differences"; the second needs no derivative of the model, which may be
+        a numpy or torch function.
+      at_once: evaluations of the network in memory at a time; the number of training starts by
+        default.
+      progress: called with each `Iteration`.
+
+    Raises:
+      ValueError: the plan draws noise, or the starts are too few for the free numbers.
+    """
+    check_choice("tune.refine", "derivatives", derivatives, DERIVATIVES)
+    runner = Runner(model, derivatives)
+    numbers = numbering.numbers_of("tune.refine", make, np.asarray(grid, float), free, depth)
+    check_starts("tune.refine", numbers, train)
+    return search(
+        runner,
+        numbers,
+        np.asarray(grid, float),
+        train,
+        validation,
+        iterations,
+        bound,
+        at_once,
+        progress,
+    )
+
+
+def check_starts(name: str, numbers: Numbers, train: Starts) -> None:
+    """Refuse starts that do not determine the free numbers."""
+    each = int(np.prod(np.shape(train.noise)[1:]))
+    # Three equations for each number: fewer fit the starts and not the model.
+    wanted = -(-3 * numbers.count // each)
+    if len(train.noise) < wanted:
+        raise ValueError(
+            f"{name}: {len(train.noise)} training start(s) of {each} numbers for {numbers.count} "
+            f"free numbers of the table; give at least {wanted} starts, or free fewer numbers."
+        )
+
+
+def search(
+    runner: Runner,
+    numbers: Numbers,
+    grid: np.ndarray,
+    train: Starts,
+    validation: Starts | None,
+    iterations: int,
+    bound: float | None,
+    at_once: int | None = None,
+    progress: Callable[[Iteration], None] | None = None,
+) -> Refined:
+    """`refine` with a `Runner` and `Numbers`, whose arguments have been checked."""
+    # The start: the published plan itself.
+    theta = _Point(numbering.gaps_of(grid), np.zeros(numbers.count))
+    plan = numbers.plan(grid, theta.corrections)
+    damping = FIRST_DAMPING
+    stopped = "iterations"
+    cost = _cost(runner, plan, train, bound)
+    if not np.isfinite(cost):
+        raise ValueError(
+            "tune.refine: the model is not finite on the way of the starting table; begin with "
+            "another grid or plan."
+        )
+    history = [_iteration(runner, plan, train, validation, damping)]
+    best = (plan, _score(history[-1]))
+    waited = 0
+    if progress:
+        progress(history[-1])
+    for _ in range(iterations):
+        # One Jacobian, then the smallest damping whose step lowers the cost.
+        step = _equations(runner, numbers, theta, plan, train, bound, at_once)
+        found = None
+        for _ in range(TRIES):
+            trial = _moved(theta, *step(damping))
+            trial_plan = _plan_of(numbers, trial)
+            trial_cost = np.inf if trial_plan is None else _cost(runner, trial_plan, train, bound)
+            if trial_cost < cost:
+                found = trial, trial_plan, trial_cost
+                break
+            damping *= DAMPING_FACTOR
+        if found is None:
+            stopped = "no step"
+            break
+        theta, plan, cost = found
+        history.append(_iteration(runner, plan, train, validation, damping))
+        damping /= DAMPING_FACTOR
+        if progress:
+            progress(history[-1])
+        # The plan of the least validation error is returned, not the last one.
+        if _score(history[-1]) < best[1]:
+            best = (plan, _score(history[-1]))
+            waited = 0
+        else:
+            waited += 1
+        if waited >= PATIENCE:
+            stopped = "validation"
+            break
+    return Refined(best[0], history, stopped)
+
+
+class _Point(NamedTuple):
+    """Where the search is.
+
+    Attributes:
+      log_gaps: (steps,) logarithms of the grid's gaps.
+      corrections: (P,) of the weights and labels; 0 for the times, which follow from the gaps.
+    """
+
+    log_gaps: np.ndarray
+    corrections: np.ndarray
+
+
+def _plan_of(numbers: Numbers, point: _Point) -> Plan | None:
+    """The table of a point; None where the grid has collapsed or a number is not finite."""
+    grid = numbering.grid_of(point.log_gaps, numbers.span)
+    smallest = np.min(np.abs(np.diff(grid)))
+    # Steps of no length: the theory's weights would be differences of equal numbers.
+    if smallest < 1e-5 * abs(grid[-1] - grid[0]) or not np.all(np.isfinite(point.corrections)):
+        return None
+    try:
+        plan = numbers.plan(grid, point.corrections)
+    except ValueError:  # the theory has no finite weights there
+        return None
+    # Networks are trained on times in [0, 1] only.
+    inside = np.all((plan.label_time >= 0) & (plan.label_time <= 1))
+    finite = all(np.all(np.isfinite(column)) for column in plan)
+    return plan if inside and finite else None
+
+
+def _moved(point: _Point, gap_step: np.ndarray, step: np.ndarray) -> _Point:
+    return _Point(point.log_gaps + gap_step, point.corrections + step)
+
+
+def _equations(
+    runner: Runner,
+    numbers: Numbers,
+    point: _Point,
+    plan: Plan,
+    train: Starts,
+    bound: float | None,
+    at_once: int | None,
+) -> Callable[[float], tuple[np.ndarray, np.ndarray]]:
+    """The equations at a point, as a function damping -> steps of (log_gaps, corrections)."""
+    grid = numbering.grid_of(point.log_gaps, numbers.span)
+    tangents = numbers.tangents(grid, point.corrections)
+    matrix, vector, _ = normal_equations(
+        runner, plan, tangents, train.noise, train.exact, train.condition, at_once
+    )
+    # Relative errors, so that the bound's residuals weigh the same for every model.
+    scale = np.sum(np.square(train.exact))
+    matrix = matrix / scale
+    vector = vector / scale
+    if bound is not None:
+        matrix, vector = _with_bound(numbers, grid, point, plan, bound, matrix, vector)
+    # By the chain rule from times to logarithms of gaps: theta = (log gaps, corrections).
+    is_time = np.array([name == "t" for name in numbers.column])
+    other = np.flatnonzero(~is_time)
+    chain = numbering.grid_by_gaps(grid) if is_time.any() else np.zeros((0, 0))
+    steps = chain.shape[1]
+    change = np.zeros((numbers.count, steps + len(other)))
+    change[np.flatnonzero(is_time), :steps] = chain
+    change[other, steps + np.arange(len(other))] = 1
+    matrix = change.T @ matrix @ change
+    vector = change.T @ vector
+
+    def step(damping: float) -> tuple[np.ndarray, np.ndarray]:
+        size = np.diag(matrix)
+        # The gaps have one number too many, since their common factor changes nothing. The small
+        # term chooses the shortest step.
+        damped = matrix + np.diag(damping * size + 1e-12 * np.mean(size))
+        found = -np.linalg.solve(damped, vector)
+        corrections = np.zeros(numbers.count)
+        corrections[other] = found[steps:]
+        return (found[:steps] if steps else np.zeros_like(point.log_gaps)), corrections
+
+    return step
+
+
+def _excess(plan: Plan, bound: float | None) -> np.ndarray:
+    """(N,) residuals of rows whose L1 size passes the bound, small beside an error of 1."""
+    if bound is None:
+        return np.zeros(plan.rows)
+    return 0.01 * np.maximum(numbering.l1_sizes(plan) / bound - 1, 0)
+
+
+def _with_bound(
+    numbers: Numbers,
+    grid: np.ndarray,
+    point: _Point,
+    plan: Plan,
+    bound: float,
+    matrix: np.ndarray,
+    vector: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The normal equations with the residuals of `_excess`, differentiated by differences."""
+    excess = _excess(plan, bound)
+    # Within the bound nothing is added.
+    if not np.any(excess):
+        return matrix, vector
+    rows = np.zeros((numbers.count, plan.rows))
+    for k, (name, j) in enumerate(zip(numbers.column, numbers.index, strict=True)):
+        small = 1e-6
+        if name == "t":
+            # A time, by a step that is small beside the gaps around it
+            other = grid.copy()
+            other[j] += small * min(abs(grid[j - 1] - grid[j]), abs(grid[j] - grid[j + 1]))
+            moved = numbers.plan(other, point.corrections)
+            size = other[j] - grid[j]
+        else:
+            corrections = point.corrections.copy()
+            corrections[k] += small
+            moved = numbers.plan(grid, corrections)
+            size = small
+        rows[k] = (_excess(moved, bound) - excess) / size
+    return matrix + rows @ rows.T, vector + rows @ excess
+
+
+def _cost(runner: Runner, plan: Plan, train: Starts, bound: float | None) -> float:
+    """Mean square relative error of the training starts, plus the squared excess of the bound.
+
+    It is infinite where the endpoints are not finite, so that such a step is rejected.
+    """
+    ends = runner.run(plan, train.noise, train.condition)
+    cost = np.sum(np.square(ends - train.exact)) / np.sum(np.square(train.exact))
+    cost += np.sum(np.square(_excess(plan, bound)))
+    return float(cost) if np.isfinite(cost) else np.inf
+
+
+def _iteration(
+    runner: Runner, plan: Plan, train: Starts, validation: Starts | None, damping: float
+) -> Iteration:
+    train_error = error_of(runner, plan, train)
+    validation_error = error_of(runner, plan, validation) if validation else np.nan
+    largest = float(np.max(numbering.l1_sizes(plan)))
+    return Iteration(train_error, validation_error, damping, largest, runner.evaluations)
+
+
+def error_of(runner: Runner, plan: Plan, starts: Starts) -> float:
+    """Root mean square relative error of a plan on some starts."""
+    return float(rms(errors(runner.run(plan, starts.noise, starts.condition), starts.exact)))
+
+
+def _score(iteration: Iteration) -> float:
+    """What decides which iteration is kept."""
+    return iteration.train if np.isnan(iteration.validation) else iteration.validation

@@ -1,0 +1,147 @@
+"""Converged states of a model's own ODE: what a tuned table is measured against.
+
+The classical Runge-Kutta method integrates from the starts through the times that are asked for,
+with k steps in each interval. The same with 2 k steps says by how much that moves the end. The
+number of steps doubles until the end moves by less than the tolerance; a velocity that is rough in
+time may never get there, and then the reference is refused.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from flowjax import plans
+from flowjax.distances import rms
+from flowjax.errors import check_choice
+from flowjax.tune.runner import DERIVATIVES, Runner
+from flowjax.types import Array, PyTree
+
+
+class Reference(NamedTuple):
+    """Converged states.
+
+    Attributes:
+      times: (T,) decreasing, times[0] is where the starts lie.
+      states: (T, B, *D).
+      doubling: root mean square change of the end when the steps were doubled, relative to the size
+        of the end.
+      steps: Runge-Kutta steps over all intervals; each takes four evaluations.
+      evaluations: network evaluations of one sample that were spent, those of coarser attempts
+        included.
+    """
+
+    times: np.ndarray
+    states: np.ndarray
+    doubling: float
+    steps: int
+    evaluations: int
+
+
+def reference(
+    model: Callable,
+    noise: Array,
+    times: Array,
+    *,
+    tolerance: float,
+    condition: PyTree = None,
+    most_steps: int = 640,
+    derivatives: str = "jvp",
+) -> Reference:
+    """States of the model's own ODE at `times`, converged to `tolerance`.
+
+    Args:
+      model: (x, t) -> velocity (B, *D); with a condition, (x, t, condition) -> velocity.
+      noise: (B, *D) states at times[0].
+      times: (T,) strictly monotone.
+      tolerance: the change of the end under doubling of the steps that is accepted, relative to the
+        root mean square norm of the end. A tenth of the error of the tables that are compared is
+        small enough.
+      condition: a pytree with leading axis B, such as labels.
+      most_steps: Runge-Kutta steps at which the attempt is given up.
+      derivatives: "differences" marks a model that JAX cannot trace (see `tune.refine`).
+
+    Raises:
+      ValueError: the velocity is not finite on the way, or the end still moves by more than
+        `tolerance` at `most_steps` steps; the message says by how much.
+    """
+    check_choice("tune.reference", "derivatives", derivatives, DERIVATIVES)
+    return converged(Runner(model, derivatives), noise, times, tolerance, condition, most_steps)
+
+
+def converged(
+    runner: Runner,
+    noise: Array,
+    times: Array,
+    tolerance: float,
+    condition: PyTree = None,
+    most_steps: int = 640,
+) -> Reference:
+    """`reference` with a `Runner`, whose evaluations it counts."""
+    times = np.asarray(times, np.float64)
+    before = runner.evaluations
+    intervals = len(times) - 1
+    # At least 40 steps in all at first; with fewer, the doubling says little.
+    substeps = max(1, -(-40 // intervals))
+    coarse = _integrate(runner, noise, times, substeps, condition)
+    # Double until the end stays.
+    while True:
+        substeps *= 2
+        fine = _integrate(runner, noise, times, substeps, condition)
+        doubling = change(coarse[-1], fine[-1])
+        if doubling <= tolerance:
+            break
+        # The next attempt would take twice as many steps as this one.
+        if 2 * substeps * intervals > most_steps:
+            raise ValueError(
+                f"tune.reference: the end of the model's ODE still moves by {doubling:.2g} of its "
+                f"size when {substeps * intervals // 2} Runge-Kutta steps become "
+                f"{substeps * intervals}, and tolerance={tolerance:.2g} was wanted. Give a larger "
+                "tolerance if tables of that error are of use, or larger most_steps; a network "
+                "that receives 1000 t may be too rough in time to converge at all."
+            )
+        coarse = fine
+    # The runner counts over all starts; the reference reports evaluations of one sample.
+    spent = (runner.evaluations - before) // len(noise)
+    return Reference(times, fine, doubling, substeps * intervals, spent)
+
+
+def _integrate(
+    runner: Runner, noise: Array, times: np.ndarray, substeps: int, condition: PyTree
+) -> np.ndarray:
+    """States (T, B, *D) at `times`, by `substeps` Runge-Kutta steps in each interval."""
+    states = [np.asarray(noise)]
+    x = noise
+    for i, (start, end) in enumerate(zip(times[:-1], times[1:], strict=True)):
+        # Intervals have plans of equal length, so one compiled program serves all of them.
+        plan = plans.rk4(np.linspace(start, end, substeps + 1))
+        x = runner.run(plan, x, condition)
+        if not np.all(np.isfinite(x)):
+            raise ValueError(
+                f"tune.reference: the model is not finite between t = {times[i]:.6g} and t = "
+                f"{times[i + 1]:.6g}; look at its output there, or end the grid before it."
+            )
+        # The run ends in float64 on the host; the model goes on in the type of its starts.
+        x = x.astype(states[0].dtype)
+        states.append(x)
+        x = jnp.asarray(x) if runner.derivatives == "jvp" else x
+    return np.stack(states)
+
+
+def change(a: Array, b: Array) -> float:
+    """Root mean square of the norms of a - b over that of b."""
+    return float(rms(errors(a, b)))
+
+
+def errors(ends: Array, exact: Array) -> np.ndarray:
+    """Errors (B,) of endpoints, relative to the root mean square norm of the exact ones."""
+    ends = np.asarray(ends, np.float64)
+    exact = np.asarray(exact, np.float64)
+    # One scale for all starts, so that an endpoint near 0 does not count more than another.
+    return _norms(ends - exact) / rms(_norms(exact))
+
+
+def _norms(x: np.ndarray) -> np.ndarray:
+    """Euclidean norms (B,) of samples (B, *D)."""
+    return np.linalg.norm(x.reshape(len(x), -1), axis=1)

@@ -1,0 +1,93 @@
+"""The recipe: a table is returned only if it is better on starts that it has not seen."""
+
+import jax
+import numpy as np
+import pytest
+
+from flowjax import sample, tune
+from flowjax.schedules import Linear
+from flowjax.tune.recipe import published_solvers, split
+from tests.tune.problems import RING, gaussian, numpy_noise
+
+
+@pytest.fixture(scope="module")
+def on_the_ring():
+    noise = jax.random.normal(jax.random.key(1), (128, 2))
+    heard = []
+    found = tune.tune(
+        RING.velocity, noise, 4, iterations=4, at_once=1000, tolerance=1e-4, progress=heard.append
+    )
+    return found, heard
+
+
+def test_the_ring_gets_a_better_table(on_the_ring):
+    found, _ = on_the_ring
+    assert found.accepted and found.ratio.high < 1
+    assert found.sentence.startswith("The tuned table is accepted: on 32 unseen starts")
+    assert found.plan.rows == found.start.rows == 4
+    assert found.ratio.ratio == pytest.approx(found.after.test / found.before.test, rel=1e-9)
+
+
+def test_it_is_better_on_other_starts_too(on_the_ring):
+    found, _ = on_the_ring
+    noise = jax.random.normal(jax.random.key(7), (64, 2))
+    exact = tune.reference(RING.velocity, noise, [1.0, 0.0], tolerance=1e-4).states[-1]
+    tuned, published = (
+        np.linalg.norm(sample(RING.velocity, noise, plan).x - exact)
+        for plan in (found.plan, found.start)
+    )
+    assert tuned < published
+
+
+def test_progress_hears_of_every_iteration_of_the_history(on_the_ring):
+    found, heard = on_the_ring
+    assert all(iteration in heard for iteration in found.history)
+    assert found.evaluations > heard[-1].evaluations
+
+
+def test_what_is_not_better_is_not_accepted():
+    # Without a free iteration and with times alone, the tuned table is the published one.
+    noise = numpy_noise(0, 48)
+    found = tune.tune(gaussian, noise, 3, iterations=0, free=("times",))
+    assert not found.accepted and found.ratio.ratio == 1
+    assert "not accepted, and the published plan is returned" in found.sentence
+    for a, b in zip(found.plan, found.start):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_splits_take_every_start_once_and_follow_the_key():
+    parts = split(21, jax.random.key(0))
+    assert [len(part) for part in parts] == [11, 5, 5]
+    assert sorted(np.concatenate(parts)) == list(range(21))
+    assert not np.array_equal(parts[0], split(21, jax.random.key(1))[0])
+
+
+def test_few_steps_leave_the_solvers_that_reach_their_order():
+    assert list(published_solvers(1, Linear())) == ["Euler"]
+    assert list(published_solvers(2, Linear())) == ["Adams-Bashforth 2", "DPM-Solver++ 2M"]
+    assert len(published_solvers(3, Linear())) == 6
+
+
+def test_too_few_starts_are_refused_before_anything_runs():
+    def never(x, t):
+        raise AssertionError("the model was called")
+
+    with pytest.raises(ValueError, match=r"tune.tune: 10 start.*give at least \d+ starts"):
+        tune.tune(never, numpy_noise(0, 10), 6)
+    with pytest.raises(ValueError, match="depth=7"):
+        tune.tune(never, numpy_noise(0, 100), 6, depth=7)
+    with pytest.raises(ValueError, match="steps=0"):
+        tune.tune(never, numpy_noise(0, 100), 0)
+
+
+def test_each_start_keeps_its_condition():
+    """With the mean as condition, only the right pairing of starts and means can be solved."""
+    rng = np.random.default_rng(0)
+    means = rng.normal(size=(64, 3))
+
+    def shifted(x, t, mean):
+        return gaussian(x, t, mean=mean, variances=np.full((1, 3), 0.3))
+
+    found = tune.tune(shifted, numpy_noise(1, 64), 2, condition=means, iterations=1, at_once=500)
+    # x(0) = mean + std x(1) and v(1) = x(1) - mean: one row solves it, and two can.
+    assert found.accepted and found.after.test < 1e-4
