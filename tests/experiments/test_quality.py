@@ -91,8 +91,8 @@ def test_the_grid_of_the_page_is_the_drawn_samples(workdir, network):
     with Image.open(io.BytesIO(base64.b64decode(row["grid"]))) as image:
         shown = np.asarray(image)
     labels = np.arange(20, dtype=np.int32) % 10
-    make_grid = measure.lab.shifted(1.0)
-    plan = measure.lab.plan_of("AB2", network.card.schedule, make_grid, 3)
+    make_grid = measure.solvers.shifted(1.0)
+    plan = measure.solvers.plan_of("AB2", network.card.schedule, make_grid, 3)
     first = measure.draw(network, labels, 1.0, 0, plan, 20)[0]
     wanted = np.rint(255 * np.clip(first[0, 0, 0] / 2 + 0.5, 0, 1))
     assert shown[0, 0, 0] == wanted
