@@ -15,13 +15,15 @@ class Config:
     batch: int = 64  # images drawn together; it bounds the memory and changes no image
     seed: int = 0  # image k of a label depends on the seed, the label and k only
 
-    # The solver: a key of `experiments.sample.SOLVERS`, or "scheduler" for that of the pipeline's
-    # scheduler_config.json.
+    # The solver: a key of `experiments.sample.SOLVERS`, "scheduler" for that of the pipeline's
+    # scheduler_config.json, or "tuned" for the table that comes with the network.
     steps: int = 20
     solver: str = "dpm_solver_pp"
     order: int = 2  # of the solvers that have several
     grid: str = "uniform"  # a key of `experiments.sample.GRIDS`
     shift: float = 1.0  # of the grid towards noise; 1 is none
+    # A plan as a file (flowjax.plans.save) in the place of solver, steps, order, grid and shift.
+    plan: str = ""
 
     # Classifier-free guidance.
     guidance: float = 1.5  # the scale; 1 is none

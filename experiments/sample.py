@@ -19,6 +19,8 @@ so it does not depend on the other labels, on the batch or on its place in it.
 
 import functools
 import pathlib
+import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -34,7 +36,7 @@ from experiments.cli import archive, mesh
 from experiments.cli.archive import Drawn
 from experiments.cli.labels import numbers
 from experiments.cli.run import act_on, progress
-from flowjax import Plan, Solution, compat, grids, guidance, models, parallel, plans
+from flowjax import Plan, Solution, compat, grids, guidance, models, parallel, plans, tune
 from flowjax.errors import check_choice
 from flowjax.models import Card, Model
 from flowjax.schedules import Schedule
@@ -93,6 +95,16 @@ def check(config: Any) -> None:
         )
 
 
+def check_plan_alone(config: Any, command: str) -> None:
+    """Refuse options of the command line that a plan's file replaces."""
+    given = re.findall(r"--config\.(solver|steps|order|grid|shift)\b", command)
+    if config.plan and given:
+        raise ValueError(
+            f"plan={config.plan!r} holds its own solver, steps, order, grid and shift; leave out "
+            f"{', '.join(dict.fromkeys(given))}, or leave out the plan."
+        )
+
+
 def load(config: Any) -> Model:
     """The model, which computes in the dtype of the configuration."""
     check_choice("sample", "dtype", config.dtype, ("float32", "bfloat16"))
@@ -110,8 +122,13 @@ def load(config: Any) -> Model:
 
 def plan_of(config: Any, card: Card) -> Plan:
     """The plan of the configuration's solver and grid, on the model's path."""
-    check_choice("sample", "solver", config.solver, (*SOLVERS, "scheduler"))
+    if config.plan:
+        return plan_of_file(config, card)
+    check_choice("sample", "solver", config.solver, (*SOLVERS, "scheduler", "tuned"))
     check_choice("sample", "grid", config.grid, tuple(GRIDS))
+    if config.solver == "tuned":
+        _check_no_grid(config)
+        return tune.shipped(card, config.steps, config.guidance)[0]
     if config.solver != "scheduler":
         grid = grids.shifted(GRIDS[config.grid](config.steps), config.shift)
         return SOLVERS[config.solver](card.schedule, grid, config.order)
@@ -121,12 +138,32 @@ def plan_of(config: Any, card: Card) -> Plan:
             f"solver='scheduler': {card.name} came without a scheduler_config.json; give a "
             f"pipeline's folder, or one of {', '.join(SOLVERS)}."
         )
+    _check_no_grid(config)
+    return compat.diffusers_plan(card.scheduler, config.steps)
+
+
+def _check_no_grid(config: Any) -> None:
+    """Refuse a grid beside a solver that has its own."""
     if (config.grid, config.shift) != ("uniform", 1.0):
         raise ValueError(
-            "solver='scheduler' has its own grid and shift; leave grid='uniform' and shift=1, or "
-            "take another solver."
+            f"solver={config.solver!r} has its own grid and shift; leave grid='uniform' and "
+            "shift=1, or take another solver."
         )
-    return compat.diffusers_plan(card.scheduler, config.steps)
+
+
+def plan_of_file(config: Any, card: Card) -> Plan:
+    """The plan of `config.plan`, which must fit the network; what else differs is printed.
+
+    Raises:
+      ValueError: the file cannot be read, or its plan is for another kind of network.
+    """
+    try:
+        plan, facts = plans.load_with_facts(config.plan)
+    except OSError as error:
+        raise ValueError(f"plan={config.plan!r}: {error.strerror or error}.") from error
+    for warning in tune.check_fits(facts, card, config.guidance, f"plan={config.plan!r}"):
+        print(f"warning: {warning}", file=sys.stderr)
+    return plan
 
 
 def state_shape(config: Any, card: Card) -> tuple[int, ...]:
@@ -366,6 +403,7 @@ def sample(config: Any, workdir: str, overwrite: bool, command: str) -> None:
     """Draw the images of the configuration, write them, and report it in one line."""
     workdir = pathlib.Path(workdir)
     check(config)
+    check_plan_alone(config, command)
     mesh.make_devices(config.mesh)
     if not overwrite and archive.is_drawn(workdir, config):
         print(f"{workdir} holds the images of this configuration; --overwrite draws them again.")
