@@ -29,6 +29,7 @@ FIRST_DAMPING = 1e-4
 DAMPING_FACTOR = 5  # by which mu falls after an accepted step and grows after a rejected one
 TRIES = 7  # dampings that are tried in an iteration
 PATIENCE = 3  # iterations without a better validation error after which refinement ends
+LITTLE = 0.01  # the part of the error that an iteration gains at least; after less, it ends
 
 
 class Iteration(NamedTuple):
@@ -55,8 +56,8 @@ class Refined(NamedTuple):
       plan: the table with the least validation error, or the least training error without
         validation starts.
       history: the start and every accepted step.
-      stopped: why it ended: "iterations", "validation", or "no step" (no damping lowered the
-        error).
+      stopped: why it ended: "iterations", "validation", "little" (an iteration gained too little),
+        or "no step" (no damping lowered the error).
     """
 
     plan: Plan
@@ -120,17 +121,10 @@ def refine(
     runner = Runner(model, derivatives)
     numbers = numbering.numbers_of("tune.refine", make, np.asarray(grid, float), free, depth)
     check_starts("tune.refine", numbers, train)
-    return search(
-        runner,
-        numbers,
-        np.asarray(grid, float),
-        train,
-        validation,
-        iterations,
-        bound,
-        at_once,
-        progress,
+    search = Search(
+        runner, numbers, np.asarray(grid, float), train, validation, bound, at_once, progress
     )
+    return search.go(iterations)
 
 
 def check_starts(name: str, numbers: Numbers, train: Starts) -> None:
@@ -145,64 +139,108 @@ def check_starts(name: str, numbers: Numbers, train: Starts) -> None:
         )
 
 
-def search(
-    runner: Runner,
-    numbers: Numbers,
-    grid: np.ndarray,
-    train: Starts,
-    validation: Starts | None,
-    iterations: int,
-    bound: float | None,
-    at_once: int | None = None,
-    progress: Callable[[Iteration], None] | None = None,
-) -> Refined:
-    """`refine` with a `Runner` and `Numbers`, whose arguments have been checked."""
-    # The start: the published plan itself.
-    theta = _Point(numbering.gaps_of(grid), np.zeros(numbers.count))
-    plan = numbers.plan(grid, theta.corrections)
-    damping = FIRST_DAMPING
-    stopped = "iterations"
-    cost = _cost(runner, plan, train, bound)
-    if not np.isfinite(cost):
-        raise ValueError(
-            "tune.refine: the model is not finite on the way of the starting table; begin with "
-            "another grid or plan."
-        )
-    history = [_iteration(runner, plan, train, validation, damping)]
-    best = (plan, _score(history[-1]))
-    waited = 0
-    if progress:
-        progress(history[-1])
-    for _ in range(iterations):
-        # One Jacobian, then the smallest damping whose step lowers the cost.
-        step = _equations(runner, numbers, theta, plan, train, bound, at_once)
-        found = None
-        for _ in range(TRIES):
-            trial = _moved(theta, *step(damping))
-            trial_plan = _plan_of(numbers, trial)
-            trial_cost = np.inf if trial_plan is None else _cost(runner, trial_plan, train, bound)
-            if trial_cost < cost:
-                found = trial, trial_plan, trial_cost
+class Search:
+    """`refine` with a `Runner` and `Numbers` whose arguments have been checked.
+
+    It can be continued, so that several starting tables can be compared after a few iterations.
+
+    Attributes:
+      history: the start and every accepted step.
+      best: the plan of the least validation error so far, and that error.
+      stopped: why the last call of `go` ended, as in `Refined`.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        numbers: Numbers,
+        grid: np.ndarray,
+        train: Starts,
+        validation: Starts | None,
+        bound: float | None,
+        at_once: int | None = None,
+        progress: Callable[[Iteration], None] | None = None,
+    ):
+        """Begin at the table that `numbers` makes on `grid`.
+
+        Raises:
+          ValueError: the endpoints of that table are not finite.
+        """
+        self.runner = runner
+        self.numbers = numbers
+        self.train = train
+        self.validation = validation
+        self.bound = bound
+        self.at_once = at_once
+        self.progress = progress
+        self.damping = FIRST_DAMPING
+        self.stopped = "iterations"
+        # The start: the published plan itself.
+        self.point = _Point(numbering.gaps_of(grid), np.zeros(numbers.count))
+        self.plan = numbers.plan(grid, self.point.corrections)
+        self.cost = _cost(runner, self.plan, train, bound)
+        if not np.isfinite(self.cost):
+            raise ValueError(
+                "tune.refine: the model is not finite on the way of the starting table; begin "
+                "with another grid or plan."
+            )
+        self.history: list[Iteration] = []
+        self.waited = 0  # iterations since the best one
+        self.best = (self.plan, np.inf)
+        self._note()
+
+    def go(self, iterations: int) -> Refined:
+        """At most so many further accepted steps."""
+        self.stopped = "iterations"
+        for _ in range(iterations):
+            before = self.history[-1].train
+            if not self._step():
+                self.stopped = "no step"
                 break
-            damping *= DAMPING_FACTOR
-        if found is None:
-            stopped = "no step"
-            break
-        theta, plan, cost = found
-        history.append(_iteration(runner, plan, train, validation, damping))
-        damping /= DAMPING_FACTOR
-        if progress:
-            progress(history[-1])
+            self._note()
+            if self.waited >= PATIENCE:
+                self.stopped = "validation"
+                break
+            if self.history[-1].train > (1 - LITTLE) * before:
+                self.stopped = "little"
+                break
+        return Refined(self.best[0], self.history, self.stopped)
+
+    def _step(self) -> bool:
+        """One Jacobian, then the smallest damping that lowers the cost; False if none does."""
+        solve = _equations(
+            self.runner,
+            self.numbers,
+            self.point,
+            self.plan,
+            self.train,
+            self.bound,
+            self.at_once,
+        )
+        for _ in range(TRIES):
+            point = _moved(self.point, *solve(self.damping))
+            plan = _plan_of(self.numbers, point)
+            cost = np.inf if plan is None else _cost(self.runner, plan, self.train, self.bound)
+            if cost < self.cost:
+                self.point, self.plan, self.cost = point, plan, cost
+                return True
+            self.damping *= DAMPING_FACTOR
+        return False
+
+    def _note(self) -> None:
+        """Put the present table into the history, and keep it if it is the best."""
+        found = _iteration(self.runner, self.plan, self.train, self.validation, self.damping)
+        self.history.append(found)
+        if len(self.history) > 1:
+            self.damping /= DAMPING_FACTOR
+        if self.progress:
+            self.progress(found)
         # The plan of the least validation error is returned, not the last one.
-        if _score(history[-1]) < best[1]:
-            best = (plan, _score(history[-1]))
-            waited = 0
+        if _score(found) < self.best[1]:
+            self.best = (self.plan, _score(found))
+            self.waited = 0
         else:
-            waited += 1
-        if waited >= PATIENCE:
-            stopped = "validation"
-            break
-    return Refined(best[0], history, stopped)
+            self.waited += 1
 
 
 class _Point(NamedTuple):
