@@ -25,7 +25,7 @@ FLAGS = ("ends_step", "counted")  # columns of bool
 LAGGED = ("b", "d")  # columns of (N, 4)
 
 
-def save(path: str | os.PathLike, plan: Plan, **facts: Any) -> None:
+def save(path: str | os.PathLike, plan: Plan, /, **facts: Any) -> None:
     """Write a plan to a JSON file.
 
     Args:
