@@ -87,7 +87,7 @@ class Config:
     between_steps: tuple[int, ...] = (6, 8, 10)  # the inner ones from their neighbours
     between_guidance: tuple[float, ...] = (1.0, 1.5, 2.0)
     rates: tuple[float, ...] = (0.01, 0.003, 0.001, 0.03)  # learning rates of Adam
-    adam_iterations: int = 2000
+    adam_budget: float = 4.0  # evaluations of Adam over those of Levenberg-Marquardt
 
     # Samples by their distribution: `draws` seeds with `samples` samples each.
     draws: int = 4
@@ -124,7 +124,7 @@ QUICK = {
     "transfer_steps": (6,),
     "between_guidance": (),
     "rates": (0.01,),
-    "adam_iterations": 200,
+    "adam_budget": 1.0,
     "draws": 2,
     "samples": 60,
     "devices": (2,),

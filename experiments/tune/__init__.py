@@ -7,7 +7,10 @@ configuration names. Tables are made by `flowjax.tune.tune` and kept as files, s
     quality     samples of tuned tables by their distribution
     parts       what the times, the weights and the label times give, each alone
     order       which causes of lost order remain, and what past outputs are worth
+    transfer    tables on other models, guidance scales and numbers of evaluations
+    optimizer   Adam, least squares and Levenberg-Marquardt on the same numbers
     floor       the fraction of the needed steps that no table reaches
+    stale       tables tuned through stale attention on several devices
 """
 
 import dataclasses
@@ -17,10 +20,10 @@ import pathlib
 from configs.tune import Config
 from experiments import report
 from experiments.cli.run import ask
-from experiments.tune import floor, order, parts, quality, ratio
+from experiments.tune import floor, optimizer, order, parts, quality, ratio, stale, transfer
 from flowjax import records
 
-QUESTIONS = (ratio, quality, parts, order, floor)
+QUESTIONS = (ratio, quality, parts, order, transfer, optimizer, floor, stale)
 DEFINITIONS = {
     "NFE": report.DEFINITIONS["NFE"],
     "error": "Distance to the model's own converged endpoint from the same start, relative to the "
