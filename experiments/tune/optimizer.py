@@ -190,8 +190,7 @@ def adam(task: Problem, rate: float, iterations: int) -> Curve:
     """
     free = tables.FREE
     numbers = numbering.numbers_of("experiments.tune", task.make, task.grid, free)
-    slope = _gradient(task)
-    is_time = np.array([name == "t" for name in numbers.column])
+    slope = slope_of(task)
     steps = len(task.grid) - 1
 
     point = {"gaps": numbering.gaps_of(task.grid), "corrections": np.zeros(numbers.count)}
@@ -203,27 +202,55 @@ def adam(task: Problem, rate: float, iterations: int) -> Curve:
     for iteration in range(iterations + 1):
         grid = numbering.grid_of(np.asarray(point["gaps"]), numbers.span)
         corrections = np.asarray(point["corrections"])
-        plan = numbers.plan(grid, corrections)
+        plan = _finite(numbers, grid, corrections)
+        # A rate that is too large leaves the tables that can be run: the curve ends there.
+        if plan is None:
+            break
         if iteration % every == 0 or iteration == iterations:
             curve = _with_point(task, curve, plan, REVERSE * steps * iteration)
-        by_column = slope(plan)
-        by_number = np.array(
-            [
-                sum(float(np.sum(a * b)) for a, b in zip(by_column, tangent, strict=True))
-                for tangent in numbers.tangents(grid, corrections)
-            ]
-        )
-        # From times to logarithms of gaps.
-        gradient = {
-            "gaps": numbering.grid_by_gaps(grid).T @ by_number[is_time],
-            "corrections": np.where(is_time, 0.0, by_number),
-        }
-        updates, state = optimizer.update(gradient, state, point)
-        point = optax.apply_updates(point, updates)
+        if iteration < iterations:
+            gradient = by_numbers(numbers, grid, corrections, slope(plan))
+            updates, state = optimizer.update(gradient, state, point)
+            point = optax.apply_updates(point, updates)
     return curve
 
 
-def _gradient(task: Problem) -> Callable[[Plan], list[np.ndarray]]:
+def _finite(numbers: numbering.Numbers, grid: np.ndarray, corrections: np.ndarray) -> Plan | None:
+    """The table of these numbers, or None where it has none that are finite."""
+    if not np.all(np.diff(grid) < 0) or not np.all(np.isfinite(corrections)):
+        return None
+    try:
+        plan = numbers.plan(grid, corrections)
+    except ValueError:  # the theory has no finite weights there
+        return None
+    return plan if all(np.all(np.isfinite(column)) for column in plan) else None
+
+
+def by_numbers(
+    numbers: numbering.Numbers,
+    grid: np.ndarray,
+    corrections: np.ndarray,
+    by_column: list[np.ndarray],
+) -> dict[str, np.ndarray]:
+    """The chain rule from the columns of a table to its numbers.
+
+    Returns:
+      {gaps: (steps,) by the logarithms of the gaps, corrections: (P,), zero for times}.
+    """
+    found = np.array(
+        [
+            sum(float(np.sum(a * b)) for a, b in zip(by_column, tangent, strict=True))
+            for tangent in numbers.tangents(grid, corrections)
+        ]
+    )
+    is_time = np.array([name == "t" for name in numbers.column])
+    return {
+        "gaps": numbering.grid_by_gaps(grid).T @ found[is_time],
+        "corrections": np.where(is_time, 0.0, found),
+    }
+
+
+def slope_of(task: Problem) -> Callable[[Plan], list[np.ndarray]]:
     """The function plan -> derivatives of the mean square relative error by its columns."""
     made, train = task.made, task.train
     size = float(np.sum(np.square(train.exact)))
