@@ -23,6 +23,7 @@ from experiments.cli.run import ask
 from experiments.tune import floor, optimizer, order, parts, quality, ratio, stale, transfer
 from flowjax import records
 
+# In the order of the page; the summary takes the first seven that have something to say.
 QUESTIONS = (ratio, quality, parts, order, transfer, optimizer, floor, stale)
 DEFINITIONS = {
     "NFE": report.DEFINITIONS["NFE"],
@@ -36,6 +37,7 @@ DEFINITIONS = {
 
 def run(config: Config, workdir: str | os.PathLike) -> list[dict]:
     """Measure what `workdir` does not hold yet, and return all rows."""
+    # The rows do not depend on where the plan files lie, so the folder is no recorded field.
     folder = config.plans or str(pathlib.Path(workdir) / "plans")
     return ask(dataclasses.replace(config, plans=folder), workdir, QUESTIONS)
 
@@ -55,6 +57,7 @@ def chapter(workdir: str | os.PathLike) -> report.Chapter:
     rows = records.read(workdir)
     origin = report.origin(workdir)
     asked = {row["question"] for row in rows}
+    # Sections read all rows: some compare their own with those of `ratio`.
     sections = [
         module.section(rows, origin["command"]) for module in QUESTIONS if module.QUESTION in asked
     ]

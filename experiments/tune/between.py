@@ -31,6 +31,7 @@ def between(
       ValueError: a plan of another form, or of too few rows.
     """
     grids, states, outputs = [], [], []
+    # Both tables on as many rows as the result has.
     for plan in (first, second):
         _check(plan)
         grid, state, output = _stretched(plan, steps)
@@ -38,6 +39,7 @@ def between(
         states.append(state)
         outputs.append(output)
     grid = (1 - part) * grids[0] + part * grids[1]
+    # Weights in units of the step become those of the new grid.
     step = np.diff(grid)
     a = 1 + step * ((1 - part) * states[0] + part * states[1])
     b = step[:, None] * ((1 - part) * outputs[0] + part * outputs[1])
@@ -60,6 +62,7 @@ def _stretched(plan: Plan, steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
     grid = np.interp(np.linspace(0, 1, steps + 1), own, plan.grid)
     step = np.diff(plan.grid)
     weights = np.column_stack([(plan.a - 1) / step, plan.b / step[:, None]])  # (N, 5)
+    # A row without history has zeros, which must not mix with the weights of later rows.
     found = np.empty((steps, weights.shape[1]))
     found[:SHORT] = weights[:SHORT]
     # Places of the later rows, 0 for the first of them and 1 for the last.

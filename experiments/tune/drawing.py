@@ -7,6 +7,7 @@ from matplotlib.ticker import NullLocator
 
 from experiments import report
 
+# Pink stars are no published solver's look, see `report.SOLVERS`.
 TUNED = {"color": report.PINK, "marker": "*", "linestyle": "-", "markersize": 9}
 
 
@@ -29,6 +30,7 @@ def curves(
         drawn.append(options)
         at, values = zip(*sorted(points), strict=True)
         ax.plot(at, values, label=name, **options)
+    # Numbers of evaluations, not powers of ten.
     places = sorted({x for points in lines.values() for x, _ in points})
     ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
     ax.set_xticks(places, [report.sig(place) for place in places])

@@ -16,7 +16,7 @@ import numpy as np
 
 from configs.tune import Config
 from experiments import report
-from experiments.tune import drawing, parts, tables, unseen
+from experiments.tune import drawing, parts, tables, training, unseen
 from experiments.tune import subject as subjects
 from experiments.tune.subject import Subject
 from flowjax import Plan
@@ -28,7 +28,6 @@ from flowjax.tune.truth import converged
 
 QUESTION = "floor"
 STARTS = 48  # of the unseen starts
-TOLERANCE = 1e-4  # of the converged states
 COLUMNS = 1 + DEPTH  # state and outputs: a sample of no more numbers is always reached
 
 
@@ -70,8 +69,9 @@ def unreached(made: Subject, plan: Plan, noise: np.ndarray) -> dict:
     labels = made.labels(len(noise))
     runner = Runner(made.velocity)
     states = [np.asarray(x, np.float64) for x in runner.states(plan, noise, labels)]
-    exact = converged(runner, noise, plan.grid, TOLERANCE, labels).states
+    exact = converged(runner, noise, plan.grid, training.TOLERANCE, labels).states
     numbers = int(np.prod(made.shape))
+    # Row by row, on the states that the table itself visits.
     shared, own, size = [], [], []
     outputs: list[np.ndarray] = []
     for i in range(plan.rows):
@@ -81,12 +81,14 @@ def unreached(made: Subject, plan: Plan, noise: np.ndarray) -> dict:
         # (B, F, columns) and the needed step (B, F)
         columns = np.stack([column.reshape(len(noise), -1) for column in (states[i], *outputs)], -1)
         needed = (np.asarray(exact[i + 1], np.float64) - states[i]).reshape(len(noise), -1)
+        # One problem with all samples below each other, then one problem a sample.
         shared.append(_left(columns.reshape(1, -1, columns.shape[-1]), needed.reshape(1, -1)))
         own.append(_left(columns, needed))
         size.append(float(np.sqrt(np.mean(np.sum(needed**2, axis=1)))))
     scale = float(np.sqrt(np.mean(np.sum(exact[-1].reshape(len(noise), -1) ** 2, axis=1))))
     return {
         "shared": shared,
+        # With as many columns as numbers, every step would lie in the span.
         "own": own if numbers > 2 * COLUMNS else None,
         "size": [each / scale for each in size],
     }
@@ -142,6 +144,7 @@ def _figure(row: dict) -> report.Picture:
 def summary(rows: list[dict]) -> str:
     """The answer in one sentence."""
     own = [row for row in rows if row["question"] == QUESTION]
+    # At the fewest evaluations the steps are longest, and the floor is highest.
     wide = [row for row in own if row["own"] is not None]
     if not wide:
         return ""
@@ -157,6 +160,7 @@ def summary(rows: list[dict]) -> str:
 def section(rows: list[dict], command: str) -> report.Section:
     """The section of the page."""
     own = [row for row in rows if row["question"] == QUESTION]
+    # Over all rows of a table, the share of the squared steps.
     lines = [
         {
             "model": row["model"],

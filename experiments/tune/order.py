@@ -12,7 +12,7 @@ import numpy as np
 from configs.tune import Config
 from experiments import report
 from experiments.lab import statistics
-from experiments.tune import drawing, parts, ratio, tables, unseen
+from experiments.tune import drawing, parts, ratio, tables, training, unseen
 from experiments.tune import subject as subjects
 from experiments.tune.subject import Subject
 from flowjax import grids, plans, tune
@@ -24,8 +24,6 @@ QUESTION = "order"
 STARTS = {1: "Euler", 2: "Adams-Bashforth 2", 3: "Adams-Bashforth 3", 4: "Adams-Bashforth 3"}
 # Networks whose only difference is the clock: (rough in time, smooth).
 CLOCKS = (("digits", "digits-smooth"), ("emoji", "emoji-smooth"))
-TOLERANCE = 1e-4  # of the endpoints in "jump"
-FIELD = "field"  # the parts that need no network
 
 
 def check(config: Config) -> None:
@@ -40,17 +38,20 @@ def check(config: Config) -> None:
 def cells(config: Config) -> list[dict]:
     """Cells of the depth, of the width of modes and of the last jump."""
     steps = tuple(dict.fromkeys(config.parts_steps))
+    # The free depth, begun from the published solver of that depth.
     depth = [
         {"part": "depth", "model": name, "steps": n, "setting": depth}
         for name in dict.fromkeys(config.parts_models)
         for n in steps
         for depth in config.depths
     ]
+    # The width of the modes is the dial of curvature in the order experiment too.
     curvature = [
         {"part": "curvature", "model": f"ring-{std:g}", "steps": n, "setting": std}
         for n in steps
         for std in config.stds
     ]
+    # The larger the shift, the longer the last, first-order step of the published plan.
     jump = [
         {"part": "jump", "model": name, "steps": n, "setting": shift}
         for name in dict.fromkeys(config.parts_models)
@@ -76,18 +77,7 @@ def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
 
 def _from_shift(config: Config, made: Subject, steps: int, shift: float) -> dict:
     """Refine Adams-Bashforth 3 from a grid of one shift, whatever other grids would give."""
-    count = made.starts_of(config)[0]
-    noise, labels = made.starts(config.seed, count), made.labels(count)
-    exact = tune.reference(
-        made.velocity, noise, [1.0, 0.0], tolerance=TOLERANCE, condition=labels
-    ).states[-1]
-    # Two thirds train, as many as in `tune.tune` without its test starts.
-    cut = 2 * count // 3
-    pieces = [slice(0, cut), slice(cut, count)]
-    train, validation = (
-        tune.Starts(noise[piece], exact[piece], None if labels is None else labels[piece])
-        for piece in pieces
-    )
+    train, validation = training.starts(made, config.seed, made.starts_of(config)[0])
     grid = grids.uniform(steps, shift=shift)
     found = tune.refine(
         made.velocity,
@@ -97,6 +87,7 @@ def _from_shift(config: Config, made: Subject, steps: int, shift: float) -> dict
         validation=validation,
         iterations=config.iterations,
     )
+    # Against its own beginning: `published` is that plan and not the best one.
     begun = _third_order(grid)
     errors = unseen.unseen(config, made).errors([found.plan, begun])
     return {
@@ -193,6 +184,7 @@ def curvature_words(rows: list[dict]) -> str:
     if len({row["setting"] for row in own}) < 2:
         return ""
     tuned, published = _growth(own, "rms"), _growth(own, "published_rms")
+    # Half of the published growth is where we stop to say that it remains.
     verdict = "remains" if tuned > published / 2 else "is mostly absorbed"
     return (
         f"Curvature **{verdict}**: from the widest to the narrowest modes the error of published "
@@ -243,6 +235,7 @@ def section(rows: list[dict], command: str) -> report.Section:
         "curvature": ("width of the modes of the ring", curvature_words),
         "jump": ("shift of the grid that tuning begins from", jump_words),
     }
+    # A figure wants two settings, as the sentence does.
     pictures = []
     for part, (xlabel, words) in axes.items():
         own = part_of(rows, part)

@@ -11,6 +11,7 @@ from experiments.tune import tables, unseen
 # ---- numbers
 
 QUESTION = "parts"
+# From the least to the most numbers.
 PARTS = {
     "label times": ("labels",),
     "times": ("times",),
@@ -48,6 +49,7 @@ def against_published(
     config: Config, made: subjects.Subject, table: tables.Table
 ) -> dict[str, float | str | bool]:
     """Errors of a table on unseen starts, and their ratio to those of its published plan."""
+    # Both on the same starts, so that their difficulty cancels in the ratio.
     errors = unseen.unseen(config, made).errors([table.plan, table.published])
     return {
         **unseen.summary(errors[0]),
@@ -78,6 +80,7 @@ def _figure(own: list[dict], claim: str) -> report.Picture:
     report.bar_ledger(
         ax, bars, label="part", value="ratio", xlabel="RMS error over that of the published plan"
     )
+    # Right of this line tuning has made the table worse.
     ax.axvline(1, color=report.GREY, linewidth=0.8)
     fig.suptitle(claim, fontsize=9, x=0.02, ha="left")
     return report.picture(fig, claim, "Geometric means over models and evaluations.")
@@ -127,6 +130,7 @@ def _claim(found: dict[str, float]) -> str:
 
 def _labels(found: dict[str, float]) -> str:
     """What label times add to times and weights."""
+    # Five per cent lie within the scatter between runs.
     gain = found["all"] / found["times and weights"]
     if gain < 0.95:
         return f"Free label times lower the error further, to {report.sig(gain)} of that."

@@ -73,6 +73,7 @@ def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
         except ValueError as error:
             yield key, {"refused": str(error)}
             continue
+        # As fine as the coarser of the two references of the errors.
         fine = plans.rk4(grids.uniform(made.starts_of(config)[2] // 2))
         judge = _of_network if made.is_network else _of_field
         by_kind = dict(zip(KINDS, (table.published, table.plan, fine), strict=True))
@@ -103,6 +104,7 @@ def _of_field(config: Config, made: Subject, by_kind: dict[str, Plan]) -> dict:
             samples, drawn(FIRST_SEED + seed), directions=DIRECTIONS, seed=0
         )
 
+    # Each kind of plan has the same noises and the same draws of the data.
     seeds = range(config.draws)
     found = {
         kind: [
@@ -110,6 +112,7 @@ def _of_field(config: Config, made: Subject, by_kind: dict[str, Plan]) -> dict:
         ]
         for kind, plan in by_kind.items()
     }
+    # What two draws of the data differ by: no solver can be expected below it.
     found["data"] = [distance(drawn(2 * FIRST_SEED + seed), seed) for seed in seeds]
     return {"measure": "sliced Wasserstein", "values": found}
 
@@ -121,6 +124,7 @@ def _of_network(config: Config, made: Subject, by_kind: dict[str, Plan]) -> dict
     labels = made.labels(config.samples)
     found = {kind: [] for kind in by_kind}
     right = {kind: [] for kind in by_kind}
+    # All images of the data are the reference, for each seed and kind.
     for kind, plan in by_kind.items():
         for seed in range(config.draws):
             samples = draw(made, plan, FIRST_SEED + seed, config.samples)
@@ -143,6 +147,7 @@ def _figure(own: list[dict], subject: tuple[str, float]) -> report.Picture:
     here = [row for row in own if (row["model"], row["guidance"]) == subject]
     name = drawing.title_of(*subject)
     fig, ax = report.canvas(width=5.4, height=3.6)
+    # Networks have no floor of the data here; their converged samples take its place.
     lines = {
         kind: [(row["steps"], float(np.mean(row["values"][kind]))) for row in here]
         for kind in ("published", "tuned", "converged", "data")
@@ -186,6 +191,7 @@ def _sheet(row: dict) -> report.Picture:
 
 def gap(row: dict, kind: str) -> float:
     """How far the distance of samples is from that of converged samples."""
+    # Not the distance itself: a solver's error can bring samples nearer to the data by chance.
     values = row["values"]
     return abs(float(np.mean(values[kind])) - float(np.mean(values["converged"])))
 

@@ -40,6 +40,7 @@ def of_file(path: str | os.PathLike) -> tuple[np.ndarray, dict]:
       ValueError: the file is no plan, or not one that was tuned for a network here.
     """
     plan, facts = plans.load_with_facts(path)
+    # A plan of another origin may lack what the picture needs.
     missing = [name for name in ("network", "guidance", "steps", "published") if name not in facts]
     if missing:
         raise ValueError(
@@ -66,6 +67,7 @@ def draw(path: str | os.PathLike, target: str | os.PathLike) -> report.Section:
 
 def section(png: bytes, facts: dict, path: str) -> report.Section:
     """The section of a page: what the tuned table gains, and the samples."""
+    # The errors on the test starts of the tuning, which are in the file.
     before, after = facts["before"]["test"], facts["after"]["test"]
     scale = facts["guidance"]
     name = facts["network"] if scale == 1 else f"{facts['network']} at guidance {scale:g}"

@@ -13,7 +13,7 @@ import numpy as np
 from configs.tune import Config
 from experiments import report
 from experiments.lab import statistics, subjects
-from experiments.tune import drawing, tables, unseen
+from experiments.tune import drawing, tables, training, unseen
 from experiments.tune import subject as subject_module
 from experiments.tune.subject import Subject
 from flowjax import Plan, grids, plans, tune
@@ -28,7 +28,6 @@ FORECASTS = {"held": 0, "tuned forecast": "tuned"}
 WARMUP = 1  # synchronous steps
 STARTS = 32  # for tuning: two thirds train
 ITERATIONS = 4
-TOLERANCE = 1e-4  # of the converged endpoints
 PUBLISHED = {
     "Euler": plans.euler,
     "AB2": lambda grid: plans.adams_bashforth(grid, 2),
@@ -104,6 +103,7 @@ def stale_run(made: Subject, devices: int, forecast: int | str) -> Callable:
     """(plan, noise, label) -> endpoints (B, *D) with stale keys and values on n devices."""
     model: Model = subjects.load(made.name)
 
+    # Parameters are an argument, so that they are no constants of the program.
     @jax.jit
     def compiled(params: dict, noise: jax.Array, label: jax.Array, plan: Plan, told: tuple):
         bound = model._replace(params=params)
@@ -128,15 +128,7 @@ def _tuned(
     config: Config, made: Subject, run: Callable, steps: int, solver: str, shift: float
 ) -> tune.Refined:
     """The table tuned through stale runs, from the best published one."""
-    noise, labels = made.starts(config.seed, STARTS), made.labels(STARTS)
-    exact = tune.reference(
-        made.velocity, noise, [1.0, 0.0], tolerance=TOLERANCE, condition=labels
-    ).states[-1]
-    cut = 2 * STARTS // 3
-    train, validation = (
-        tune.Starts(noise[piece], exact[piece], labels[piece])
-        for piece in (slice(0, cut), slice(cut, STARTS))
-    )
+    train, validation = training.starts(made, config.seed, STARTS)
     return refine_run(
         run,
         PUBLISHED[solver],
@@ -166,6 +158,7 @@ def _figure(own: list[dict], forecast: str) -> report.Picture:
         at, errors = zip(*points, strict=True)
         ax.plot(at, errors, marker="o", color=colour, label=name)
     ax.set(xscale="log", yscale="log", xlabel="devices", ylabel="relative RMS error")
+    # Powers of two.
     devices = sorted({row["devices"] for row in here})
     ax.set_xticks(devices, [str(n) for n in devices])
     drawing.legend_below(ax, columns=2)
@@ -183,6 +176,7 @@ def summary(rows: list[dict]) -> str:
     own = [row for row in rows if row["question"] == QUESTION]
     if not own:
         return ""
+    # Two rivals: the published plan, and the table that knows nothing of staleness.
     ratio = statistics.geometric_mean(row["rms"] / row["published_rms"] for row in own)
     naive = statistics.geometric_mean(row["exact_table_rms"] / row["published_rms"] for row in own)
     verdict = (
@@ -200,6 +194,7 @@ def section(rows: list[dict], command: str) -> report.Section:
     own = [row for row in rows if row["question"] == QUESTION]
     names = ("model", "steps", "devices", "forecast", "best", "published_rms", "exact_table_rms")
     names += ("rms", "rms_ratio", "rms_low", "rms_high", "synchronous_rms")
+    # One figure a forecast: held copies and forecast ones differ by more than tables do.
     forecasts = dict.fromkeys(row["forecast"] for row in own)
     return report.Section(
         question="Can a table absorb staleness?",

@@ -116,6 +116,7 @@ class Subject(NamedTuple):
     def in_bfloat16(self) -> "Subject":
         """The network with its matrices multiplied in bfloat16."""
         kind = self.field.kind
+        # States and weights of the table stay in float32, as when a model is sampled.
         half = dataclasses.replace(kind[0], dtype="bfloat16")
         return self._replace(field=dataclasses.replace(self.field, kind=(half, *kind[1:])))
 
@@ -139,12 +140,14 @@ def subject(config: Config, name: str, guidance: float = 1.0) -> Subject:
 
 @functools.cache
 def _subject(name: str, guidance: float, float64: bool) -> Subject:
+    # Exact fields show errors below those of float32, so they are always in float64.
     if not is_network(name):
         field = _field(name)
         shape = tuple(subjects.sample_shape(field))
         return Subject(name, 1.0, field, shape, np.float64, 0)
     card = subjects.load(name).card
     kind = (card.config, card.schedule, card.prediction, card.clock)
+    # Networks in the type that they run in; tuning to their rounding errors is no use.
     dtype = np.float64 if float64 else np.float32
     field = GuidedNetwork(subjects.load(name).params, None, guidance, kind)
     return Subject(name, guidance, field, subjects.image_shape(name), dtype, card.config.classes)
@@ -162,6 +165,7 @@ def _field(name: str) -> Any:
     width = re.fullmatch(r"ring-(\d*\.?\d+)", name)
     if width:
         return subjects.make_field("ring", std=float(width[1]))
+    # A network may have the name of a data set: its exact field then has a prefix.
     # Hyphens, since a command line without quotes has no spaces.
     plain = name.removeprefix(EXACT)
     spaced = plain.replace("-", " ")
@@ -197,6 +201,7 @@ def check(config: Config, option: str, names: tuple[str, ...], guided: bool = Tr
     Raises:
       ValueError: in one sentence, before anything is measured.
     """
+    # Making a subject is cheap for fields, and reads a checkpoint for networks.
     for name in names:
         try:
             made = subject(config, name)

@@ -72,6 +72,7 @@ def table_of(
     if not path.exists():
         _tune(config, subject, path, settings)
     plan, facts = plans.load_with_facts(path)
+    # The name of a file holds a part of its settings only.
     differ = [name for name in settings if facts.get(name) != settings[name]]
     if differ:
         there = ", ".join(f"{name}={facts.get(name)!r}" for name in differ)
@@ -93,6 +94,7 @@ def path_of(
     solver: str = "",
 ) -> pathlib.Path:
     """Where a table lies: plans/ring-w1-10.json, and a longer name for parts of a table."""
+    # The name that the usual table has is short, and parts of a table say what is free.
     parts = [slug(subject.name), f"w{subject.guidance:g}", str(steps)]
     if free != FREE:
         parts.append("+".join(free))
@@ -148,6 +150,7 @@ def _settings(
 
 def describe(subject: Subject) -> dict[str, Any]:
     """What a plan of this subject fits: its path, and of a network its clock and channels."""
+    # Log-SNR at three times tells the parameters of a path, whatever its class calls them.
     log_snr = [float(subject.schedule.log_snr(np.float64(t))) for t in PROBES]
     found = {"path": {"name": type(subject.schedule).__name__, "log_snr": log_snr}}
     if subject.is_network:
@@ -158,6 +161,7 @@ def describe(subject: Subject) -> dict[str, Any]:
 
 def command_of(config: Config, subject: Subject, steps: int) -> str:
     """The command that tunes this table alone."""
+    # Not the command that was typed: it may have made many tables.
     kind = "network" if subject.is_network else "field"
     words = [
         "python -m experiments.tune --config=configs/tune.py --workdir=runs/tune",
@@ -177,6 +181,7 @@ def _tune(config: Config, subject: Subject, path: pathlib.Path, settings: dict) 
     count = settings["starts"]
     solver = settings["begun_from"]
     start = makers(steps, subject.schedule).get(solver)
+    # The split of the starts is that of `tune`, by its own key.
     begun = time.monotonic()
     found = tune.tune(
         subject.velocity,
@@ -190,6 +195,7 @@ def _tune(config: Config, subject: Subject, path: pathlib.Path, settings: dict) 
         depth=settings["depth"],
         progress=_shown(path.stem),
     )
+    # Everything that a reader of the file may ask, and what `tune` says in words.
     facts = settings | describe(subject)
     facts |= {
         "published": found.name,
@@ -204,6 +210,7 @@ def _tune(config: Config, subject: Subject, path: pathlib.Path, settings: dict) 
         "command": command_of(config, subject, steps),
         "versions": {"jax": jax.__version__, "numpy": np.__version__},
     }
+    # `plans.save` replaces a file in one move, so a killed run leaves no part of one.
     os.makedirs(path.parent, exist_ok=True)
     plans.save(path, found.plan, **plain(facts))
 

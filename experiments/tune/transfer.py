@@ -46,6 +46,7 @@ def _models(config: Config) -> list[dict]:
         for steps in dict.fromkeys(config.transfer_steps)
         for a in dict.fromkeys(names)
         for b in dict.fromkeys(names)
+        # On another path the same state has another meaning at the same time.
         if fits(config, a, b)
     ]
 
@@ -68,6 +69,7 @@ def _scales(config: Config) -> list[dict]:
         for v in scales
         for w in scales
     ]
+    # Every scale that has a neighbour on both sides.
     inner = [
         {"part": "guidance between", "made_for": a, "made_at": [u, v], "used_on": a, "at": w}
         | {"steps": n}
@@ -81,6 +83,7 @@ def _scales(config: Config) -> list[dict]:
 
 def _steps(config: Config) -> list[dict]:
     """Inner numbers of evaluations, from the tables of their neighbours."""
+    # Overlapping triples: low, inner, high.
     counts = sorted(set(config.between_steps))
     names = (*config.transfer_fields[:1], *config.transfer_networks[:1])
     return [
@@ -95,6 +98,7 @@ def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
     """Yield (key, values): the error of the table in use, over those of published and own ones."""
     for key in todo:
         made = subjects.subject(config, key["used_on"], key["at"])
+        # The model's own table gives the published plan and the best that can be expected.
         own = tables.table_of(config, made, key["steps"], **_form(key))
         used = _used(config, key)
         errors = unseen.unseen(config, made).errors([used, own.published, own.plan])
@@ -149,6 +153,7 @@ def foreign(rows: list[dict]) -> list[dict]:
 
 def _matrix(rows: list[dict], across: str, down: str, claim: str) -> report.Picture:
     """The ratio of a table (down) on a model (across), as a heat map for each number of steps."""
+    # A panel for each number of evaluations.
     counts = sorted({row["steps"] for row in rows})
     fig, axes = report.canvas(1, len(counts), width=4.2 * len(counts) + 0.6, height=3.4)
     panels = [axes] if len(counts) == 1 else list(axes)
@@ -198,6 +203,7 @@ def guidance_words(rows: list[dict]) -> str:
 
 def between_words(rows: list[dict]) -> str:
     """How tables between tables do; empty without such rows."""
+    # Below 1 a user without time to tune should interpolate.
     texts = []
     for part, what in (("steps between", "evaluations"), ("guidance between", "scales")):
         own = part_of(rows, part)

@@ -38,6 +38,7 @@ class Unseen(NamedTuple):
 
     def errors_of(self, ends: np.ndarray) -> np.ndarray:
         """Errors (P, B) of endpoints (P, B, *D)."""
+        # A solver that diverged is as far away as can be, and never the best.
         away = np.stack([statistics.row_norms(np.float64(x) - self.exact) for x in ends])
         return np.where(np.isfinite(away), away, np.inf) / statistics.scale_of(self.exact)
 
@@ -45,6 +46,7 @@ class Unseen(NamedTuple):
 def unseen(config: Config, subject: Subject) -> Unseen:
     """The unseen starts of a subject; the endpoints are integrated once."""
     _, count, steps = subject.starts_of(config)
+    # The cache is keyed by what the endpoints depend on, not by the whole configuration.
     sizes = (config.unseen_seed, count, steps)
     return _unseen(subject.name, subject.guidance, bool(config.float64), *sizes)
 

@@ -64,10 +64,12 @@ def refine_run(
     grid = np.asarray(grid, float)
     numbers = numbering.numbers_of(name, make, grid, free, depth)
     check_starts(name, numbers, train)
+    # The search begins at the published table itself.
     problem = _Problem(run, numbers, grid, train, validation, progress)
     if not np.all(np.isfinite(problem.residual(problem.start))):
         raise ValueError(f"{name}: the run of the first table is not finite; begin with another.")
     problem.note(problem.start)
+    # MINPACK has no limit on derivatives, so an exception ends it.
     stopped = "no step"
     try:
         optimize.least_squares(
@@ -119,6 +121,7 @@ class _Problem:
 
     def plan(self, theta: np.ndarray) -> Plan | None:
         """The table of theta; None where its grid has collapsed or it is not finite."""
+        # Where times are not free, theta has no gaps.
         count = len(theta) - len(self.others)
         grid = numbering.grid_of(theta[:count], self.numbers.span) if count else self.grid
         corrections = np.zeros(self.numbers.count)
@@ -151,6 +154,7 @@ class _Problem:
         if self.slopes_taken == most:
             raise _Enough
         self.slopes_taken += 1
+        # Central: the error is of the order of the square of the difference.
         columns = []
         for k in range(len(theta)):
             moved = np.zeros_like(theta)
@@ -167,6 +171,7 @@ class _Problem:
         largest = float(np.max(numbering.l1_sizes(plan)))
         iteration = Iteration(train, validation, np.nan, largest, self.evaluations)
         self.history.append(iteration)
+        # Validation decides where there is any: a table may fit its training starts only.
         score = train if np.isnan(validation) else validation
         if score < self.least:
             self.best, self.least = plan, score

@@ -9,6 +9,7 @@ from experiments.tune import drawing
 from experiments.tune.ratio.numbers import TUNED
 
 DRAWN = 6  # published solvers in a panel, beside the tuned table
+HIDDEN = ("DPM++ 2S", "DPM++ 3S")  # they have the colour of the tuned table
 LAGS = 3  # of the last outputs whose weights are drawn
 PANELS = 2  # in a row, so that text stays readable on a phone
 
@@ -32,6 +33,7 @@ def errors(rows: list[dict], subject: tuple[str, float]) -> report.Picture:
         )
         ax.set_title(f"{word} error")
     drawing.legend_below(axes[0], columns=4)
+    # The title holds the largest gain.
     best = min(own, key=lambda row: row["rms_ratio"])
     claim = (
         f"On {name} the tuned table has {report.sig(best['rms_ratio'])} times the RMS error of "
@@ -49,8 +51,9 @@ def _lines(own: list[dict], measure: str) -> dict[str, list[tuple[float, float]]
     for row in own:
         for line in row["solvers"]:
             lines.setdefault(line["solver"], []).append((row["steps"], line[measure]))
-    # Best first, by the geometric mean over the points that all have.
-    order = sorted(lines, key=lambda name: min(error for _, error in lines[name]))
+    # Best first, by the least error that a solver reaches.
+    seen = [name for name in lines if not name.startswith(HIDDEN)]
+    order = sorted(seen, key=lambda name: min(error for _, error in lines[name]))
     shown = {name: lines[name] for name in sorted(order[:DRAWN], key=list(lines).index)}
     return shown | {TUNED: [(row["steps"], row["tuned"][measure]) for row in own]}
 
@@ -83,6 +86,7 @@ def _end_gaps(times: list[float]) -> tuple[float, float]:
 
 def _times(ax: Axes, row: dict) -> None:
     """Time against the number of steps done, for both tables."""
+    # The published grid below, so that the tuned one is seen where they agree.
     for key, label in (("beside", "published"), ("table", TUNED)):
         times = row[key]["times"]
         options = drawing.TUNED if label == TUNED else {"color": report.INK, "marker": "o"}
@@ -93,6 +97,7 @@ def _times(ax: Axes, row: dict) -> None:
 
 def _weights(ax: Axes, row: dict) -> None:
     """Weights of the last outputs, row by row."""
+    # The colour is the lag; dotted lines are the published table.
     colours = (report.BLUE, report.GREEN, report.AMBER)
     for lag, colour in zip(range(LAGS), colours, strict=True):
         word = "newest output" if lag == 0 else f"{lag} before it"

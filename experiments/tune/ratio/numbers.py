@@ -56,6 +56,7 @@ def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
 
 def _measured(config: Config, made: Subject, steps: int, table: tables.Table) -> dict[str, Any]:
     """The values of one cell that has a table."""
+    # The table first: it takes longest, and its file outlives a kill.
     test = unseen.unseen(config, made)
     # All plans of the cell together, so that they share compiled programs.
     jobs = [(TUNED, None, table.plan), *candidates(config, made, steps)]
@@ -112,6 +113,7 @@ def weights_of(plan: Plan) -> dict[str, list]:
       times (N+1,), label_time (N,), and outputs (N, 4): the weights of the last four velocities in
       units of the row's step, so that Euler's method has (1, 0, 0, 0); largest: their L1 size.
     """
+    # Plans of data predictions keep m = p x + q v: the velocity in it has the weight q.
     lagged = np.zeros((plan.rows, DEPTH))
     for j in range(DEPTH):
         lagged[j:, j] = np.asarray(plan.q)[: plan.rows - j]
@@ -135,6 +137,7 @@ def _in_bfloat16(
     """
     if not made.is_network:
         return None
+    # The same endpoints as in float32, so that rounding counts as error.
     half = made.in_bfloat16().bound(len(test.noise))
     found = test._replace(field=half).errors([tuned, published])
     return {"tuned": unseen.rms(found[0]), "published": unseen.rms(found[1])}
@@ -150,6 +153,7 @@ def measured(rows: list[dict]) -> list[dict]:
 
 def geometric(ratios: list[float], resamples: int = 2000) -> tuple[float, float, float]:
     """(geometric mean, low, high) of positive ratios; the interval resamples the cells."""
+    # A fixed seed: the same rows give the same page.
     logs = np.log(np.asarray(ratios, float))
     picks = np.random.default_rng(0).integers(len(logs), size=(resamples, len(logs)))
     low, high = np.quantile(logs[picks].mean(1), [0.025, 0.975])

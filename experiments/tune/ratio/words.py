@@ -11,6 +11,7 @@ ROUNDING = 1.2  # the growth of an error in bfloat16 that is worth a sentence
 
 def section(rows: list[dict], command: str) -> report.Section:
     """The section of the page."""
+    # Cells that could not be tuned are named in the caveat.
     own = measured(rows)
     refused = [row for row in rows if row["question"] == QUESTION and row["refused"]]
     if not own:
@@ -70,6 +71,7 @@ def _verdicts(own: list[dict]) -> str:
     """In how many cells the interval lies below 1, and in how many tuning was refused."""
     better = sum(row["rms_verdict"] == "better" for row in own)
     worse = sum(row["rms_verdict"] == "worse" for row in own)
+    # Then the file holds the published plan, and the ratio is about 1.
     kept = sum(not row["accepted"] for row in own)
     text = f"It is better in {better} of {len(own)} cells and worse in {worse}"
     if kept:
@@ -90,6 +92,7 @@ def _rounding(own: list[dict]) -> str:
         f"With the network in bfloat16 the error of tuned tables is {report.sig(growth)} times "
         f"that in float32, and {report.sig(ratio)} times that of the published solver in bfloat16"
     )
+    # From the worst case to the best.
     if ratio >= 1:
         return f"{text}: **rounding undoes the gain**."
     if growth > ROUNDING:
@@ -104,6 +107,7 @@ def _caveat(own: list[dict], refused: list[dict]) -> str:
         "seen. The published solvers' grids are chosen on these very starts, which favours them. "
         "The interval is over cells, which share models and starts."
     )
+    # The reference must be finer than what it judges.
     coarse = [row for row in own if row["doubling"] > row["tuned"]["rms"] / 20]
     if coarse:
         text += (

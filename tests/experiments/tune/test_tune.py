@@ -10,7 +10,8 @@ import pytest
 from configs.tune import get_config
 from experiments import tune as experiment
 from experiments.cli.run import cells_of, main
-from experiments.tune import floor, optimizer, ratio, row, subject, tables, unseen
+from experiments.tune import floor, ratio, row, subject, tables, unseen
+from experiments.tune.optimizer import methods
 from flowjax import grids, plans, records, tune
 from flowjax.schedules import Linear
 from flowjax.tune import numbers as numbering
@@ -242,12 +243,12 @@ def test_the_gradient_of_adam_is_that_of_levenberg_marquardt():
     train = tune.Starts(noise, np.random.default_rng(0).normal(size=noise.shape))
     grid = grids.uniform(4)
     runner = tune.runner.Runner(made.velocity)
-    task = optimizer.Problem(made, runner, _third, grid, train, train, noise[None])
+    task = methods.Problem(made, runner, _third, grid, train, train, noise[None])
     numbers = numbering.numbers_of("test", _third, grid, tables.FREE)
     is_time = np.array(numbers.column) == "t"
     corrections = np.where(is_time, 0, 0.05)
     plan = numbers.plan(grid, corrections)
-    found = optimizer.by_numbers(numbers, grid, corrections, optimizer.slope_of(task)(plan))
+    found = methods.by_numbers(numbers, grid, corrections, methods.slope_of(task)(plan))
     tangents = numbers.tangents(grid, corrections)
     _, vector, _ = normal_equations(runner, plan, tangents, noise, train.exact)
     # The derivative of |r|^2 / |exact|^2

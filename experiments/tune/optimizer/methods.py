@@ -1,12 +1,11 @@
-"""Which optimizer finds the table? Adam, least squares and Levenberg-Marquardt on the same numbers.
+"""Three optimizers on the same numbers of the same table, each with its curve of errors.
 
-All begin from the same published plan and see the same training starts. The cost is counted in
-evaluations of the network for one training start: an iteration of Adam takes 3 N (one run forward
-and its reverse, which costs two), one of Levenberg-Marquardt the derivatives of each number from
-its row on, and the runs that try dampings. Adam gets a multiple of what Levenberg-Marquardt spent.
+The cost is counted in evaluations of the network for one training start. A gradient of Adam takes
+3 N of them: a run forward, and its reverse, which costs two. A derivative of Levenberg-Marquardt by
+one number in one row counts as one, as `flowjax.tune` counts it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -16,9 +15,7 @@ import optax
 
 import flowjax
 from configs.tune import Config
-from experiments import report
-from experiments.tune import drawing, parts, tables, unseen
-from experiments.tune import subject as subjects
+from experiments.tune import tables, training, unseen
 from experiments.tune.subject import Subject
 from flowjax import Plan, tune
 from flowjax.plans.table import DEPTH
@@ -27,17 +24,9 @@ from flowjax.tune import truth
 from flowjax.tune.row_by_row import fit, on_other_grids, table
 from flowjax.tune.runner import Runner
 
-# ---- numbers
-
-QUESTION = "optimizer"
-LEVENBERG_MARQUARDT = "Levenberg-Marquardt"
-AFTER_FIT = "Levenberg-Marquardt from least squares"
-LEAST_SQUARES = "least squares"
-ADAM = "Adam"
 ITERATIONS = 20  # of Levenberg-Marquardt at most
 REVERSE = 3  # cost of a gradient by reverse derivatives, in runs
 POINTS = 24  # of Adam's curve
-TOLERANCE = 1e-4  # of the converged endpoints
 
 
 class Problem(NamedTuple):
@@ -76,80 +65,22 @@ class Curve(NamedTuple):
     plan: Plan
 
 
-def check(config: Config) -> None:
-    """Refuse models, steps and learning rates that cannot be measured."""
-    parts.check(config)
-    if not config.rates or min(config.rates) <= 0 or config.adam_budget <= 0:
-        raise ValueError(
-            f"--config.rates, --config.adam_budget: {tuple(config.rates)} and "
-            f"{config.adam_budget}; wanted learning rates and a budget above 0."
-        )
-
-
-def cells(config: Config) -> list[dict]:
-    """One cell a model and number of evaluations; all optimizers are measured together."""
-    return [
-        {"question": QUESTION, "model": name, "steps": steps}
-        for name in dict.fromkeys(config.parts_models)
-        for steps in dict.fromkeys(config.parts_steps)
-    ]
-
-
-def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
-    """Yield (key, values): the curve of each optimizer, and its error on unseen starts."""
-    for key in todo:
-        made = subjects.subject(config, key["model"])
-        task = problem(config, made, key["steps"])
-        begun = task.make(task.grid)
-        curves = _curves(config, task)
-        test = unseen.unseen(config, made)
-        errors = test.errors([begun, *(curve.plan for curve in curves.values())])
-        values = {
-            name: {
-                "spent": curve.spent,
-                "train": curve.train,
-                "validation": curve.validation,
-                **unseen.summary(errors[1 + i]),
-            }
-            for i, (name, curve) in enumerate(curves.items())
-        }
-        yield key, {"published_rms": unseen.rms(errors[0]), "optimizers": values}
-
-
-def _curves(config: Config, task: Problem) -> dict[str, Curve]:
-    """{optimizer: its curve}."""
-    first = levenberg_marquardt(task, task.make)
-    fitted, by_fit = least_squares(task)
-    found = {
-        LEVENBERG_MARQUARDT: first,
-        LEAST_SQUARES: by_fit,
-        AFTER_FIT: levenberg_marquardt(task, fitted, spent=by_fit.spent[-1]),
-    }
-    steps = len(task.grid) - 1
-    iterations = max(1, int(config.adam_budget * first.spent[-1] / (REVERSE * steps)))
-    for rate in config.rates:
-        found[f"{ADAM}, rate {rate:g}"] = adam(task, rate, iterations)
-    return found
-
-
 def problem(config: Config, made: Subject, steps: int) -> Problem:
-    """The published plan that the tuned table began from, and starts as `tune.tune` splits them."""
+    """The published plan that the tuned table began from, with the starts to tune it on."""
     found = tables.table_of(config, made, steps)
     make, grid = tables.start_of(found.facts["published"], steps, made.schedule)
     count = made.starts_of(config)[0]
     noise, labels = made.starts(config.seed, count), made.labels(count)
     runner = Runner(made.velocity)
-    states = truth.converged(runner, noise, grid, TOLERANCE, labels).states
-    cut = 2 * count // 3
-    train, validation = (
-        tune.Starts(noise[piece], states[-1][piece], None if labels is None else labels[piece])
-        for piece in (slice(0, cut), slice(cut, count))
-    )
-    return Problem(made, runner, make, grid, train, validation, states[:, :cut])
+    states = truth.converged(runner, noise, grid, training.TOLERANCE, labels).states
+    train, validation = training.split(noise, states[-1], labels)
+    # Least squares fits the rows to the states in between, too.
+    return Problem(made, runner, make, grid, train, validation, states[:, : len(train.noise)])
 
 
 def levenberg_marquardt(task: Problem, make: Callable, spent: float = 0.0) -> Curve:
     """`tune.refine`, whose evaluations of validation starts count too."""
+    # Without its bound on large rows, which Adam does not have either.
     found = tune.refine(
         task.made.velocity,
         make,
@@ -157,6 +88,7 @@ def levenberg_marquardt(task: Problem, make: Callable, spent: float = 0.0) -> Cu
         task.train,
         validation=task.validation,
         iterations=ITERATIONS,
+        bound=None,
     )
     # The evaluations before the first iteration measured the start.
     count = len(task.train.noise)
@@ -193,6 +125,7 @@ def adam(task: Problem, rate: float, iterations: int) -> Curve:
     slope = slope_of(task)
     steps = len(task.grid) - 1
 
+    # Two groups of numbers, as in Levenberg-Marquardt: gaps move all times after them.
     point = {"gaps": numbering.gaps_of(task.grid), "corrections": np.zeros(numbers.count)}
     schedule = optax.cosine_decay_schedule(rate, iterations)
     optimizer = optax.adam(schedule)
@@ -267,6 +200,7 @@ def slope_of(task: Problem) -> Callable[[Plan], list[np.ndarray]]:
         return jax.grad(loss)(table)
 
     def slope(plan: Plan) -> list[np.ndarray]:
+        # Flags and numbers apart, since only numbers have derivatives.
         columns = plan._asdict()
         is_number = {name: np.asarray(c).dtype != bool for name, c in columns.items()}
         numbers = {name: jnp.asarray(c) for name, c in columns.items() if is_number[name]}
@@ -284,6 +218,7 @@ def slope_of(task: Problem) -> Callable[[Plan], list[np.ndarray]]:
 def _with_point(task: Problem, curve: Curve, plan: Plan, spent: float) -> Curve:
     """The curve with one more point, and the better of its plan and this one."""
     train, validation = (error_of(task, plan, part) for part in (task.train, task.validation))
+    # An optimizer returns the best table that it has seen on validation starts.
     best = min(curve.validation, default=np.inf)
     return Curve(
         [*curve.spent, spent],
@@ -298,102 +233,3 @@ def error_of(task: Problem, plan: Plan, starts: tune.Starts) -> float:
     ends = task.runner.run(plan, starts.noise, starts.condition)
     error = unseen.rms(truth.errors(ends, starts.exact))
     return error if np.isfinite(error) else np.inf
-
-
-def best_adam(row: dict) -> tuple[str, dict]:
-    """(name, values) of the learning rate with the least error on unseen starts."""
-    runs = {name: run for name, run in row["optimizers"].items() if name.startswith(ADAM)}
-    return min(runs.items(), key=lambda item: item[1]["rms"])
-
-
-# ---- figures
-
-
-def _figure(row: dict) -> report.Picture:
-    """Validation error against evaluations spent."""
-    fig, ax = report.canvas(width=5.6, height=3.8)
-    name, adam_run = best_adam(row)
-    runs = row["optimizers"]
-    shown = {
-        LEVENBERG_MARQUARDT: (runs[LEVENBERG_MARQUARDT], report.BLUE),
-        AFTER_FIT: (runs[AFTER_FIT], report.PINK),
-        name: (adam_run, report.AMBER),
-    }
-    for label, (run, colour) in shown.items():
-        # The error so far: an optimizer returns its best table.
-        least = np.minimum.accumulate(run["validation"])
-        ax.plot(np.maximum(run["spent"], 1), least, color=colour, label=label, marker=".")
-    fitted = runs[LEAST_SQUARES]
-    ax.plot(fitted["spent"], fitted["validation"], "D", color=report.GREEN, label=LEAST_SQUARES)
-    ax.set(
-        xscale="log",
-        yscale="log",
-        xlabel="evaluations spent, for each training start",
-        ylabel="relative RMS error, validation starts",
-    )
-    drawing.legend_below(ax, columns=2)
-    claim = f"{row['model']}, {row['steps']} evaluations: {_claim(row)}"
-    fig.suptitle(claim, fontsize=9, x=0.02, ha="left")
-    return report.picture(fig, claim)
-
-
-def _claim(row: dict) -> str:
-    ratio = best_adam(row)[1]["rms"] / row["optimizers"][LEVENBERG_MARQUARDT]["rms"]
-    if ratio > 1:
-        return f"Adam ends at {report.sig(ratio)} times the error of Levenberg-Marquardt."
-    return f"Adam ends below Levenberg-Marquardt, at {report.sig(ratio)} times its error."
-
-
-# ---- words
-
-
-def summary(rows: list[dict]) -> str:
-    """The answer in one sentence."""
-    own = [row for row in rows if row["question"] == QUESTION]
-    if not own:
-        return ""
-    ratios = [
-        best_adam(row)[1]["rms"] / row["optimizers"][LEVENBERG_MARQUARDT]["rms"] for row in own
-    ]
-    ratio = float(np.exp(np.mean(np.log(ratios))))
-    relation = "larger than" if ratio > 1 else "smaller than"
-    budget = np.mean([_spent_ratio(row) for row in own])
-    return (
-        f"Adam ends at an error **{report.sig(max(ratio, 1 / ratio))} times {relation}** that of "
-        f"Levenberg-Marquardt, with its best learning rate and {report.sig(budget)} times the "
-        "evaluations."
-    )
-
-
-def _spent_ratio(row: dict) -> float:
-    return best_adam(row)[1]["spent"][-1] / row["optimizers"][LEVENBERG_MARQUARDT]["spent"][-1]
-
-
-def section(rows: list[dict], command: str) -> report.Section:
-    """The section of the page."""
-    own = [row for row in rows if row["question"] == QUESTION]
-    lines = [
-        {
-            "model": row["model"],
-            "evaluations": row["steps"],
-            "optimizer": name,
-            "spent": run["spent"][-1],
-            "rms": run["rms"],
-            "over published": run["rms"] / row["published_rms"],
-            "median": run["median"],
-        }
-        for row in own
-        for name, run in row["optimizers"].items()
-    ]
-    return report.Section(
-        question="Which optimizer finds the table?",
-        expected="Levenberg-Marquardt: there are fewer than 120 numbers, and first-order methods "
-        "stall in flat valleys. Least squares gives half of the gain for one run.",
-        answer=summary(rows),
-        figures=[_figure(row) for row in own],
-        table=lines,
-        caveat="Adam uses all training starts in every iteration, and its rate falls along a "
-        "cosine; the best rate is chosen on unseen starts, which favours it. The reference is "
-        "not counted, since all need it.",
-        command=command,
-    )
