@@ -1,0 +1,137 @@
+"""A table tuned to a model: what it gains, where the gain comes from, and how far it carries.
+
+The command, for any model and number of evaluations; it leaves a plan file for each in
+WORKDIR/plans, with the rows and the page beside them:
+
+    python -m experiments.tune --config=configs/tune.py --workdir=runs/tune \
+        --config.model=digits-smooth --config.steps=6,10,20 --config.guidance=1.0
+
+It measures the tables (question `ratio`) and their samples (`quality`). The other questions take
+the tables apart; the page that results/tune keeps has all of them:
+
+    python -m experiments.tune --config=configs/tune.py --workdir=results/tune --config.questions=
+    python -m experiments.tune --config=configs/tune.py:quick --workdir=runs/tune-quick
+
+The quick run takes about a minute on 2 cores. A full run takes hours, most of them for networks at
+20 evaluations and more: time grows with steps^3 (the free numbers, the rows that each is pushed
+through, and the reference). A run that was interrupted goes on from its rows and plans.
+
+Expect: the tuned table has 0.1 to 0.5 times the RMS error of the best published solver on its best
+grid. The gain is largest on smooth networks at 8 to 12 evaluations. On a network that receives
+1000 t it is smaller, because its velocity is rough in time. Least squares alone gives half of the
+gain. A table does not carry over to other data.
+"""
+
+import dataclasses
+
+from configs.common import shrink
+from flowjax.records import unrecorded
+
+
+@dataclasses.dataclass
+class Config:
+    """Sizes of the experiment; every number of a run is in its rows."""
+
+    # One model in the place of `models`: a network (name or folder), or an exact field. Names of
+    # fields have hyphens here: "ring", "ring-0.05" (modes of this width), "mixture-16",
+    # "two-points", "power-law", "exact-digits", or `module:name` for a field of your own.
+    model: str = ""
+    models: tuple[str, ...] = (
+        "ring",
+        "digits-smooth",
+        "mixture-16",
+        "two-points",
+        "power-law",
+        "digits",
+    )
+    steps: tuple[int, ...] = (6, 10, 4, 8, 15, 20, 30)
+    guidance: tuple[float, ...] = (1.0,)  # of networks; exact fields are measured at 1 alone
+
+    # Tuning: half of the starts train, a quarter validates, a quarter tests.
+    seed: int = 0  # of the starts
+    field_starts: int = 512
+    network_starts: int = 80
+    iterations: int = 8
+    float64: bool = False  # for networks too; exact fields always are
+
+    # The starts that no tuning has seen, and Runge-Kutta steps of their converged endpoints.
+    unseen_seed: int = 1
+    field_unseen: int = 1000
+    network_unseen: int = 96
+    field_reference: int = 400
+    network_reference: int = 80
+
+    # Published solvers that the tables stand beside, each on its best grid.
+    solvers: tuple[str, ...] = (
+        "Euler",
+        "DPM++ 2M",
+        "AB3",
+        "DPM++ 3M exact",
+        "UniPC3",
+        "DEIS3",
+        "AB2",
+        "Heun",
+        "DPM++ 2S",
+    )
+    shifts: tuple[float, ...] = (1.0, 0.7, 0.5, 1.5, 2.0, 3.0)
+
+    # The questions that take tables apart: their models and numbers of evaluations.
+    parts_models: tuple[str, ...] = ("ring", "digits-smooth", "mixture-16")
+    parts_steps: tuple[int, ...] = (6, 10)
+    depths: tuple[int, ...] = (1, 2, 3, 4)
+    stds: tuple[float, ...] = (0.15, 0.05, 0.5)  # widths of the modes of the ring
+    jump_shifts: tuple[float, ...] = (1.0, 3.0, 6.0)
+    transfer_fields: tuple[str, ...] = ("ring", "mixture-2", "ring-0.05", "ring-0.5")
+    transfer_networks: tuple[str, ...] = ("digits-smooth", "digits", "digits-ot")
+    transfer_steps: tuple[int, ...] = (6, 10)
+    between_steps: tuple[int, ...] = (6, 8, 10)  # the inner ones from their neighbours
+    between_guidance: tuple[float, ...] = (1.0, 1.5, 2.0)
+    rates: tuple[float, ...] = (0.01, 0.003, 0.001, 0.03)  # learning rates of Adam
+    adam_budget: float = 4.0  # evaluations of Adam over those of Levenberg-Marquardt
+
+    # Samples by their distribution: `draws` seeds with `samples` samples each.
+    draws: int = 4
+    samples: int = 256
+    # Staleness over devices.
+    devices: tuple[int, ...] = (2, 4, 8)
+    stale_models: tuple[str, ...] = ("digits-smooth",)
+    stale_steps: tuple[int, ...] = (10,)
+
+    # By the names in their rows; () is all of them.
+    questions: tuple[str, ...] = unrecorded(("ratio", "quality"))
+    plans: str = unrecorded("")  # the folder of the plan files; WORKDIR/plans by default
+
+
+# Tens of seconds on a quiet machine.
+QUICK = {
+    "models": ("ring", "digits-smooth"),
+    "steps": (4,),
+    "field_starts": 256,
+    "network_starts": 16,
+    "iterations": 3,
+    "field_unseen": 400,
+    "network_unseen": 16,
+    "field_reference": 200,
+    "network_reference": 40,
+    "solvers": ("Euler", "DPM++ 2M", "AB3"),
+    "shifts": (1.0, 0.7),
+    "parts_models": ("ring",),
+    "parts_steps": (6,),
+    "stds": (0.15, 0.05),
+    "jump_shifts": (1.0, 3.0),
+    "transfer_fields": ("ring", "mixture-2"),
+    "transfer_networks": (),
+    "transfer_steps": (6,),
+    "between_guidance": (),
+    "rates": (0.01,),
+    "adam_budget": 1.0,
+    "draws": 2,
+    "samples": 60,
+    "devices": (2,),
+    "stale_models": (),
+}
+
+
+def get_config(arg: str = "") -> Config:
+    """The configuration of the full run; `arg` "quick" takes about a minute."""
+    return shrink(Config(), arg, quick=QUICK)

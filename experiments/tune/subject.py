@@ -1,0 +1,237 @@
+"""What is tuned: a network at a guidance scale with labels, or an exact field, by one interface."""
+
+import dataclasses
+import functools
+import math
+import os
+import pathlib
+import re
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import flowjax
+from configs.tune import Config
+from experiments.lab import own, subjects
+from flowjax import guidance as guiding
+from flowjax import models
+from flowjax.models.weights import SHIPPED
+from flowjax.schedules import Schedule
+
+EXACT = "exact-"  # before the name of a field that a network has too: "exact-digits"
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class GuidedNetwork:
+    """A network at a fixed guidance scale, bound to labels.
+
+    In contrast to `subjects.NetworkField` the scale is static, so that a scale of 1 costs one
+    evaluation a row and not two.
+
+    Attributes:
+      params: the tree of parameters.
+      label: (B,) integers.
+      scale: of classifier-free guidance.
+      kind: what a `Card` states about the computation: (config, schedule, prediction, clock).
+    """
+
+    params: Any
+    label: Any
+    scale: float = dataclasses.field(metadata={"static": True})
+    kind: tuple = dataclasses.field(metadata={"static": True})
+
+    def velocity(self, x: jax.Array, t: jax.Array) -> jax.Array:
+        """Guided velocity (B, H, W, C)."""
+        # The card is rebuilt here, since only hashable parts of it can be static.
+        card = models.Card("tuned", *self.kind)
+
+        def network(x: jax.Array, t: jax.Array, label: jax.Array) -> jax.Array:
+            return card.velocity(self.params, x, t, label)
+
+        null = jnp.int32(card.null_label)
+        return guiding.classifier_free(network, self.label, null, self.scale)(x, t)
+
+    @property
+    def schedule(self) -> Schedule:
+        """The path that the network was trained on."""
+        return self.kind[1]
+
+
+class Subject(NamedTuple):
+    """A model to tune for.
+
+    Attributes:
+      name: as the configuration has it.
+      guidance: the scale; 1 for exact fields.
+      field: the exact field, or a `GuidedNetwork` without labels.
+      shape: *D of a sample.
+      dtype: of starts and states.
+      classes: how many labels there are; 0 for exact fields.
+    """
+
+    name: str
+    guidance: float
+    field: Any
+    shape: tuple[int, ...]
+    dtype: type
+    classes: int
+
+    @property
+    def is_network(self) -> bool:
+        """Whether it has labels and an error of its own."""
+        return self.classes > 0
+
+    @property
+    def schedule(self) -> Schedule:
+        """The path."""
+        return self.field.schedule
+
+    def starts(self, seed: int, count: int) -> np.ndarray:
+        """Noise (count, *D); start i depends on the seed and i alone."""
+        drawn = flowjax.draw_noise(jax.random.key(seed), np.arange(count), self.shape)
+        return np.asarray(drawn, self.dtype)
+
+    def labels(self, count: int) -> np.ndarray | None:
+        """Labels (count,) that go round the classes; None for exact fields."""
+        return np.arange(count, dtype=np.int32) % self.classes if self.classes else None
+
+    def bound(self, count: int, first: int = 0) -> Any:
+        """The field with velocity(x, t) for `count` samples, which have the labels from `first`."""
+        labels = self.labels(first + count)
+        return self._with(None if labels is None else labels[first:])
+
+    def velocity(self, x: jax.Array, t: jax.Array, label: jax.Array | None = None) -> jax.Array:
+        """Velocity (B, *D), with the labels as the condition: what `flowjax.tune` calls."""
+        return self._with(label).velocity(x, t)
+
+    def starts_of(self, config: Config) -> tuple[int, int, int]:
+        """(starts for tuning, unseen starts, Runge-Kutta steps) of this kind of model."""
+        kind = "network" if self.is_network else "field"
+        sizes = ("starts", "unseen", "reference")
+        return tuple(getattr(config, f"{kind}_{size}") for size in sizes)
+
+    def in_bfloat16(self) -> "Subject":
+        """The network with its matrices multiplied in bfloat16."""
+        kind = self.field.kind
+        # States and weights of the table stay in float32, as when a model is sampled.
+        half = dataclasses.replace(kind[0], dtype="bfloat16")
+        return self._replace(field=dataclasses.replace(self.field, kind=(half, *kind[1:])))
+
+    def _with(self, label: Any) -> Any:
+        return dataclasses.replace(self.field, label=label) if self.is_network else self.field
+
+
+def subject(config: Config, name: str, guidance: float = 1.0) -> Subject:
+    """The `Subject` of a name; it is made once.
+
+    Args:
+      config: says whether networks run in float64.
+      name: a network's name or folder, or a field's name, see configs/tune.py.
+      guidance: of a network.
+
+    Raises:
+      ValueError: the name is not known.
+    """
+    return _subject(name, float(guidance), bool(config.float64))
+
+
+@functools.cache
+def _subject(name: str, guidance: float, float64: bool) -> Subject:
+    # Exact fields show errors below those of float32, so they are always in float64.
+    if not is_network(name):
+        field = _field(name)
+        shape = tuple(subjects.sample_shape(field))
+        return Subject(name, 1.0, field, shape, np.float64, 0)
+    card = subjects.load(name).card
+    kind = (card.config, card.schedule, card.prediction, card.clock)
+    # Networks in the type that they run in; tuning to their rounding errors is no use.
+    dtype = np.float64 if float64 else np.float32
+    field = GuidedNetwork(subjects.load(name).params, None, guidance, kind)
+    return Subject(name, guidance, field, subjects.image_shape(name), dtype, card.config.classes)
+
+
+def is_network(name: str) -> bool:
+    """Whether a name means a network: one that is shipped, or a path."""
+    return name in SHIPPED or os.path.exists(name)
+
+
+def _field(name: str) -> Any:
+    """The exact field of a name of the configuration, see configs/tune.py."""
+    if own.is_own(name):
+        return subjects.make_field(name)
+    width = re.fullmatch(r"ring-(\d*\.?\d+)", name)
+    if width:
+        return subjects.make_field("ring", std=float(width[1]))
+    # A network may have the name of a data set: its exact field then has a prefix.
+    # Hyphens, since a command line without quotes has no spaces.
+    plain = name.removeprefix(EXACT)
+    spaced = plain.replace("-", " ")
+    return subjects.make_field(spaced if spaced in subjects.FIELDS else plain)
+
+
+def slug(name: str) -> str:
+    """A name as a part of a file's name; of a folder its last part."""
+    return re.sub(r"[^\w.-]+", "-", pathlib.Path(name).name)
+
+
+def models_of(config: Config) -> tuple[str, ...]:
+    """The models that are asked for: `model` in the place of `models`."""
+    return (config.model,) if config.model else config.models
+
+
+def scales_of(config: Config, name: str) -> tuple[float, ...]:
+    """The guidance scales of a model: those of the configuration for a network, 1 for a field."""
+    if is_network(name):
+        return tuple(float(scale) for scale in config.guidance)
+    return (1.0,) if 1.0 in config.guidance else ()
+
+
+def check(config: Config, option: str, names: tuple[str, ...], guided: bool = True) -> None:
+    """Refuse models, guidance and numbers of steps that cannot be measured.
+
+    Args:
+      config: the configuration.
+      option: the field that has the names.
+      names: models.
+      guided: whether the question takes its scales from `config.guidance`.
+
+    Raises:
+      ValueError: in one sentence, before anything is measured.
+    """
+    # Making a subject is cheap for fields, and reads a checkpoint for networks.
+    for name in names:
+        try:
+            made = subject(config, name)
+        except (ValueError, FileNotFoundError) as error:
+            shipped = ", ".join(SHIPPED)
+            raise ValueError(
+                f"--config.{option}: {name!r} is neither a network ({shipped}, or a path) nor "
+                f"an exact field: {error}"
+            ) from error
+        if guided and not scales_of(config, name):
+            raise ValueError(
+                f"--config.guidance: {name!r} is an exact field and has no labels; wanted 1 among "
+                f"the scales {tuple(config.guidance)}."
+            )
+        if guided and made.is_network:
+            _check_scales(config)
+
+
+def _check_scales(config: Config) -> None:
+    for scale in config.guidance:
+        if not math.isfinite(scale) or scale < 0:
+            raise ValueError(
+                f"--config.guidance: {scale!r}; wanted a finite number of at least 0, and 1 is no "
+                "guidance."
+            )
+
+
+def check_steps(option: str, steps: tuple[int, ...], least: int = 2) -> None:
+    """Refuse numbers of evaluations that are too few for a table."""
+    if not steps or min(steps) < least:
+        raise ValueError(
+            f"--config.{option}: {tuple(steps)}; wanted numbers of evaluations of at least {least}."
+        )

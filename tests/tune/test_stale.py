@@ -1,0 +1,59 @@
+"""Tables tuned through whole runs."""
+
+import jax
+import numpy as np
+import pytest
+
+import flowjax
+from flowjax import grids, tune
+from flowjax.tune.stale import refine_run
+from tests.tune.problems import gaussian, gaussian_end, numpy_noise, second_order
+
+GRID = grids.uniform(4)
+
+
+def starts(seed, count):
+    noise = numpy_noise(seed, count)
+    return tune.Starts(noise, gaussian_end(noise))
+
+
+@jax.jit
+def compiled(plan, noise):
+    return flowjax.sample(gaussian, noise, plan).x
+
+
+def run(plan, noise, condition):
+    assert condition is None
+    return compiled(plan, noise)
+
+
+def test_it_finds_what_refine_finds():
+    train, validation = starts(0, 24), starts(1, 24)
+    found = refine_run(run, second_order, GRID, train, validation=validation, iterations=6)
+    other = tune.refine(
+        gaussian, second_order, GRID, train, validation=validation, iterations=6, bound=None
+    )
+    first, last = found.history[0].train, found.history[-1].train
+    # The two optimizers choose their dampings differently, so only sizes agree.
+    assert last < 0.05 * first
+    assert min(i.validation for i in found.history) < 3 * min(i.validation for i in other.history)
+    kept = tune.truth.errors(compiled(found.plan, validation.noise), validation.exact)
+    assert np.sqrt(np.mean(kept**2)) == pytest.approx(min(i.validation for i in found.history))
+
+
+def test_its_history_counts_two_runs_for_each_number():
+    seen = []
+    found = refine_run(run, second_order, GRID, starts(0, 24), iterations=1, progress=seen.append)
+    assert seen == found.history and found.stopped == "iterations"
+    # steps of the grid, 3 weights of states, and 1 + 2 + 3 + 4 of outputs
+    numbers = 4 + 4 + 10
+    assert found.history[1].evaluations >= 2 * numbers * 4 * 24
+
+
+def test_what_it_cannot_do_is_refused():
+    with pytest.raises(ValueError, match="without 'labels'"):
+        refine_run(run, second_order, GRID, starts(0, 24), free=("labels",))
+    with pytest.raises(ValueError, match="give at least"):
+        refine_run(run, second_order, GRID, starts(0, 2))
+    with pytest.raises(ValueError, match="not finite"):
+        refine_run(lambda plan, x, c: np.nan * x, second_order, GRID, starts(0, 24))
