@@ -12,12 +12,14 @@ from flowjax.models.card import Card, Model, model
 from flowjax.models.vae import Autoencoder
 from flowjax.models.weights import autoencoder as autoencoder_files
 from flowjax.models.weights import layouts
+from flowjax.models.weights import sana as sana_files
 from flowjax.models.weights.files import Tensors, open_tensors, read_json
 from flowjax.schedules import Linear, VPDiscrete, of_betas
 
 TRANSFORMERS = ("DiTTransformer2DModel", "Transformer2DModel")
 AUTOENCODERS = ("AutoencoderKL",)
-CLASSES = (*TRANSFORMERS, *AUTOENCODERS, "DiTPipeline")
+SANA = (sana_files.TRANSFORMER, sana_files.AUTOENCODER, sana_files.PIPELINE)
+CLASSES = (*TRANSFORMERS, *AUTOENCODERS, "DiTPipeline", *SANA)
 # What diffusers' DiT may leave out of its config.json. None for out_channels means in_channels.
 DEFAULTS = {
     "num_attention_heads": 16,
@@ -68,7 +70,7 @@ def check_class(path: pathlib.Path, config: dict[str, Any]) -> str:
     if name not in CLASSES:
         raise ValueError(
             f"models.load: {path} is a {name}, which is not read here. Read are "
-            f"{', '.join(CLASSES)} of diffusers, and the original state dicts of DiT and SiT."
+            f"{', '.join(CLASSES)} of diffusers, and the original state dicts of DiT, SiT and SANA."
         )
     return name
 
@@ -209,9 +211,12 @@ def original(
       dtype, params_dtype, kind, heads: as for `models.load`.
     """
     tensors = open_tensors(path)
-    _check_is_original(tensors)
     beside = (path if path.is_dir() else path.parent) / "config.json"
     given = read_json(beside) if beside.is_file() else {}
+    if sana_files.is_original(tensors):
+        name = path.resolve().name if path.is_dir() else path.stem
+        return sana_files.original(tensors, name, given, dtype, params_dtype, heads)
+    _check_is_original(tensors)
     kind = _kind(kind, given, tensors.path, path)
     sizes = _sizes(tensors, given, heads, kind, dtype)
     layout = layouts.original(sizes.config, sizes.stored)
@@ -236,13 +241,13 @@ def _check_is_original(tensors: Tensors) -> None:
         unknown = f"no DiT or SiT: it has tensors such as {', '.join(names[:5])}"
         raise ValueError(
             f"models.load: {tensors.path} is {known[0] if known else unknown}. Read are "
-            f"{', '.join(CLASSES)} of diffusers, and the original state dicts of DiT and SiT."
+            f"{', '.join(CLASSES)} of diffusers, and the original state dicts of DiT, SiT and SANA."
         )
     # PixArt has all of DiT's tensors, and more.
     if any("cross_attn" in name for name in names):
         raise ValueError(
-            f"models.load: {tensors.path} has cross-attention, as PixArt has; only DiT and SiT are "
-            "read here."
+            f"models.load: {tensors.path} has cross-attention, as PixArt has; only DiT, SiT and "
+            "SANA are read here."
         )
 
 
