@@ -31,60 +31,97 @@ VERDICTS = ("better", "tie", "worse")
 def check(config: Config) -> None:
     """Refuse a solver or a field that is not known."""
     make_grids = [solvers.shifted(shift) for shift in config.shifts]
-    solvers.check("solvers", config.solvers, make_grids, config.nfe)
+    for option in ("solvers", "added_solvers"):
+        solvers.check(option, getattr(config, option), make_grids, config.nfe)
     subjects.check_fields("fields", config.fields)
 
 
 def cells(config: Config) -> list[dict]:
-    """One cell a field, shift and number of evaluations; all its solvers are measured together."""
-    return [
+    """One cell a field, shift and number of evaluations, with all solvers of `config.solvers`.
+
+    Each of `config.added_solvers` has cells of its own, with its name in the key: so a finished
+    work directory measures the solvers that it lacks, and no other.
+    """
+    keys = [
         {"question": QUESTION, "field": field, "shift": shift, "nfe": nfe}
         for field in config.fields
         for shift in config.shifts
         for nfe in config.nfe
     ]
+    added = [name for name in config.added_solvers if name not in config.solvers]
+    # The keys of the matrix come first: a row of an added solver has their items too.
+    return keys + [{**key, "added": name} for name in added for key in keys]
 
 
 def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
-    """Yield (key, values): the errors of every solver, and their paired comparisons."""
-    for field_name in dict.fromkeys(key["field"] for key in todo):
-        field = subjects.make_field(field_name)
-        cell = make_cell(field, config.seeds, config.samples, steps=config.reference_steps)
-        keys = [key for key in todo if key["field"] == field_name]
+    """Yield (key, values): the errors of the cell's solvers, and their paired comparisons."""
+    # {what is added, "" for the matrix: its keys}
+    by_added = {}
+    for key in todo:
+        by_added.setdefault(key.get("added", ""), []).append(key)
+    for added, keys in by_added.items():
+        # An added solver is compared with its rival, and only its own errors are kept.
+        names = (added, RIVAL) if added else solvers_of(config)
+        pairs = ((added, RIVAL),) if added else pairs_of(names)
+        for field in dict.fromkeys(key["field"] for key in keys):
+            own = [key for key in keys if key["field"] == field]
+            yield from _measure_field(config, field, own, names, pairs, added)
 
-        # All plans of the field together, so that they share compiled programs.
-        names = solvers_of(config)
-        jobs = []
-        for key in keys:
-            make_grid = solvers.shifted(key["shift"])
-            for solver in names:
-                plan = solvers.plan_of(solver, field.schedule, make_grid, key["nfe"])
-                if plan is not None:
-                    jobs.append((key, solver, plan))
-        endpoints = solvers.run_plans(field, cell.noise, [plan for *_, plan in jobs])
-        errors = cell.errors(endpoints)
-        misrouted = cell.misrouted(endpoints)
 
-        for key in keys:
-            # The jobs of this cell.
-            of_key = [i for i, (other, *_) in enumerate(jobs) if other is key]
-            by_solver = {jobs[i][1]: errors[i] for i in of_key}
-            # What the rows hold: every solver by itself, and pairs on the same noise.
-            found = [
-                {
-                    "solver": jobs[i][1],
-                    "rows": jobs[i][2].nfe,
-                    "misrouted": float(misrouted[i]),
-                    **statistics.summary(errors[i], cell.seed),
-                }
-                for i in of_key
-            ]
-            compared = [
-                {"a": a, "b": b, **statistics.paired(by_solver[a], by_solver[b], cell.seed, TIE)}
-                for a, b in pairs_of(names)
-                if a in by_solver and b in by_solver
-            ]
-            yield key, {"solvers": found, "pairs": compared, "doubling": cell.doubling}
+def _measure_field(
+    config: Config,
+    field_name: str,
+    keys: list[dict],
+    names: tuple[str, ...],
+    pairs: tuple[tuple[str, str], ...],
+    only: str,
+) -> Iterator[tuple[dict, dict]]:
+    """`measure` for the cells of one field.
+
+    Args:
+      config: the configuration.
+      field_name: the field.
+      keys: its cells.
+      names: the solvers that run.
+      pairs: those that are compared.
+      only: the solver whose errors are kept; all of them where it is "".
+    """
+    field = subjects.make_field(field_name)
+    cell = make_cell(field, config.seeds, config.samples, steps=config.reference_steps)
+
+    # All plans of the field together, so that they share compiled programs.
+    jobs = []
+    for key in keys:
+        make_grid = solvers.shifted(key["shift"])
+        for solver in names:
+            plan = solvers.plan_of(solver, field.schedule, make_grid, key["nfe"])
+            if plan is not None:
+                jobs.append((key, solver, plan))
+    endpoints = solvers.run_plans(field, cell.noise, [plan for *_, plan in jobs])
+    errors = cell.errors(endpoints)
+    misrouted = cell.misrouted(endpoints)
+
+    for key in keys:
+        # The jobs of this cell.
+        of_key = [i for i, (other, *_) in enumerate(jobs) if other is key]
+        by_solver = {jobs[i][1]: errors[i] for i in of_key}
+        # What the rows hold: every solver by itself, and pairs on the same noise.
+        found = [
+            {
+                "solver": jobs[i][1],
+                "rows": jobs[i][2].nfe,
+                "misrouted": float(misrouted[i]),
+                **statistics.summary(errors[i], cell.seed),
+            }
+            for i in of_key
+            if not only or jobs[i][1] == only
+        ]
+        compared = [
+            {"a": a, "b": b, **statistics.paired(by_solver[a], by_solver[b], cell.seed, TIE)}
+            for a, b in pairs
+            if a in by_solver and b in by_solver
+        ]
+        yield key, {"solvers": found, "pairs": compared, "doubling": cell.doubling}
 
 
 def solvers_of(config: Config) -> tuple[str, ...]:
@@ -141,8 +178,11 @@ def tally(rows: list[dict], a: str, b: str, least: int = 0, most: int = 10**9) -
 
 def winners(rows: list[dict]) -> list[tuple[str, int]]:
     """[(solver, cells in which it has the lowest RMS error)], most first."""
-    # One winner a cell.
-    best = [min(row["solvers"], key=lambda line: line["rms"])["solver"] for row in rows]
+    # One winner a cell; the rows of added solvers belong to the cells of the others.
+    by_cell = {}
+    for line in flat(rows, "solvers"):
+        by_cell.setdefault((line["field"], line["shift"], line["nfe"]), []).append(line)
+    best = [min(lines, key=lambda line: line["rms"])["solver"] for lines in by_cell.values()]
     counts = [(name, best.count(name)) for name in set(best)]
     return sorted(counts, key=lambda item: (-item[1], item[0]))
 

@@ -9,6 +9,7 @@ from experiments.order.ledger.numbers import (
     exact_plan,
     ledger,
     measure,
+    of_order,
     thousandths,
 )
 from experiments.order.ledger.words import section
@@ -22,6 +23,7 @@ __all__ = [
     "exact_plan",
     "ledger",
     "measure",
+    "of_order",
     "section",
     "thousandths",
 ]

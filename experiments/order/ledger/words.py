@@ -14,6 +14,7 @@ from experiments.order.ledger.numbers import (
     TIE,
     by_cell,
     ledger,
+    of_order,
     thousandths,
 )
 from flowjax import grids
@@ -47,6 +48,7 @@ def _parts(table: list[dict], causes: list[str]) -> str:
 
 def section(rows: list[dict], command: str) -> report.Section:
     """The section of the page."""
+    rows = of_order(rows, 3)
     # The coupled ring would weigh the ring twice.
     plain = [row for row in rows if row["field"] != COUPLED]
     table = by_cell(plain)
