@@ -10,6 +10,7 @@ from experiments.order.ledger.numbers import (
     ledger,
     measure,
     of_order,
+    over_order_2,
     thousandths,
 )
 from experiments.order.ledger.words import section
@@ -24,6 +25,7 @@ __all__ = [
     "ledger",
     "measure",
     "of_order",
+    "over_order_2",
     "section",
     "thousandths",
 ]

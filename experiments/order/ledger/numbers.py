@@ -344,6 +344,64 @@ def ledger(rows: list[dict]) -> list[dict]:
     ]
 
 
+def over_order_2(rows: list[dict]) -> dict | None:
+    """What mending does for order 3 beyond what it does for order 2, cause by cause.
+
+    The worth of a subset of causes is log(error of 3M / error of 2M) with these mended. The causes
+    of order 3 alone leave the error of 2M as it is.
+
+    Args:
+      rows: of both orders; cells without a row of order 2 are left out.
+
+    Returns:
+      {bars, shipped, mended, common, cells}, or None without rows of order 2. `bars` has for each
+      cause the gains of both orders and of the ratio, {cause, order 3, order 2, gain, low, high}.
+      `shipped` and `mended` are mean ratios of the errors of 3M and 2M, and `common` is the part of
+      the gain of 3M in logarithms that 2M has too.
+    """
+    second = {_cell_of(row): row for row in of_order(rows, 2)}
+    both = [(row, second[_cell_of(row)]) for row in of_order(rows, 3) if _cell_of(row) in second]
+    if not both:
+        return None
+    # The subset of order 2 that mends the same causes as a subset of order 3.
+    place = {s: i for i, s in enumerate(subsets_of(2))}
+    alone = sum(1 << i for i, name in enumerate(FACTORS) if name not in OF_ORDER_2)
+    same = [place[s & ~alone] for s in range(ALL + 1)]
+    picks = _picks([row for row, _ in both])
+
+    def worth(order: int, picks: np.ndarray | None = None) -> np.ndarray:
+        """Log errors by subset of all causes, mean over cells; with picks also by resample."""
+        chosen = [pair[0] if order == 3 else pair[1] for pair in both]
+        logs = np.mean([log_errors(row["log_squares"], picks) for row in chosen], axis=0)
+        return logs if order == 3 else logs[same]
+
+    gains = {order: -shapley(worth(order)) for order in (2, 3)}
+    drawn = -shapley(worth(3, picks) - worth(2, picks))
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=1).tolist()
+    ratio = worth(3) - worth(2)
+    return {
+        "bars": [
+            {
+                "cause": name,
+                "order 3": float(gains[3][i]),
+                "order 2": float(gains[2][i]),
+                "gain": float(gains[3][i] - gains[2][i]),
+                "low": low[i],
+                "high": high[i],
+            }
+            for i, name in enumerate(FACTORS)
+        ],
+        "shipped": float(np.exp(ratio[NONE])),
+        "mended": float(np.exp(ratio[ALL])),
+        "common": float(gains[2].sum() / gains[3].sum()),
+        "cells": len(both),
+    }
+
+
+def _cell_of(row: dict) -> tuple:
+    return row["field"], row["shift"], row["nfe"]
+
+
 def _against(row: dict, state: str, order: int, other: int) -> tuple[float, str]:
     """(ratio of the errors of two orders, verdict) with nothing ("shipped") or all ("mended")."""
 

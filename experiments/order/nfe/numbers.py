@@ -1,15 +1,10 @@
-"""Which order is best at how many evaluations? Solvers x fields x shifts, all on the same noise."""
+"""Errors of solvers on fields, shifts and evaluations, and how the orders of a family compare."""
 
-from collections.abc import Iterator
-
-import numpy as np
+from collections.abc import Iterable, Iterator
 
 from configs.order import Config
-from experiments import report
 from experiments.lab import own, solvers, statistics, subjects
 from experiments.lab.truth import make_cell
-
-# ---- numbers
 
 QUESTION = "nfe"
 # (solver, the solver that it is compared with)
@@ -23,9 +18,23 @@ PAIRS = (
     ("DPM++ 3S", "DPM++ 2S"),
 )
 RIVAL = "DPM++ 2M"  # the solver that a plan of your own is compared with
+WARM = "DPM++ 3M exact, warm start"
+PUBLISHED = "DPM-Solver++ multistep, as published (order 2)"
+# Order 3 against order 2 of one family; the first pair with rows stands for its family.
+FAMILIES = {
+    "Adams-Bashforth": (("AB3", "AB2"),),
+    "DPM-Solver++ multistep, exact weights": (
+        (WARM, "DPM++ 2M"),
+        ("DPM++ 3M exact", "DPM++ 2M"),
+    ),
+    # Its weights have order 2, see the question `claims`.
+    PUBLISHED: (("DPM++ 3M published", "DPM++ 2M"),),
+    "DPM-Solver++ singlestep": (("DPM++ 3S", "DPM++ 2S"),),
+}
 TIE = 0.02
 FEW = 20  # evaluations up to which we call them few
-VERDICTS = ("better", "tie", "worse")
+RANGES = {f"at most {FEW}": (0, FEW), f"above {FEW}": (FEW + 1, 10**9)}
+VERDICTS = ("better", "tie", "undecided", "worse")
 
 
 def check(config: Config) -> None:
@@ -143,37 +152,76 @@ def flat(rows: list[dict], what: str) -> list[dict]:
     return [{**{k: row[k] for k in outer}, **inner} for row in rows for inner in row[what]]
 
 
-def verdicts(rows: list[dict]) -> list[dict]:
-    """[{pair, nfe, better, tie, worse}]: cells (field x shift) by the interval of the RMS ratio."""
-    compared = flat(rows, "pairs")
-    seen = dict.fromkeys((p["a"], p["b"]) for p in compared)
-    # The pairs of the experiment come first, then those of plans of one's own.
-    pairs = dict.fromkeys([pair for pair in PAIRS if pair in seen] + list(seen))
-    table = []
-    for a, b in pairs:
-        for nfe in sorted({row["nfe"] for row in rows}):
-            of_pair = [p for p in compared if (p["a"], p["b"], p["nfe"]) == (a, b, nfe)]
-            if of_pair:
-                counts = _counts(p["rms_verdict"] for p in of_pair)
-                table.append({"pair": f"{a} against {b}", "nfe": nfe, **counts})
-    return table
+def compared(rows: list[dict], a: str, b: str, least: int = 0, most: int = 10**9) -> list[dict]:
+    """The comparisons of solver a with solver b in the cells of `least` to `most` evaluations."""
+    return [
+        pair
+        for pair in flat(rows, "pairs")
+        if (pair["a"], pair["b"]) == (a, b) and least <= pair["nfe"] <= most
+    ]
 
 
-def _counts(found: Iterator[str]) -> dict[str, int]:
-    found = list(found)
+def counts(pairs: Iterable[dict], statistic: str = "rms") -> dict[str, int]:
+    """{verdict: number of comparisons}, by the interval of the ratio."""
+    found = [statistics.verdict(pair, statistic, TIE) for pair in pairs]
     return {verdict: found.count(verdict) for verdict in VERDICTS}
 
 
 def tally(rows: list[dict], a: str, b: str, least: int = 0, most: int = 10**9) -> dict[str, int]:
-    """{verdict: number of cells} of solver a against b by RMS error.
+    """`counts` of solver a against b by RMS error, over cells of `least` to `most` evaluations."""
+    return counts(compared(rows, a, b, least, most))
 
-    Only cells of `least` to `most` evaluations count.
+
+def verdicts(rows: list[dict]) -> list[dict]:
+    """[{pair, nfe, better, tie, undecided, worse}]: cells (field x shift) by RMS error."""
+    pairs = flat(rows, "pairs")
+    seen = dict.fromkeys((p["a"], p["b"]) for p in pairs)
+    # The pairs of the experiment come first, then those of plans of one's own.
+    ordered = dict.fromkeys([pair for pair in PAIRS if pair in seen] + list(seen))
+    table = []
+    for a, b in ordered:
+        for nfe in sorted({row["nfe"] for row in rows}):
+            of_pair = [p for p in pairs if (p["a"], p["b"], p["nfe"]) == (a, b, nfe)]
+            if of_pair:
+                table.append({"pair": f"{a} against {b}", "NFE": nfe, **counts(of_pair)})
+    return table
+
+
+def families(rows: list[dict]) -> list[dict]:
+    """Order 3 against order 2 of each family, at few evaluations and at more, by shift.
+
+    Returns:
+      [{family, a, b, NFE, shift, cells, better, tie, undecided, worse, RMS ratio, median ratio,
+      better by median, worse by median}]. The shift "all" comes first; ratios are geometric means.
     """
-    return _counts(
-        p["rms_verdict"]
-        for p in flat(rows, "pairs")
-        if (p["a"], p["b"]) == (a, b) and least <= p["nfe"] <= most
+    table = []
+    for family, choices in FAMILIES.items():
+        a, b = next((pair for pair in choices if compared(rows, *pair)), (None, None))
+        for name, (least, most) in RANGES.items():
+            own = compared(rows, a, b, least, most)
+            for shift in ("all", *sorted({pair["shift"] for pair in own})):
+                of_shift = [pair for pair in own if shift in ("all", pair["shift"])]
+                if of_shift:
+                    line = {"family": family, "a": a, "b": b, "NFE": name, "shift": shift}
+                    table.append(line | _line_of(of_shift))
+    return table
+
+
+def _line_of(pairs: list[dict]) -> dict:
+    """The numbers of a line of `families`."""
+    by_median = counts(pairs, "median")
+    rms, median = (
+        statistics.geometric_mean(pair[f"{name}_ratio"] for pair in pairs)
+        for name in ("rms", "median")
     )
+    return {
+        "cells": len(pairs),
+        **counts(pairs),
+        "RMS ratio": rms,
+        "median ratio": median,
+        "better by median": by_median["better"],
+        "worse by median": by_median["worse"],
+    }
 
 
 def winners(rows: list[dict]) -> list[tuple[str, int]]:
@@ -187,75 +235,7 @@ def winners(rows: list[dict]) -> list[tuple[str, int]]:
     return sorted(counts, key=lambda item: (-item[1], item[0]))
 
 
-def count_opposite(compared: list[dict]) -> int:
+def count_opposite(pairs: list[dict]) -> int:
     """In how many comparisons the median and the RMS error have opposite verdicts."""
-    opposite = {"better", "worse"}
-    return sum({p["rms_verdict"], p["median_verdict"]} == opposite for p in compared)
-
-
-# ---- figures
-
-# Seven curves at most; plans of one's own are added.
-DRAWN = ("Euler", "DPM++ 2M", "DPM++ 3M published", "AB2", "AB3", "Heun", "DPM++ 3S")
-
-
-def _draw(lines: list[dict], field: str, shifts: list[float]) -> report.Picture:
-    """Error against evaluations on one field, one panel a shift."""
-    fig, axes = report.canvas(1, len(shifts), width=3.2 * len(shifts) + 1, height=3.8)
-    for ax, shift in zip(np.atleast_1d(axes), shifts, strict=True):
-        drawn = [
-            line
-            for line in lines
-            if (line["field"], line["shift"]) == (field, shift)
-            and (line["solver"] in DRAWN or own.is_own(line["solver"]))
-        ]
-        report.log_log(ax, drawn, x="nfe", y="rms", ylabel="relative RMS error")
-        ax.set_title(f"{field}, shift {shift:g}")
-    return report.picture(
-        fig,
-        f"Relative RMS error against NFE on {field}, one panel a shift.",
-        f"Field: {field}.",
-    )
-
-
-# ---- words
-
-
-def section(rows: list[dict], command: str) -> report.Section:
-    """The section of the page."""
-    # The figure shows the first fields, at shifts 1 and 3 where they were measured.
-    lines = flat(rows, "solvers")
-    shifts = sorted({row["shift"] for row in rows})
-    shown_shifts = [shift for shift in (1.0, 3.0) if shift in shifts] or shifts[:2]
-    shown_fields = list(dict.fromkeys(row["field"] for row in rows))[:3]
-
-    # Wins and losses at few evaluations, and at more.
-    few3 = tally(rows, "DPM++ 3M published", "DPM++ 2M", most=FEW)
-    few2 = tally(rows, "DPM++ 2M", "Euler", most=FEW)
-    late3 = tally(rows, "DPM++ 3M published", "DPM++ 2M", least=FEW + 1)
-    # Who most often has the lowest error of a cell.
-    top = ", ".join(f"{name} {n}" for name, n in winners(rows)[:5])
-    pairs = flat(rows, "pairs")
-    disagreeing = (
-        f"Medians say the opposite of RMS in {count_opposite(pairs)} of {len(pairs)} comparisons."
-    )
-    return report.Section(
-        question="Which order is best at how many evaluations?",
-        expected="At 20 evaluations or fewer higher order often does not pay and sometimes hurts; "
-        "at 40 and more it pays.",
-        answer=f"With at most {FEW} evaluations DPM++ 3M (published) is better than 2M in "
-        f"{few3['better']}, **worse in {few3['worse']}** and tied in "
-        f"{few3['tie']} of {sum(few3.values())} cells (field x shift x NFE); 2M is better than "
-        f"Euler in {few2['better']} and **worse in {few2['worse']}** of "
-        f"{sum(few2.values())}. Above {FEW}, 3M is better than 2M in **{late3['better']}** and "
-        f"worse in {late3['worse']} of {sum(late3.values())}. "
-        f"The lowest RMS error of a cell is reached by: {top}.",
-        figures=tuple(_draw(lines, field, shown_shifts) for field in shown_fields),
-        table=verdicts(rows),
-        caveat="A cell is better or worse when the 95 % interval of the ratio of RMS errors on "
-        "shared noise lies beyond 2 % of 1; "
-        f"else it is a tie. {disagreeing} RMS error is carried by few samples: the rows also hold "
-        "medians and "
-        "misrouted shares. Exact fields, no network error.",
-        command=command,
-    )
+    both = [{statistics.verdict(pair, name, TIE) for name in ("rms", "median")} for pair in pairs]
+    return both.count({"better", "worse"})
