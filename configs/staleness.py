@@ -38,8 +38,9 @@ class Config:
     # RK4 steps of the converged runs of the survey, and of the digits' field.
     reference_steps: int = 160
 
-    # The survey: orders, error, warmup, placement, pictures.
-    subjects: tuple[str, ...] = ("field", "network")  # "field" is the exact field of the digits
+    # The survey: orders, error, warmup, placement, pictures. "field" is the exact field of the
+    # digits. "emoji" and "emoji-smooth" may be named too, with `compared_emoji_starts`.
+    subjects: tuple[str, ...] = ("field", "network")
     # Starts for each seed. On the field a few starts change their datum and dominate the RMS, so it
     # needs many. The question loop uses those of the network too.
     field_starts: int = 32
@@ -57,6 +58,7 @@ class Config:
     pictures: int = 10  # images of the question pictures
 
     # The comparisons: pipeline, window, pareto, forecasts, loop, solvers, partition.
+    # Also "emoji-smooth".
     compared_subjects: tuple[str, ...] = ("field", "network", "emoji")
     # Starts for each seed; pixel: of the exact fields of emoji.
     compared_field_starts: int = 16
@@ -75,6 +77,16 @@ class Config:
     precision_subjects: tuple[str, ...] = ("network", "emoji")
     bits: tuple[int, ...] = (32, 16, 8, 4, 3, 2)  # of a number in a message; 32 sends it as it is
     gallery_pictures: int = 6  # images, at most six
+
+    # The viewer: classifiers look at stale and synchronous samples. Also "emoji", "emoji-smooth".
+    viewer_networks: tuple[str, ...] = ("digits", "digits-smooth")
+    viewer_starts: int = 20  # for each seed; 40 halve the variance
+    viewer_steps: tuple[int, ...] = (5, 10, 20)
+    viewer_devices: tuple[int, ...] = (2, 8)
+    viewer_fine_steps: int = 512  # AB2 steps of the converged run where the clock is 1000 t
+
+    # Fractions of the correction, by the number of devices.
+    fraction_networks: tuple[str, ...] = ("digits-smooth", "digits")
 
     # Which questions to measure, by the names in their rows; () is all of them.
     questions: tuple[str, ...] = unrecorded(())
@@ -96,6 +108,8 @@ QUICK = {
     "pixels": (),
     "precision_subjects": (),
     "gallery_pictures": 0,
+    "viewer_networks": (),
+    "fraction_networks": (),
 }
 
 

@@ -24,8 +24,13 @@ PITCH = SIDE + 1
 
 
 def cells(config: "Config") -> list[dict]:
-    """One cell a subject: its images at the fewest steps, where staleness is largest."""
-    return [{"question": QUESTION, "subject": subject} for subject in config.subjects]
+    """One cell a subject of digits: its images at the fewest steps, where staleness is largest."""
+    return [
+        {"question": QUESTION, "subject": subject}
+        for subject in config.subjects
+        # A picture here has one channel; those in colour stand in the question gallery.
+        if subject not in subjects.EMOJI
+    ]
 
 
 def measure(config: "Config", todo: Iterable[dict]) -> Iterator[tuple[dict, dict]]:

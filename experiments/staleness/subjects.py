@@ -5,6 +5,7 @@ A subject is a velocity with the starts of all seeds:
     field      the exact field of the digits in float64: no error but the solver's and staleness
     network    the shipped digits network in float32, unguided; a token is a pixel
     emoji      the shipped emoji network in float32, guided; a token is 4 x 4 pixels
+    emoji-smooth   its twin, which receives 1 - t
     8 pixels   the exact field of the emoji averaged to 8 x 8 pixels, in float64; so too 16 pixels
                and 32 pixels, from the same noise
 
@@ -41,6 +42,7 @@ NAMES = {
     "field": "the exact field",
     "network": "the digits network",
     "emoji": "the emoji network",
+    "emoji-smooth": "the emoji-smooth network",
     **{f"{side} pixels": f"the exact field of {side} x {side} emoji" for side in PIXELS},
 }
 # {subject: (H, W, C)}
@@ -48,9 +50,12 @@ SHAPES = {
     "field": (8, 8, 1),
     "network": (8, 8, 1),
     "emoji": (32, 32, 3),
+    "emoji-smooth": (32, 32, 3),
     **{f"{side} pixels": (side, side, 3) for side in PIXELS},
 }
-NETWORKS = ("network", "emoji")
+NETWORKS = ("network", "emoji", "emoji-smooth")
+# The networks that are guided, each with its own data of colour.
+EMOJI = ("emoji", "emoji-smooth")
 # Of an image of digits.
 TOKENS = 64
 # Of all comparisons that do not vary the number of devices.
@@ -178,9 +183,10 @@ class Key(NamedTuple):
       seeds: the number of seeds.
       starts: for each seed.
       slots: as in `Subject`.
-      reference_steps: RK4 steps of the converged run.
-      network: the name of the digits network.
+      reference_steps: of the converged run.
+      network: the name of a network for `flowjax.models.load`; without meaning for a field.
       guidance: scale of classifier-free guidance.
+      reference_solver: of the converged run of a network, a name of `REFERENCES`.
     """
 
     name: str
@@ -190,6 +196,7 @@ class Key(NamedTuple):
     reference_steps: int
     network: str
     guidance: float
+    reference_solver: str = "RK4"
 
 
 def surveyed(config: "Config", name: str) -> Key:
@@ -198,17 +205,17 @@ def surveyed(config: "Config", name: str) -> Key:
     return Key(
         name=name,
         seeds=config.seeds,
-        starts=starts[name],
+        starts=starts.get(name, config.compared_emoji_starts),
         slots=max(config.devices),
         reference_steps=config.reference_steps,
-        network=config.network,
-        guidance=1,
+        network=network_of(config, name),
+        guidance=guidance_of(config, name),
     )
 
 
 def compared(config: "Config", name: str) -> Key:
     """The subject `name` in the sizes of the comparisons."""
-    kind = "pixel" if name.endswith("pixels") else name
+    kind = "pixel" if name.endswith("pixels") else name.removesuffix("-smooth")
     steps = {"field": config.reference_steps, "emoji": config.emoji_fine_steps}
     return Key(
         name=name,
@@ -216,15 +223,27 @@ def compared(config: "Config", name: str) -> Key:
         starts=getattr(config, f"compared_{kind}_starts"),
         # Fields of many pixels are dear, and no question puts them on more than four devices.
         slots=4 if kind == "pixel" else DEVICES,
-        reference_steps=steps.get(name, config.fine_steps),
-        network=config.network,
-        guidance=config.emoji_guidance if name == "emoji" else 1,
+        reference_steps=steps.get(kind, config.fine_steps),
+        network=network_of(config, name),
+        guidance=guidance_of(config, name),
     )
+
+
+def network_of(config: "Config", name: str) -> str:
+    """The name of the network that a subject is; a field has that of the digits."""
+    if config.network == RANDOM:
+        return RANDOM
+    return name if name in EMOJI else config.network
+
+
+def guidance_of(config: "Config", name: str) -> float:
+    """The scale of classifier-free guidance of a subject; digits and fields are not guided."""
+    return config.emoji_guidance if name in EMOJI else 1
 
 
 def check_survey(config: "Config") -> None:
     """Refuse subjects, networks and solvers of the survey that there are not."""
-    check_names("subjects", config.subjects, ("field", "network"))
+    check_names("subjects", config.subjects, ("field", *NETWORKS))
     check_names("solvers", config.solvers, ONE_ROW_SOLVERS)
     check_names("one_solver", config.one_solver, ONE_ROW_SOLVERS)
     check_network(config, config.subjects)
@@ -252,7 +271,7 @@ def field(name: str = "field") -> fields.DataSet:
 
     Of emoji it is the field of the pictures, averaged to so many pixels.
     """
-    if name in ("field", "network"):
+    if SHAPES[name] == SHAPES["field"]:
         return make_field("digits")
     full = make_field("emoji")
     side = SHAPES[name][0]
@@ -310,20 +329,30 @@ def _network(name: str, network: str) -> models.Model:
     """The model of a subject."""
     if network == RANDOM:
         return random_network(SHAPES[name])
-    return models.load("emoji" if name == "emoji" else network)
+    return models.load(network)
+
+
+def _adams_bashforth(grid: np.ndarray) -> Plan:
+    return plans.adams_bashforth(grid, 2)
+
+
+# {solver of a converged run: grid -> plan}. A network that receives 1000 t bends within a step of
+# RK4, whose four evaluations then buy less than as many short steps of order 2.
+REFERENCES = {"RK4": plans.rk4, "AB2": _adams_bashforth}
 
 
 def _converged(
-    velocity: Callable[..., jax.Array], noise: np.ndarray, steps: int
+    velocity: Callable[..., jax.Array], noise: np.ndarray, steps: int, solver: str
 ) -> tuple[np.ndarray, float]:
-    """(endpoints, how far doubling the steps moved them) by RK4 on uniform grids."""
+    """(endpoints, how far doubling the steps moved them) on uniform grids."""
 
     @jax.jit
     def solve(plan):
         return flowjax.sample(velocity, noise, plan).x
 
+    build = REFERENCES[solver]
     coarse, fine = (
-        np.asarray(solve(plans.rk4(grids.uniform(n))), np.float64) for n in (steps // 2, steps)
+        np.asarray(solve(build(grids.uniform(n))), np.float64) for n in (steps // 2, steps)
     )
     moved = np.sqrt(np.mean(row_norms(coarse - fine) ** 2))
     return fine, float(moved / scale_of(fine))
@@ -387,7 +416,7 @@ def _network_program(key: Key, noise: np.ndarray) -> tuple[Callable, int, np.nda
     if key.guidance != 1:
         null = np.full_like(label, model.card.null_label)
         velocity = guidance.classifier_free(network, label, null, key.guidance)
-    exact, doubling = _converged(velocity, noise, key.reference_steps)
+    exact, doubling = _converged(velocity, noise, key.reference_steps, key.reference_solver)
     run = functools.partial(program, model.params)
     return run, tokens_of(model, noise), exact, doubling
 
