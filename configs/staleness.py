@@ -85,6 +85,9 @@ class Config:
     viewer_devices: tuple[int, ...] = (2, 8)
     viewer_fine_steps: int = 512  # AB2 steps of the converged run where the clock is 1000 t
 
+    # From which push on loops grow, by stale layers and by steps.
+    threshold_network: str = "digits"
+
     # Fractions of the correction, by the number of devices.
     fraction_networks: tuple[str, ...] = ("digits-smooth", "digits")
 
@@ -110,6 +113,7 @@ QUICK = {
     "gallery_pictures": 0,
     "viewer_networks": (),
     "fraction_networks": (),
+    "threshold_network": "",
 }
 
 

@@ -9,9 +9,12 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+import matplotlib.figure
+
+from experiments import report
 from experiments.cli.run import check_names
 from experiments.lab.subjects import check_networks
-from experiments.staleness import comparison, subjects
+from experiments.staleness import comparison, draw, subjects, words
 from flowjax.parallel.stale.forecast import CORRECTION
 
 if TYPE_CHECKING:
@@ -78,3 +81,144 @@ def _setup(key: dict) -> dict:
 def _base(key: dict) -> dict:
     """The cell of comparison."""
     return key | {"fraction": str(CORRECTION)}
+
+
+# -- numbers
+
+
+def groups(rows: list[dict]) -> dict[tuple[str, int], list[dict]]:
+    """{(network, devices): its rows}."""
+    found = {}
+    for row in rows:
+        found.setdefault((row["network"], row["devices"]), []).append(row)
+    return found
+
+
+def transferred(rows: list[dict]) -> list[dict]:
+    """What the best fraction of one network does on the others.
+
+    Returns:
+      [{network, devices, chosen on, fraction, ratio of RMS, ratio of medians}], for each network
+      and number of devices and each other network; ratios are to the constant `CORRECTION`.
+    """
+    own = groups(rows)
+    # Of the numbers that were tried; the rule is no choice.
+    best = {
+        group: min((row for row in mine if row["fraction"] != RULE), key=lambda r: r["rms_ratio"])
+        for group, mine in own.items()
+    }
+    table = []
+    for (network, devices), mine in own.items():
+        for (other, count), chosen in best.items():
+            if other == network or count != devices:
+                continue
+            row = next((row for row in mine if row["fraction"] == chosen["fraction"]), None)
+            # A run that was stopped lacks cells.
+            if row is None:
+                continue
+            table.append(
+                {
+                    "network": network,
+                    "devices": devices,
+                    "chosen on": other,
+                    "fraction": float(chosen["fraction"]),
+                    "ratio of RMS": words.ratio(row).replace("**", ""),
+                    "ratio of medians": words.ratio(row, "median").replace("**", ""),
+                }
+            )
+    return table
+
+
+# -- figures
+
+
+def _figure(rows: list[dict]) -> matplotlib.figure.Figure:
+    """Distance over that of the constant fraction, against the fraction; crosses for the rule."""
+    networks = list(dict.fromkeys(row["network"] for row in rows))
+    fig, axes = draw.side_by_side(networks, height=3.4)
+    for ax, network in zip(axes, networks, strict=True):
+        for (name, devices), mine in groups(rows).items():
+            if name != network:
+                continue
+            tried = [row | {"n": f"{devices} devices"} for row in mine if row["fraction"] != RULE]
+            colours = {f"{devices} devices": draw.DEVICES[devices]}
+            draw.lines(ax, tried, x="correction", y="rms_ratio", by="n", colours=colours)
+            ruled = [row for row in mine if row["fraction"] == RULE]
+            at = [row["correction"] for row in ruled]
+            ratios = [row["rms_ratio"] for row in ruled]
+            ax.plot(at, ratios, "X", color=draw.DEVICES[devices], markersize=9, linestyle="none")
+        ax.axhline(1, **draw.DOTTED)
+        ax.set(xlabel="fraction of the own miss that is added", yscale="log")
+        ax.set_xticks(FRACTIONS)
+        draw.decades(ax)
+    axes[0].set_ylabel(f"RMS distance over that with {CORRECTION}")
+    axes[0].plot([], [], "X", color=report.GREY, linestyle="none", label=RULE)
+    draw.legend(fig, columns=5)
+    return fig
+
+
+# -- words
+
+
+def _answer(rows: list[dict]) -> list[str]:
+    """The ratios of the rule, and those of fractions that another network chose."""
+    lines = []
+    for network in dict.fromkeys(row["network"] for row in rows):
+        ruled = [
+            f"{words.ratio(row)} on {row['devices']} devices"
+            for row in rows
+            if (row["network"], row["fraction"]) == (network, RULE)
+        ]
+        lines.append(
+            f"On {network}, {RULE} has, of the distance with the constant {CORRECTION}: "
+            f"{', '.join(ruled)}."
+        )
+    moved = [
+        f"{row['fraction']} from {row['chosen on']} has {row['ratio of RMS']} on {row['network']} "
+        f"with {row['devices']} devices"
+        for row in transferred(rows)
+    ]
+    if moved:
+        lines.append(f"The best fraction of the other network: {'; '.join(moved)}.")
+    return lines
+
+
+def _title(rows: list[dict]) -> str:
+    """How often the rule is better or worse beyond its interval, as the claim of the figure."""
+    ruled = [row for row in rows if row["fraction"] == RULE]
+    better = sum(row["rms_high"] < 1 for row in ruled)
+    worse = sum(row["rms_low"] > 1 for row in ruled)
+    return (
+        f"{RULE} is better than {CORRECTION} in {better} of {len(ruled)} cases and worse in {worse}"
+    )
+
+
+def section(rows: list[dict], command: str) -> report.Section:
+    """The section of the page."""
+    picture = report.picture(
+        _figure(rows),
+        "The distance to the synchronous run of tuned forecasts against the fraction of the "
+        "correction, for several numbers of devices, on two networks.",
+        f"{words.common(rows)}, one synchronous; bands are 95 % intervals; crosses: {RULE}.",
+        title=_title(rows),
+    )
+    named = [row | {"subject": row["network"]} for row in rows]
+    return report.Section(
+        question="Should the correction depend on the number of devices?",
+        expected=(
+            f"If attention is even, the part of the misses that a layer sees is least at {RULE}: 0 "
+            "on 2 devices, 0.33 on 4, 0.43 on 8, 0.47 on 16. A real network is not even, so the "
+            "constant may do as well."
+        ),
+        answer="\n".join(_answer(rows)),
+        figures=(picture,),
+        table={
+            "The best fraction of another network": transferred(rows),
+            "Errors by fraction": words.columns(named, ("subject", "devices", "fraction")),
+        },
+        caveat=(
+            "Few starts, one training run of each network. A fraction by layer is not measured: "
+            f"the exchange takes one for all layers. {words.COLUMNS}"
+        ),
+        command=command,
+    )

@@ -3,24 +3,8 @@
 from collections.abc import Sequence
 
 from experiments import report
-from experiments.staleness import subjects
+from experiments.staleness import draw, subjects
 from flowjax.records import table
-
-# What the row of every comparison has of errors and ratios.
-COMPARISON = (
-    "sync_rms",
-    "sync_rms_low",
-    "sync_rms_high",
-    "own_rms",
-    "exact_rms",
-    "rms_ratio",
-    "rms_low",
-    "rms_high",
-    "median_ratio",
-    "total_rms_ratio",
-    "misrouted",
-    "staleness",
-)
 
 
 def ratio(row: dict, kind: str = "rms") -> str:
@@ -30,9 +14,37 @@ def ratio(row: dict, kind: str = "rms") -> str:
     return f"**{report.sig(row[f'{kind}_ratio'])}** ({low} to {high})"
 
 
+def error(row: dict, kind: str = "sync") -> str:
+    """The RMS error of a row with its interval; "sync" is to the synchronous run."""
+    return draw.with_interval(*(row[f"{kind}_rms{end}"] for end in ("", "_low", "_high")))
+
+
 def columns(rows: list[dict], names: Sequence[str]) -> list[dict]:
-    """The rows with these columns, and those of every comparison."""
-    return [{name: row[name] for name in (*names, *COMPARISON)} for row in rows]
+    """The rows of a comparison as the page lists them.
+
+    Args:
+      rows: of a question that compares.
+      names: of the columns that come first; "copies" is the name of the forecast.
+    """
+    return [
+        {name: row[name] for name in names}
+        | {
+            "error": error(row),
+            "ratio of RMS": ratio(row).replace("**", ""),
+            "ratio of medians": ratio(row, "median").replace("**", ""),
+            "to the converged run": row["exact_rms"],
+            "solver's own": row["own_rms"],
+        }
+        for row in rows
+    ]
+
+
+# What the columns of a comparison mean.
+COLUMNS = (
+    "Errors are RMS distances to the synchronous run of the same solver and steps, over the norm of "
+    "the converged samples, unless the column says otherwise; in brackets 95 % intervals over seeds "
+    "and starts. A ratio is to the cell of comparison on the same starts."
+)
 
 
 def converged(rows: list[dict]) -> str:
@@ -51,3 +63,9 @@ def converged(rows: list[dict]) -> str:
 def common(rows: list[dict]) -> str:
     """Solver and steps that all rows have, for captions: "DPM++ 2M, 20 steps"."""
     return f"{rows[0]['solver']}, {rows[0]['steps']} steps"
+
+
+def span(values: Sequence[float]) -> str:
+    """The least and the most of some values: "1.2 to 3.4", or one number."""
+    low, high = report.sig(min(values)), report.sig(max(values))
+    return low if low == high else f"{low} to {high}"

@@ -1,6 +1,7 @@
-"""When does a viewer see staleness? Labels and statistics of stale samples beside synchronous ones."""
+"""When does a viewer see staleness? Labels and statistics beside synchronous samples."""
 
 from experiments.staleness.viewer.numbers import (
+    LITTLE,
     MODES,
     QUESTION,
     SYNCHRONOUS,
@@ -8,6 +9,19 @@ from experiments.staleness.viewer.numbers import (
     check,
     is_seen,
     measure,
+    stale,
 )
+from experiments.staleness.viewer.words import section
 
-__all__ = ["MODES", "QUESTION", "SYNCHRONOUS", "cells", "check", "is_seen", "measure"]
+__all__ = [
+    "LITTLE",
+    "MODES",
+    "QUESTION",
+    "SYNCHRONOUS",
+    "cells",
+    "check",
+    "is_seen",
+    "measure",
+    "section",
+    "stale",
+]

@@ -42,7 +42,7 @@ STEEP_CLOCK = "1000 t"
 
 
 def cells(config: "Config") -> list[dict]:
-    """One cell a network, number of steps, number of devices and mode; one device is synchronous."""
+    """One cell a network, number of steps and of devices, and mode; one device is synchronous."""
     return [
         {
             "question": QUESTION,
