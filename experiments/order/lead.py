@@ -32,7 +32,8 @@ def rows_of(rows: list[dict], module: ModuleType) -> list[dict]:
 
 def _ledger(rows: list[dict]) -> list[dict]:
     """The ledger without the coupled ring, which serves its remainder only."""
-    return ledger.ledger([row for row in rows if row["field"] != ledger.COUPLED])
+    third = ledger.of_order(rows, 3)
+    return ledger.ledger([row for row in third if row["field"] != ledger.COUPLED])
 
 
 # ---- words

@@ -67,7 +67,7 @@ def draw_ratios(rows: list[dict]) -> report.Picture:
             # Below this line the higher order wins.
             ax.axhline(1, color=report.INK, linewidth=0.8)
             ax.set(xscale="log", xlabel="NFE", ylabel="ratio of RMS errors", ylim=(0, None))
-            drawing.numbered_ticks(ax.xaxis, seen)
+            report.measured_ticks(ax.xaxis, seen)
             higher, lower = (name.removeprefix("DPM++ ") for name in pair)
             ax.set_title(f"{higher} / {lower}")
         panels[0].legend(fontsize=7)
