@@ -31,7 +31,9 @@ class Config:
     """
 
     # Of all questions.
-    network: str = "digits"  # for `flowjax.models.load`, or "random": a small one, for development
+    # For `flowjax.models.load`, also a folder of your own; "random" is a small one for development.
+    network: str = "digits"
+    network_guidance: float = 1.0  # scale of its classifier-free guidance; 1 is none
     seeds: int = 5  # of the starts; all runs of a subject have them in common
     one_solver: str = "DPM++ 2M"  # where a question varies something else
     one_steps: int = 20  # and its steps

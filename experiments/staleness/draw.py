@@ -3,12 +3,14 @@
 One series has one colour in all figures: copies by how they are made, devices by their number.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import matplotlib.axes
 import matplotlib.figure
 import numpy as np
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from experiments import report
 from experiments.staleness import subjects
@@ -40,6 +42,8 @@ NETWORKS = {
 }
 # Inches: of a page of 1200 pixels, and of a panel that stands alone.
 PAGE, ALONE = 11.0, 5.2
+# The least ratio that is drawn, and the span of an axis from which its ticks are powers of ten.
+SMALLEST, WIDE = 1e-4, 8.0
 
 
 def by_subject(rows: list[dict]) -> dict[str, list[dict]]:
@@ -165,16 +169,27 @@ def ratio_bars(ax: matplotlib.axes.Axes, rows: list[dict], *, label: str, xlabel
         ax.plot(row["rms_ratio"], place, "o", color=colour)
     ax.set_yticks(range(len(rows)), [str(row[label]) for row in rows])
     ax.axvline(1, **DOTTED)
-    ax.set(xscale="log", xlabel=xlabel, ylim=(len(rows) - 0.5, -0.5))
+    ax.set(xlabel=xlabel, ylim=(len(rows) - 0.5, -0.5))
     ends = [row[f"rms_{end}"] for row in rows for end in ("low", "high", "ratio")]
-    shown = [max(end, 1e-4) for end in (*ends, 1.0)]
-    limits = min(shown) / 1.2, max(shown) * 1.2
-    ax.set_xlim(limits)
-    report.decade_ticks(ax.xaxis, limits)
+    ratio_axis(ax, [max(end, SMALLEST) for end in (*ends, 1.0)])
 
 
-def with_interval(value: float, low: float | None, high: float | None) -> str:
-    """A number with its interval, as "0.61 (0.55 to 0.70)"."""
-    if low is None:
+def ratio_axis(ax: matplotlib.axes.Axes, values: Sequence[float]) -> None:
+    """A logarithmic axis across that holds the values, with two numbers on it at least."""
+    low, high = min(values) / 1.1, max(values) * 1.1
+    ax.set(xscale="log", xlim=(low, high))
+    if high / low > WIDE:
+        report.decade_ticks(ax.xaxis, (low, high))
+        return
+    # Within less than a decade equal distances read better than powers of ten.
+    places = MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(low, high)
+    inside = [place for place in places if low <= place <= high]
+    ax.set_xticks(inside, [f"{place:g}" for place in inside])
+    ax.xaxis.set_minor_locator(NullLocator())
+
+
+def with_interval(value: float, low: float, high: float) -> str:
+    """A number with its interval, as "0.61 (0.55 to 0.70)"; NaN where there is no interval."""
+    if math.isnan(low):
         return f"{report.sig(value)} (no interval)"
     return f"{report.sig(value)} ({report.sig(low)} to {report.sig(high)})"

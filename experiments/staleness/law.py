@@ -111,7 +111,7 @@ def _figure(rows: list[dict]) -> matplotlib.figure.Figure:
     fig, shown = draw.panels(rows, height=3.4)
     for ax, subject, _ in shown:
         _draw(ax, {key: curve for key, curve in groups(rows).items() if key[0] == subject})
-    shown[0][0].set_ylabel("median error over that of the fewest devices")
+    shown[0][0].set_ylabel("error over that of the fewest")
     draw.legend(fig, columns=5)
     return fig
 
@@ -133,7 +133,7 @@ def _draw(ax: matplotlib.axes.Axes, own: dict[tuple, Curve]) -> None:
         law = LAWS[name](at) / LAWS[name](np.array([least]))
         ax.plot(at, law, line, color=report.GREY, label=name)
     ax.set(xscale="log", xlabel="devices", ylim=(0, None))
-    draw.ticks(ax, [n for devices, _ in own.values() for n in devices])
+    draw.ticks(ax, [int(n) for devices, _ in own.values() for n in devices])
 
 
 # -- words

@@ -118,7 +118,9 @@ def section(rows: list[dict], command: str) -> report.Section:
             "allow; a blur, or torn edges between the devices' shards, would be a bug or far too "
             "few steps."
         ),
-        answer=f"Mean change of a pixel from synchronous to {most_stale(rows[-1])}: {_moved(rows)}.",
+        answer=(
+            f"Mean change of a pixel from synchronous to {most_stale(rows[-1])}: {_moved(rows)}."
+        ),
         figures=(picture,),
         command=command,
     )

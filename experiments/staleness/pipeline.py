@@ -81,7 +81,7 @@ def _figure(rows: list[dict]) -> matplotlib.figure.Figure:
     fig, shown = draw.panels(rows, height=3.4)
     for ax, _, own in shown:
         _draw(ax, own)
-    shown[0][0].set_ylabel("relative RMS distance to the synchronous run")
+    shown[0][0].set_ylabel("distance to the synchronous run")
     draw.legend(fig)
     return fig
 

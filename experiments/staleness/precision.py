@@ -97,7 +97,7 @@ def _figure(rows: list[dict]) -> matplotlib.figure.Figure:
     fig, axes = draw.side_by_side(titles, height=3.8)
     for ax, mine in zip(axes, own.values(), strict=True):
         _draw(ax, mine)
-    axes[0].set_ylabel("relative RMS distance to the synchronous run")
+    axes[0].set_ylabel("distance to the synchronous run")
     draw.legend(fig, columns=3)
     return fig
 

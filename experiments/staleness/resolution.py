@@ -126,8 +126,8 @@ def section(rows: list[dict], command: str) -> report.Section:
         question="Does a larger picture bear staleness better, at an equal stale fraction?",
         expected=(
             "Theory does not say so. A network has more tokens in a larger picture, but the "
-            "fraction that is stale is the same. A larger picture decides earlier, when noise hides less "
-            "of it; a grid that is shifted by the ratio of sides follows it."
+            "fraction that is stale is the same. A larger picture decides earlier, when noise "
+            "hides less of it; a grid that is shifted by the ratio of sides follows it."
         ),
         answer="\n".join(_answer(sized, grid) for grid in dict.fromkeys(r["grid"] for r in rows)),
         figures=(picture,),

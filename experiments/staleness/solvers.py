@@ -60,7 +60,7 @@ def measure(config: "Config", todo: Iterable[dict]) -> Iterator[tuple[dict, dict
 
 def _figure(rows: list[dict]) -> matplotlib.figure.Figure:
     """Bars of both ratios to DDIM: a panel for each subject."""
-    fig, shown = draw.panels(rows, height=3.6)
+    fig, shown = draw.panels(rows, height=3.8)
     for ax, _, own in shown:
         bars = [
             {
@@ -112,15 +112,16 @@ def section(rows: list[dict], command: str) -> report.Section:
         "Bars: the error of DPM-Solver++ 2M and 3M over that of DDIM, both stale, to the own "
         "synchronous run and to the converged one.",
         f"{rows[0]['devices']} devices, one synchronous step. A line names the solver, the steps, "
-        "and the run to which the error is measured: its own synchronous one, or the converged one.",
+        "and the run to which the error is measured: its own synchronous one, or the converged "
+        "one.",
         title=_title(rows),
     )
     return report.Section(
         question="Does DPM-Solver++ bear staleness better than DDIM?",
         expected=(
             "Not by its distance to its own synchronous run: held keys and values are wrong by "
-            "O(h) for every solver. Its own error is smaller, so to the converged run it stays ahead "
-            "where staleness is not the larger part."
+            "O(h) for every solver. Its own error is smaller, so to the converged run it stays "
+            "ahead where staleness is not the larger part."
         ),
         answer="\n".join(_answer(own, subject) for subject, own in draw.by_subject(rows).items()),
         figures=(picture,),

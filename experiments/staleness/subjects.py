@@ -95,7 +95,8 @@ class Subject(NamedTuple):
       program: (plan, `Exchange`) -> `Solution`; compiled once for each number of rows.
       exact: (B, *D) the converged endpoints.
       doubling: how far doubling the steps moved them (RMS, relative).
-      nearest: endpoints -> the index of the datum that each is near.
+      nearest: endpoints -> the index of the datum that each is near; None for a network whose
+        data are not here.
     """
 
     name: str
@@ -106,7 +107,7 @@ class Subject(NamedTuple):
     program: Callable[[Plan, Exchange], flowjax.Solution]
     exact: np.ndarray
     doubling: float
-    nearest: Callable[[np.ndarray], jax.Array]
+    nearest: Callable[[np.ndarray], jax.Array] | None
 
     def exchange(
         self, plan: Plan, devices: int, *, shards: np.ndarray | None = None, **options: Any
@@ -153,17 +154,20 @@ class Subject(NamedTuple):
         Returns:
           {sync_...: the `summary` of the errors to `own`, exact_...: of those to the converged
           endpoints, own_rms: the RMS error of `own` itself, misrouted: the fraction of samples that
-          are near another datum than in `own`}.
+          are near another datum than in `own`, NaN where the data are not here}.
         """
         # Staleness alone; staleness and the solver; the solver alone.
         to_sync = summary(self.errors(found, own), self.seed)
         to_exact = summary(self.errors(found, self.exact), self.seed)
         discretisation = self.errors(own, self.exact)
+        misrouted = np.nan
+        if self.nearest:
+            misrouted = float(np.mean(self.nearest(found) != self.nearest(own)))
         return {
             **{f"sync_{name}": value for name, value in to_sync.items()},
             **{f"exact_{name}": value for name, value in to_exact.items()},
             "own_rms": float(np.sqrt(np.mean(discretisation**2))),
-            "misrouted": float(np.mean(self.nearest(found) != self.nearest(own))),
+            "misrouted": misrouted,
         }
 
 
@@ -237,8 +241,10 @@ def network_of(config: "Config", name: str) -> str:
 
 
 def guidance_of(config: "Config", name: str) -> float:
-    """The scale of classifier-free guidance of a subject; digits and fields are not guided."""
-    return config.emoji_guidance if name in EMOJI else 1
+    """The scale of classifier-free guidance of a subject; a field is not guided."""
+    if name in EMOJI:
+        return config.emoji_guidance
+    return config.network_guidance if name in NETWORKS else 1
 
 
 def check_survey(config: "Config") -> None:
@@ -290,13 +296,23 @@ def averaged(images: np.ndarray, pixels: int) -> np.ndarray:
     return blocks.mean((2, 4))
 
 
-def starts_of(name: str, seeds: int, starts: int) -> np.ndarray:
-    """The noise (B, *D) of a subject, seed by seed.
+def shape_of(key: Key) -> tuple[int, ...]:
+    """(H, W, C) of a subject; of a network it is that of its card, which may be one of your own."""
+    if key.name not in NETWORKS or key.network == RANDOM:
+        return SHAPES[key.name]
+    size = models.load(key.network).card.config
+    return (*size.size, size.channels)
+
+
+def starts_of(
+    name: str, seeds: int, starts: int, shape: tuple[int, ...] | None = None
+) -> np.ndarray:
+    """The noise (B, *D) of a subject, seed by seed; `shape` is D, that of `SHAPES` by default.
 
     That of fewer pixels is the mean over blocks, times the factor that makes its variance 1, so
     that all sizes draw the same pictures.
     """
-    shape = SHAPES[name]
+    shape = shape or SHAPES[name]
     drawn = SHAPES["emoji"] if name.endswith("pixels") else shape
     noise = np.concatenate(
         [flowjax.draw_noise(jax.random.key(s), np.arange(starts), drawn) for s in range(seeds)]
@@ -364,8 +380,10 @@ def _converged(
 @functools.cache
 def subject(key: Key) -> Subject:
     """The `Subject` of a key; made once in a process."""
-    noise = starts_of(key.name, key.seeds, key.starts)
-    data = field(key.name)
+    shape = shape_of(key)
+    noise = starts_of(key.name, key.seeds, key.starts, shape)
+    # The data of a network of your own are not here.
+    data = field(key.name) if shape == SHAPES[key.name] else None
     make = _field_program
     if key.name in NETWORKS:
         make, noise = _network_program, noise.astype(np.float32)
@@ -379,7 +397,7 @@ def subject(key: Key) -> Subject:
         program=program,
         exact=exact,
         doubling=doubling,
-        nearest=jax.jit(lambda x: data.nearest(x)),
+        nearest=jax.jit(lambda x: data.nearest(x)) if data else None,
     )
 
 

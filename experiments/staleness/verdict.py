@@ -49,8 +49,8 @@ def _order(rows: list[dict]) -> str:
         return ""
     return (
         "Keys and values that are one step old leave every solver one order: "
-        f"{steepest['solver']} falls to order **{report.sig(steepest['stale'])}** on a smooth exact "
-        "field, where a forecast of them restores the rest."
+        f"{steepest['solver']} falls to order **{report.sig(steepest['stale'])}** on a smooth "
+        "exact field, where a forecast of them restores the rest."
     )
 
 

@@ -41,9 +41,9 @@ def columns(rows: list[dict], names: Sequence[str]) -> list[dict]:
 
 # What the columns of a comparison mean.
 COLUMNS = (
-    "Errors are RMS distances to the synchronous run of the same solver and steps, over the norm of "
-    "the converged samples, unless the column says otherwise; in brackets 95 % intervals over seeds "
-    "and starts. A ratio is to the cell of comparison on the same starts."
+    "Errors are RMS distances to the synchronous run of the same solver and steps, over the norm "
+    "of the converged samples, unless the column says otherwise; in brackets 95 % intervals over "
+    "seeds and starts. A ratio is to the cell of comparison on the same starts."
 )
 
 

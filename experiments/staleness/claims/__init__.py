@@ -1,6 +1,25 @@
 """The claims that circulate about staleness, each with its evidence and a verdict by rule."""
 
-from experiments.staleness.claims.numbers import Claim, claims, judged, of_claims
-from experiments.staleness.claims.words import listed, section, sentences
+from experiments.staleness.claims.numbers import (
+    Asked,
+    Reading,
+    asked,
+    listed,
+    of_claims,
+    readings,
+    verdict_of,
+)
+from experiments.staleness.claims.words import RULE, section, sentences
 
-__all__ = ["Claim", "claims", "judged", "listed", "of_claims", "section", "sentences"]
+__all__ = [
+    "RULE",
+    "Asked",
+    "Reading",
+    "asked",
+    "listed",
+    "of_claims",
+    "readings",
+    "section",
+    "sentences",
+    "verdict_of",
+]

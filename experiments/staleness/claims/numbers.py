@@ -1,10 +1,17 @@
-"""The claims that circulate about staleness, and the rows that each is held against."""
+"""The claims that circulate about staleness, and the rows that each is held against.
 
+The rule of the verdicts is that of `experiments.lab.claims`. Every number of a claim is read on
+each subject twice, since they may disagree: as the RMS over starts, which rare large errors
+rule, and as the median, which they do not touch.
+"""
+
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiments import report
+from experiments.lab.claims import Claim, Part, judge, together
 from experiments.staleness import (
     forecasts,
     loop,
@@ -17,7 +24,6 @@ from experiments.staleness import (
     viewer,
     window,
 )
-from experiments.staleness.claims import rule
 from experiments.staleness.loop import threshold
 
 # The fraction of an error below which a cost counts as none.
@@ -45,34 +51,45 @@ GROWS_FROM = 2.6
 OWN, TOTAL = ("rms", "median"), ("total_rms", "total_median")
 
 
-class Claim(NamedTuple):
-    """A claim, and how it is judged.
+# {statistic: its name}
+NAMES = {
+    "rms": "RMS",
+    "median": "median",
+    "total_rms": "RMS",
+    "total_median": "median",
+    "accuracy_lost": "accuracy lost",
+    "push": "push",
+}
+BELOW, ABOVE = "below", "above"
+
+
+class Asked(NamedTuple):
+    """A claim, and the rows in which its numbers stand.
 
     Attributes:
       text: as it circulates.
       kind: what its number is.
       question: whose rows hold it.
       match: the columns by which the row of a subject is found.
-      bound: on whose side the interval must lie.
-      above: whether the claim says "more than the bound".
-      weaker: the bound of "in part", or None.
-      statistics: the prefixes of its columns; each must meet the rule. The first one is shown.
+      side, bound: where the whole interval must lie.
+      reopen: what would change our mind.
+      statistics: the prefixes of its columns; the first one is drawn.
     """
 
     text: str
     kind: str
     question: str
     match: dict[str, Any]
+    side: str
     bound: float
-    above: bool = False
-    weaker: float | None = None
+    reopen: str
     statistics: tuple[str, ...] = OWN
 
 
 # -- the claims
 
 
-def claims(rows: list[dict]) -> list[Claim]:
+def asked(rows: list[dict]) -> list[Asked]:
     """The claims, for the numbers of devices, steps and bits that the rows have."""
     # {question: its rows}
     of = {}
@@ -90,7 +107,7 @@ def claims(rows: list[dict]) -> list[Claim]:
     ]
 
 
-def _on_devices(rows: list[dict]) -> list[Claim]:
+def _on_devices(rows: list[dict]) -> list[Asked]:
     parts = [row["devices"] for row in rows] or [2]
     least, most = min(parts), max(parts)
     # What a rule of sqrt(n) expects.
@@ -98,93 +115,110 @@ def _on_devices(rows: list[dict]) -> list[Claim]:
     grown = {"attention": "stale", "devices": most}
     piped = {"attention": "pipefusion", "devices": most}
     return [
-        Claim(
+        Asked(
             f"The error is larger on {most} devices than on {least}",
             GROWTH,
             pipeline.QUESTION,
             grown,
+            ABOVE,
             1.0,
-            above=True,
+            "a network whose tokens attend within their shard only",
         ),
-        Claim(
-            f"It grows as sqrt(n): {report.sig(root)} times from {least} to {most}",
+        Asked(
+            f"The error grows as sqrt(n), {report.sig(root)} times from {least} to {most} devices",
             GROWTH,
             pipeline.QUESTION,
             grown,
+            ABOVE,
             NEARLY * root,
-            above=True,
+            "more starts on emoji, whose median is too uncertain, and a larger network",
         ),
-        Claim(
-            "Patches in a pipeline have half the error",
+        Asked(
+            "Patches in a pipeline have half the error of displaced patches",
             PIPELINE,
             pipeline.QUESTION,
             piped,
+            BELOW,
             0.5 + LITTLE,
-            weaker=1.0,
+            "more starts on emoji",
         ),
     ]
 
 
-def _on_warmups() -> list[Claim]:
+def _on_warmups() -> list[Asked]:
     return [
-        Claim(
-            f"A warm-up of {count} of {window.STEPS} steps recovers the sample",
+        Asked(
+            f"A warm-up of {count} of {window.STEPS} steps leaves less than a tenth of the error",
             LEFT,
             window.QUESTION,
             {"place": f"warm-up {count}"},
+            BELOW,
             RECOVERED,
-            weaker=1 - LITTLE,
+            "networks that decide early, as guided ones do",
         )
         for count in (window.FEW, window.MANY)
     ]
 
 
-def _on_pictures(rows: list[dict]) -> list[Claim]:
+def _on_pictures(rows: list[dict]) -> list[Asked]:
     pixels = [resolution.side_of(row["subject"]) for row in rows] or [0]
     least, most = min(pixels), max(pixels)
     return [
-        Claim(
-            f"A picture of {most} pixels degrades less than one of {least}, {grid} grid",
+        Asked(
+            f"A picture of {most} pixels degrades less than one of {least} ({grid} grid)",
             GROWTH,
             resolution.QUESTION,
             {"subject": f"{most} pixels", "grid": grid},
+            BELOW,
             1.0,
+            "more starts; one network at two sizes in the place of exact fields",
         )
         for grid in resolution.GRIDS
     ]
 
 
-def _on_solvers(rows: list[dict]) -> list[Claim]:
+def _on_solvers(rows: list[dict]) -> list[Asked]:
     steps = max((row["steps"] for row in rows), default=0)
     faster = {"solver": solvers.NAMED, "steps": steps}
     named = {
-        f"DPM-Solver++ 2M strays less from its synchronous run than DDIM, {steps} steps": OWN,
-        f"DPM-Solver++ 2M, stale, is nearer to the converged run, {steps} steps": TOTAL,
+        f"DPM-Solver++ 2M strays less from its synchronous run than DDIM ({steps} steps)": OWN,
+        f"DPM-Solver++ 2M, stale, is nearer to the converged run than DDIM ({steps} steps)": TOTAL,
     }
     return [
-        Claim(text, SOLVER, solvers.QUESTION, faster, 1.0, statistics=statistics)
+        Asked(
+            text,
+            SOLVER,
+            solvers.QUESTION,
+            faster,
+            BELOW,
+            1.0,
+            "more starts; other steps, where the table of the page differs",
+            statistics,
+        )
         for text, statistics in named.items()
     ]
 
 
-def _on_bits() -> list[Claim]:
+def _on_bits() -> list[Asked]:
     # Held keys and values, so that only the bits differ.
     sent = {"devices": subjects.DEVICES, "forecast": 0}
     forms = [*(("plain", bits) for bits in (16, 8, 4)), ("residual", 4)]
-    texts = {"plain": "Messages of {} bits cost nothing", "residual": "Residuals of {} bits do not"}
+    texts = {"plain": "Messages of {} bits", "residual": "Messages of {} bits that are residuals"}
     return [
-        Claim(
-            texts[form].format(bits),
+        Asked(
+            f"{texts[form].format(bits)} cost less than {LITTLE:.0%} of the error",
             BITS,
             precision.QUESTION,
             sent | {"form": form, "bits": bits},
+            BELOW,
             1 + LITTLE,
+            "networks with outliers among keys, as large ones have",
         )
         for form, bits in forms
     ]
 
 
-def _on_forecasts(rows: list[dict]) -> list[Claim]:
+def _on_forecasts(rows: list[dict]) -> list[Asked]:
     tuned = {
         "forecast": "tuned",
         "correction": forecasts.USUAL,
@@ -193,41 +227,48 @@ def _on_forecasts(rows: list[dict]) -> list[Claim]:
         "steps": min((row["steps"] for row in rows), default=0),
     }
     return [
-        Claim(
+        Asked(
             f"A tuned forecast strays less than held copies ({sync.split()[1]} synchronous)",
             FORECAST,
             forecasts.QUESTION,
             tuned | {"sync": sync},
+            BELOW,
             1.0,
+            "a network of other depth or data; more starts on the exact field",
         )
         for sync in (forecasts.FIRST, forecasts.WARM)
     ]
 
 
-def _on_viewers(rows: list[dict]) -> list[Claim]:
+def _on_viewers(rows: list[dict]) -> list[Asked]:
     steps = [row["steps"] for row in rows] or [0]
     most = max((row["devices"] for row in rows), default=0)
     return [
-        Claim(
-            f"A classifier does not see held copies, {most} devices, {count} steps",
+        Asked(
+            f"Held copies cost less than {100 * viewer.LITTLE:.0f} points of label accuracy "
+            f"({most} devices, {count} steps)",
             VIEWER,
             viewer.QUESTION,
             {"devices": most, "steps": count, "mode": "held"},
+            BELOW,
             viewer.LITTLE,
-            statistics=("accuracy_lost",),
+            "more starts, networks of colour, a viewer that sees more than the class",
+            ("accuracy_lost",),
         )
         for count in sorted({min(steps), max(steps)})
     ]
 
 
-def _on_loops() -> Claim:
-    return Claim(
+def _on_loops() -> Asked:
+    return Asked(
         f"A loop grows by itself from a push of {GROWS_FROM} on, at any depth and step",
         LOOP,
         threshold.QUESTION,
         {},
+        BELOW,
         GROWS_FROM,
-        statistics=("push",),
+        "it is refuted as a law; a theory of the power of depth would replace it",
+        ("push",),
     )
 
 
@@ -257,60 +298,71 @@ def trained_of(row: dict) -> int:
     return 1 if row.get("network") or row["subject"] in subjects.NETWORKS else 0
 
 
-def _matches(row: dict, claim: Claim) -> bool:
+def _matches(row: dict, claim: Asked) -> bool:
     """Whether a row holds the number of a claim."""
     if row["question"] != claim.question:
         return False
     return all(row[name] == value for name, value in claim.match.items())
 
 
-def _interval(row: dict, statistic: str) -> rule.Interval:
-    return row[f"{statistic}_low"], row[f"{statistic}_high"]
+def _part(row: dict, statistic: str, claim: Asked) -> Part:
+    """The number of a row; a ratio has a suffix, a difference has none."""
+    return Part(
+        name=NAMES[statistic],
+        value=row.get(f"{statistic}_ratio", row.get(statistic)),
+        low=row[f"{statistic}_low"],
+        high=row[f"{statistic}_high"],
+        side=claim.side,
+        bound=claim.bound,
+    )
 
 
-def judged(rows: list[dict], configs: dict[str, dict]) -> list[dict]:
-    """A row for each claim and subject that is measured.
+class Reading(NamedTuple):
+    """What one subject says of a claim.
+
+    Attributes:
+      claim: what was asked.
+      subject: its name on the page.
+      starts: how many.
+      trained: from how many training seeds.
+      parts: a `Part` for each statistic.
+    """
+
+    claim: Asked
+    subject: str
+    starts: int
+    trained: int
+    parts: tuple[Part, ...]
+
+    @property
+    def verdict(self) -> str:
+        """The verdict of this subject alone."""
+        return together(map(judge, self.parts))
+
+
+def readings(rows: list[dict], configs: dict[str, dict]) -> list[Reading]:
+    """A `Reading` for each claim and subject that is measured.
 
     Args:
       rows: of all questions.
       configs: {question: the configuration that measured its rows}.
-
-    Returns:
-      [{claim, kind, bound, above, weaker, subject, starts, training seeds, value, low, high,
-      verdict}], with the number and the interval of the claim's first statistic.
     """
-    table = []
-    for claim in claims(rows):
-        for row in rows:
-            if not _matches(row, claim):
-                continue
-            shown = claim.statistics[0]
-            low, high = _interval(row, shown)
-            intervals = [_interval(row, name) for name in claim.statistics]
-            table.append(
-                {
-                    "claim": claim.text,
-                    "kind": claim.kind,
-                    "bound": claim.bound,
-                    "above": claim.above,
-                    "weaker": claim.weaker,
-                    "subject": subject_of(row),
-                    "starts": starts_of(row, configs.get(claim.question, {})),
-                    "training seeds": trained_of(row),
-                    # A difference has no suffix.
-                    "value": row.get(f"{shown}_ratio", row.get(shown)),
-                    "low": low,
-                    "high": high,
-                    "intervals": intervals,
-                    "verdict": rule.of_subject(
-                        intervals, claim.bound, above=claim.above, weaker=claim.weaker
-                    ),
-                }
-            )
-    return [*table, *_safest(rows, configs)]
+    found = [
+        Reading(
+            claim=claim,
+            subject=subject_of(row),
+            starts=starts_of(row, configs.get(claim.question, {})),
+            trained=trained_of(row),
+            parts=tuple(_part(row, statistic, claim) for statistic in claim.statistics),
+        )
+        for claim in asked(rows)
+        for row in rows
+        if _matches(row, claim)
+    ]
+    return [*found, *_safest(rows, configs)]
 
 
-def _safest(rows: list[dict], configs: dict[str, dict]) -> list[dict]:
+def _safest(rows: list[dict], configs: dict[str, dict]) -> list[Reading]:
     """The claim that a tolerance is the safest policy, for held copies: a ratio with no interval.
 
     The ratio is of the mean errors over those of the best policy, each on its worst subject.
@@ -319,33 +371,63 @@ def _safest(rows: list[dict], configs: dict[str, dict]) -> list[dict]:
     worst = {found["policy"]: found[found["worst on"]] for found in pareto.regrets(own)}
     if not {"tolerance", "warm-up"} <= worst.keys():
         return []
-    return [
-        {
-            "claim": "A tolerance is the safest policy: nearest to the best on its worst subject",
-            "kind": POLICY,
-            "bound": 1.0,
-            "above": False,
-            "weaker": None,
-            "subject": "all subjects",
-            "starts": sum(
-                starts_of({"subject": name}, configs.get(pareto.QUESTION, {}))
-                for name in dict.fromkeys(row["subject"] for row in own)
-            ),
-            "training seeds": 1,
-            "value": worst["tolerance"] / worst["warm-up"],
-            "low": None,
-            "high": None,
-            "intervals": [],
-            "verdict": rule.of_subject([], 1.0),
-        }
-    ]
+    claim = Asked(
+        "Of all policies a tolerance is nearest to the best one on its worst subject",
+        POLICY,
+        pareto.QUESTION,
+        {},
+        BELOW,
+        1.0,
+        "an interval: the kept rows hold errors of single policies, and not of their means",
+        ("mean",),
+    )
+    names = dict.fromkeys(row["subject"] for row in own)
+    config = configs.get(pareto.QUESTION, {})
+    ratio = worst["tolerance"] / worst["warm-up"]
+    part = Part("ratio of means", ratio, np.nan, np.nan, claim.side, claim.bound)
+    starts = sum(starts_of({"subject": name}, config) for name in names)
+    return [Reading(claim, "all subjects", starts, 1, (part,))]
 
 
-def of_claims(table: list[dict]) -> dict[str, tuple[str, list[dict]]]:
-    """{claim: (its verdict, its rows of `judged`)}."""
-    found = {}
-    for row in table:
-        found.setdefault(row["claim"], []).append(row)
-    return {
-        claim: (rule.of_claim(row["verdict"] for row in own), own) for claim, own in found.items()
-    }
+def of_claims(found: list[Reading]) -> dict[str, list[Reading]]:
+    """{text of a claim: its readings}."""
+    table = {}
+    for reading in found:
+        table.setdefault(reading.claim.text, []).append(reading)
+    return table
+
+
+def verdict_of(found: list[Reading]) -> str:
+    """The verdict of a claim from its readings on all subjects."""
+    return together(judge(part) for reading in found for part in reading.parts)
+
+
+def listed(found: list[Reading]) -> list[Claim]:
+    """The claims as `experiments.lab.claims` writes them, each with all its subjects."""
+    claims = []
+    for text, own in of_claims(found).items():
+        first = own[0].claim
+        # A bisection leaves a bracket, and not an interval over starts.
+        over = "bisection" if first.kind == LOOP else "seeds and starts"
+        claims.append(
+            Claim(
+                text=text,
+                parts=[
+                    part._replace(name=f"{reading.subject} {part.name}")
+                    for reading in own
+                    for part in reading.parts
+                ],
+                subjects=", ".join(dict.fromkeys(reading.subject for reading in own)),
+                starts=_joined(reading.starts for reading in own),
+                seeds=_joined(reading.trained or "–" for reading in own),
+                interval="none" if first.kind == POLICY else over,
+                question=first.question,
+                reopen=first.reopen,
+            )
+        )
+    return claims
+
+
+def _joined(values: Iterable[Any]) -> str:
+    """Different values in their order: "80, 25, 20"."""
+    return ", ".join(dict.fromkeys(map(str, values)))

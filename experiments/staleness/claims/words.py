@@ -1,67 +1,72 @@
 """Claims: the section of the page."""
 
 from experiments import report
+from experiments.lab.claims import FAILS, HOLDS, IN_PART, VERDICTS, bound_of
 from experiments.staleness import draw
-from experiments.staleness.claims import rule
 from experiments.staleness.claims.figures import figure
-from experiments.staleness.claims.numbers import LITTLE, NEARLY, judged, of_claims
+from experiments.staleness.claims.numbers import (
+    LITTLE,
+    NEARLY,
+    Reading,
+    listed,
+    of_claims,
+    readings,
+    verdict_of,
+)
 
 RULE = (
-    "The rule, which was written down before the table: a claim names a bound. It holds on a "
-    "subject where the 95 % intervals lie wholly on its side, that of the RMS over starts and that "
-    "of the median. It fails where both lie wholly on the other side, in part where they meet a "
-    "weaker bound only, and is undecided in every other case. Over subjects it has the verdict "
-    "that all agree on; in part where it holds on one and fails on another; else it is undecided."
+    "The rule, which is the same on all pages: a claim names a bound, and every number of it is "
+    "judged by its whole 95 % interval, on each subject by the RMS over starts and by the median. "
+    "A claim holds where all lie on its side of the bound, fails where all lie on the other side, "
+    "holds in part where some do, and is undecided in every other case."
 )
 
 
 def counted(verdicts: list[str]) -> str:
     """How often each verdict is given, in words: "3 hold, 1 fails"."""
-    plural = {rule.HOLDS: "hold", rule.FAILS: "fail", rule.IN_PART: "hold in part"}
-    singular = {rule.HOLDS: "holds", rule.FAILS: "fails", rule.IN_PART: "holds in part"}
+    names = {
+        HOLDS: ("holds", "hold"),
+        FAILS: ("fails", "fail"),
+        IN_PART: ("holds in part", "hold in part"),
+    }
     parts = []
-    for verdict in rule.VERDICTS:
+    for verdict in VERDICTS:
         count = verdicts.count(verdict)
-        names = singular if count == 1 else plural
+        one, several = names.get(verdict, ("is undecided", "are undecided"))
         if count:
-            be = "is" if count == 1 else "are"
-            parts.append(f"{count} {names.get(verdict, f'{be} undecided')}")
+            parts.append(f"{count} {one if count == 1 else several}")
     return ", ".join(parts)
 
 
-def sentences(table: list[dict]) -> list[str]:
+def sentences(found: list[Reading]) -> list[str]:
     """The claims of each verdict, a sentence a verdict."""
-    found = of_claims(table)
+    verdicts = {text: verdict_of(own) for text, own in of_claims(found).items()}
     lines = []
-    for verdict in rule.VERDICTS:
-        named = [claim for claim, (given, _) in found.items() if given == verdict]
+    for verdict in VERDICTS:
+        named = [text for text, given in verdicts.items() if given == verdict]
         if named:
             lines.append(f"**{verdict.capitalize()}**: {'; '.join(named)}.")
     return lines
 
 
-def listed(table: list[dict]) -> list[dict]:
-    """The rows of the page's table: one for each claim and subject."""
+def _table(found: list[Reading]) -> list[dict]:
+    """One row for each claim and subject."""
+    bounds = {claim.text: bound_of(claim) for claim in listed(found)}
     return [
         {
-            "claim": row["claim"],
-            "subject": row["subject"],
-            "starts": row["starts"],
-            "training seeds": row["training seeds"],
-            "number": row["kind"],
-            "value": draw.with_interval(row["value"], row["low"], row["high"]),
-            "bound": bound_of(row),
-            "verdict": row["verdict"],
+            "claim": reading.claim.text,
+            "subject": reading.subject,
+            "starts": reading.starts,
+            "training seeds": reading.trained or "–",
+            "numbers": "; ".join(
+                f"{part.name} {draw.with_interval(part.value, part.low, part.high)}"
+                for part in reading.parts
+            ),
+            "bound": bounds[reading.claim.text],
+            "verdict": reading.verdict,
         }
-        for row in table
+        for reading in found
     ]
-
-
-def bound_of(row: dict) -> str:
-    """The bound of a row of `judged`, with its side."""
-    side = "above" if row["above"] else "below"
-    weaker = f", in part {side} {report.sig(row['weaker'])}" if row["weaker"] else ""
-    return f"{side} {report.sig(row['bound'])}{weaker}"
 
 
 def section(rows: list[dict], command: str, configs: dict[str, dict]) -> report.Section | None:
@@ -72,35 +77,37 @@ def section(rows: list[dict], command: str, configs: dict[str, dict]) -> report.
       command: that measured them.
       configs: {question: the configuration of its rows}.
     """
-    table = judged(rows, configs)
-    if not table:
+    found = readings(rows, configs)
+    if not found:
         return None
     pictures = []
-    for kind in dict.fromkeys(row["kind"] for row in table):
-        own = [row for row in table if row["kind"] == kind]
-        verdicts = [verdict for verdict, _ in of_claims(own).values()]
+    for kind in dict.fromkeys(reading.claim.kind for reading in found):
+        own = [reading for reading in found if reading.claim.kind == kind]
+        verdicts = [verdict_of(mine) for mine in of_claims(own).values()]
+        many = "claims" if len(verdicts) > 1 else "claim"
         pictures.append(
             report.picture(
                 figure(own),
                 f"The {kind} with its 95 % interval for each claim and subject, coloured by the "
                 "verdict.",
-                title=f"{kind[0].upper()}{kind[1:]}: of {len(verdicts)} claims {counted(verdicts)}",
+                title=f"{kind[0].upper()}{kind[1:]}: of {len(verdicts)} {many} {counted(verdicts)}",
             )
         )
+    count = sum(len(reading.parts) for reading in found)
     return report.Section(
         question="What of the claims that circulate?",
         expected=(
             "That few hold as they stand: staleness saturates, a warm-up by rule spends its steps "
             "where they do not help on every subject, and no solver is immune."
         ),
-        answer="\n".join([*sentences(table), RULE]),
+        answer="\n".join([*sentences(found), RULE]),
         figures=tuple(pictures),
-        table={"Every claim on every subject": listed(table)},
+        table={"Every claim on every subject": _table(found)},
         caveat=(
             "A verdict is of these subjects and sizes, and of one training run of each network: "
-            "no interval contains the scatter of training. "
-            f"Of {len(table)} intervals about one in twenty misses its number. A cost below "
-            f"{LITTLE:.0%} counts as none; sqrt(n) counts as right from {NEARLY:.0%} of its growth."
+            f"no interval contains the scatter of training. Of {count} intervals about one in "
+            f"twenty misses its number. The figures show the RMS. sqrt(n) counts as right from "
+            f"{NEARLY:.0%} of its growth, and a cost below {LITTLE:.0%} counts as none."
         ),
         command=command,
     )

@@ -77,16 +77,26 @@ def _runs(rows: list[dict]) -> str:
     parts = []
     if still:
         parts.append(
-            f"whose loop does not grow end {words.span(still)} times as far from the synchronous one "
-            "as held keys and values do"
+            f"whose loop does not grow end {words.span(still)} times as far from the synchronous "
+            "one as held keys and values do"
         )
     if slow:
         parts.append(f"whose loop grows by less than {FAST} a row {words.span(slow)} times")
     if fast:
         parts.append(f"by more {words.span(fast)} times")
+    growing = [row for row in rows if grows(row)]
+    example = ""
+    if growing:
+        best = min(growing, key=lambda row: row["worse"])
+        example = (
+            f" On {best['network']} over {best['devices']} devices the {best['forecast']} forecast "
+            f"grows by {report.sig(best['rate'], 3)} a row and ends "
+            f"**{report.sig(best['worse'])}** times as far as held copies."
+        )
     return (
         f"Growth is not harm by itself. Runs {', those '.join(parts)}. A run has {STEPS} rows, its "
         "softmax and norms saturate, and a forecast that grows slowly may gain more than it loses."
+        f"{example}"
     )
 
 
@@ -105,9 +115,8 @@ def _rates(rows: list[dict]) -> Iterator[str]:
             if row["devices"] == last["devices"]
         )
         yield (
-            f"{name.capitalize()} (misses {report.sig(own[0]['swing'])} of an oscillation): {rates} "
-            f"a row on "
-            f"{devices} devices"
+            f"{name.capitalize()} (misses {report.sig(own[0]['swing'])} of an oscillation): "
+            f"{rates} a row on {devices} devices"
             + (f"; on {last['devices']} by correction {by_correction}." if by_correction else ".")
         )
 
@@ -182,10 +191,10 @@ def section(rows: list[dict], command: str) -> report.Section:
         question="When does an error in what others see grow from row to row?",
         expected=(
             "Where a forecast misses much of an oscillation: each layer forecasts anew what the "
-            "layers before it missed, so the loop's gain is a power of its push, (n-1)/n "
-            "max |1 - W| without a correction, with the number of layers as exponent. Steep "
-            "forecasts are then unstable on many devices and in deep networks. A correction lessens "
-            "it up to a fraction near 1/2, and more of it makes it worse."
+            "layers before it missed, so the loop's gain is a power of its push, (n-1)/n max |1 - "
+            "W| without a correction, with the number of layers as exponent. Steep forecasts are "
+            "then unstable on many devices and in deep networks. A correction lessens it up to a "
+            "fraction near 1/2, and more of it makes it worse."
         ),
         answer="\n".join(answers),
         figures=(picture,),

@@ -28,7 +28,7 @@ def figure(rows: list[dict]) -> matplotlib.figure.Figure:
             own = [row for row in rows if (row["subject"], row["forecast"]) == (name, forecast)]
             _draw(ax, partly_stale(own))
             ax.set_title(f"{subjects.NAMES[name]}, {draw.FORECASTS[forecast]}")
-        line[0].set_ylabel("relative RMS distance to the synchronous run")
+        line[0].set_ylabel("distance to the synchronous run")
     draw.legend(fig, columns=4)
     return fig
 

@@ -85,9 +85,9 @@ def section(rows: list[dict], command: str) -> report.Section:
         figure(rows),
         "Distance to the synchronous run against the number of synchronous steps, a mark for each "
         "policy; lines join policies that differ in one number.",
-        f"{words.common(rows)}, {devices} devices. Above held copies, below tuned forecasts. With 1 "
-        f"synchronous step {devices} {MACHINE} take {least} modelled seconds for a guided image of "
-        f"1024 x 1024 by {NETWORK}, with {steps} they take {most}.",
+        f"{words.common(rows)}, {devices} devices. Above held copies, below tuned forecasts. With "
+        f"1 synchronous step {devices} {MACHINE} take {least} modelled seconds for a guided image "
+        f"of 1024 x 1024 by {NETWORK}, with {steps} they take {most}.",
         title=_title(fought),
     )
     named = [row | {"copies": draw.FORECASTS[row["forecast"]]} for row in rows]

@@ -96,13 +96,14 @@ def section(rows: list[dict], command: str) -> report.Section:
         figures=(picture,),
         table={"What the viewer sees": _listed(rows)},
         caveat=(
-            "The viewer is a support vector machine (labels) and the hidden layer of a small network "
-            "(Frechet distance), both trained on three quarters of the data. It sees a run where "
-            "the whole interval of the loss of accuracy or of the additional Frechet distance lies "
-            "above 0; both compare the same starts. A run that it does not tell apart is not thereby "
-            f"equal: see the intervals. A loss below {100 * LITTLE:.0f} points counts as none in "
-            "the claims. Distances are biased upwards with so few samples, for both runs alike. "
-            f"The converged run moved by {moved} when its steps doubled."
+            "The viewer is a support vector machine (labels) and the hidden layer of a small "
+            "network (Frechet distance), both trained on three quarters of the data. It sees a "
+            "run where the whole interval of the loss of accuracy or of the additional Frechet "
+            "distance lies above 0; both compare the same starts. A run that it does not tell "
+            f"apart is not thereby equal: see the intervals. A loss below {100 * LITTLE:.0f} "
+            "points counts as none in the claims. Distances are biased upwards with so few "
+            f"samples, for both runs alike. The converged run moved by {moved} when its steps "
+            "doubled."
         ),
         command=command,
     )
