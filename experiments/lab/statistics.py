@@ -118,7 +118,8 @@ def mean_ratio(
       resamples: of the bootstrap.
     """
     logs = np.log(np.asarray(ratios, np.float64))
-    names, group = np.unique(np.asarray(groups), return_inverse=True)
+    # As texts, since a label may be a tuple.
+    names, group = np.unique([str(label) for label in groups], return_inverse=True)
     sums = np.bincount(group, weights=logs)
     sizes = np.bincount(group)
     drawn = np.random.default_rng(0).integers(len(names), size=(resamples, len(names)))

@@ -376,6 +376,19 @@ def ranking(rows: list[dict]) -> list[dict]:
     return table
 
 
+def kinds(rows: list[dict]) -> list[str]:
+    """The kinds of grid that the rows have."""
+    return list(dict.fromkeys(kind_of(row) for row in rows))
+
+
+def area_of(
+    rows: list[dict], kind: str, score: str, statistic: str, pair: tuple[str, str] = MAIN
+) -> tuple[float, float, float]:
+    """(AUC, low, high) of one score on one kind of grid, by "rms" or "median"."""
+    own = [row for row in compared(rows, pair, statistic) if kind_of(row) == kind]
+    return statistics.auc(*_outcomes(own, score))
+
+
 def validated(rows: list[dict], pair: tuple[str, str], statistic: str) -> list[dict]:
     """How well a score does on a field that had no part in its choice.
 

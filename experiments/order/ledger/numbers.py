@@ -317,10 +317,11 @@ def _picks(rows: list[dict], resamples: int = 400) -> np.ndarray:
 
 
 def ledger(rows: list[dict]) -> list[dict]:
-    """[{cause, gain, low, high, fraction, least, most}], a line for each factor.
+    """[{cause, gain, low, high, fraction, its interval, least, most}], a line for each factor.
 
     `gain` is the log of what mending the factor divides the error by, mean over cells. `fraction`
-    is its part of the gain of all factors. `least` and `most` are the gains of single cells.
+    is its part of the gain of all factors, with the interval (low, high) over the seeds. `least`
+    and `most` are the gains of single cells.
     """
     # Means over cells within each resample: the seeds are drawn for all cells together.
     picks = _picks(rows)
@@ -329,6 +330,7 @@ def ledger(rows: list[dict]) -> list[dict]:
     drawn_logs = np.mean([log_errors(row["log_squares"], picks) for row in rows], axis=0)
     drawn = -shapley(drawn_logs)  # (factors, R)
     low, high = np.quantile(drawn, [0.025, 0.975], axis=1).tolist()
+    fractions = np.quantile(drawn / drawn.sum(0), [0.025, 0.975], axis=1).T.tolist()
     mean = each.mean(1)
     return [
         {
@@ -337,6 +339,7 @@ def ledger(rows: list[dict]) -> list[dict]:
             "low": low[i],
             "high": high[i],
             "fraction": float(mean[i] / mean.sum()),
+            "fraction_interval": tuple(fractions[i]),
             "least": float(each[i].min()),
             "most": float(each[i].max()),
         }

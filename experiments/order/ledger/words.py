@@ -110,7 +110,10 @@ def section(rows: list[dict], command: str) -> report.Section:
         + f"Error of 3M over that of 2M in the same state, {by_nfe}.",
         figures=(draw_ledger(ranked, over, names, seeds, claim(plain, over)),),
         table={
-            "Each cause, all cells": ledger(plain),
+            "Each cause, all cells": [
+                {name: value for name, value in bar.items() if name != "fraction_interval"}
+                for bar in ledger(plain)
+            ],
             "Each cause, order 3 over order 2": over["bars"] if over else (),
             "Errors cell by cell": [_errors(line) for line in by_cell(third)],
             "Gain of each cause cell by cell": [_causes(line) for line in by_cell(third)],

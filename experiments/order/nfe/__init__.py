@@ -19,7 +19,7 @@ from experiments.order.nfe.numbers import (
     verdicts,
     winners,
 )
-from experiments.order.nfe.words import section
+from experiments.order.nfe.words import pays, section
 
 __all__ = [
     "FAMILIES",
@@ -36,6 +36,7 @@ __all__ = [
     "families",
     "flat",
     "measure",
+    "pays",
     "section",
     "tally",
     "verdicts",

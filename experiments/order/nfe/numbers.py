@@ -33,7 +33,7 @@ FAMILIES = {
 }
 TIE = 0.02
 FEW = 20  # evaluations up to which we call them few
-RANGES = {f"at most {FEW}": (0, FEW), f"above {FEW}": (FEW + 1, 10**9)}
+RANGES = {f"at most {FEW}": (0, FEW), f"more than {FEW}": (FEW + 1, 10**9)}
 VERDICTS = ("better", "tie", "undecided", "worse")
 
 

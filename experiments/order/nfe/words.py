@@ -41,8 +41,8 @@ def title(table: list[dict]) -> str:
     # What is published as order 3 has order 2, so its gain is none of an order.
     paying = [line["family"] for line in late if pays(line) and line["family"] != PUBLISHED]
     if not paying:
-        return f"Above {FEW} evaluations order 3 pays in no family"
-    return f"Above {FEW} evaluations order 3 pays in {' and in '.join(paying)}"
+        return f"With more than {FEW} evaluations order 3 pays in no family"
+    return f"With more than {FEW} evaluations order 3 pays in {' and in '.join(paying)}"
 
 
 def lowest(rows: list[dict]) -> str:
@@ -69,14 +69,12 @@ def section(rows: list[dict], command: str) -> report.Section:
         for name in RANGES
     }
     clauses = [
-        f"{name[0].upper()}{name[1:]} evaluations: {text}."
-        for name, text in reversed(by_range.items())
-        if text
+        f"With {name} evaluations: {text}." for name, text in reversed(by_range.items()) if text
     ]
     # Shift 1 alone, where the last jump is shortest.
     plain = [line for line in table if (line["shift"], line["NFE"]) == (1.0, MORE)]
     at_one = "; ".join(says(line) for line in plain)
-    alone = f" At shift 1 alone and above {FEW}: {at_one}." if at_one else ""
+    alone = f" At shift 1 alone and with more than {FEW}: {at_one}." if at_one else ""
 
     # The figures show the first fields, at shifts 1 and 3 where they were measured.
     shifts = sorted({row["shift"] for row in rows})
