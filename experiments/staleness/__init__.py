@@ -32,6 +32,7 @@ from experiments.staleness import (
     viewer,
     warmup,
     window,
+    words,
 )
 from experiments.staleness.loop import threshold
 from flowjax import records
@@ -62,8 +63,9 @@ QUESTIONS: tuple[ModuleType, ...] = (
     gallery,
 )
 TITLE = "How much staleness can you bear?"
-# Of `report.DEFINITIONS`, which the page explains.
-WORDS = ("NFE", "order", "staleness", "misrouted")
+# What the page explains at its end.
+WORDS = {name: report.DEFINITIONS[name] for name in ("order", "staleness", "misrouted")}
+WORDS |= words.DEFINITIONS
 # The rows of the full experiment.
 KEPT = pathlib.Path(__file__).parents[2] / "results" / "staleness"
 # Beside the heading of a section whose rows were not measured in this run.

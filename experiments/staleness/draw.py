@@ -42,6 +42,8 @@ NETWORKS = {
 }
 # Inches: of a page of 1200 pixels, and of a panel that stands alone.
 PAGE, ALONE = 11.0, 5.2
+# Ratios that are written with three digits.
+NEAR_ONE = 0.9, 1.1
 # The least ratio that is drawn, and the span of an axis from which its ticks are powers of ten.
 SMALLEST, WIDE = 1e-4, 8.0
 
@@ -190,6 +192,9 @@ def ratio_axis(ax: matplotlib.axes.Axes, values: Sequence[float]) -> None:
 
 def with_interval(value: float, low: float, high: float) -> str:
     """A number with its interval, as "0.61 (0.55 to 0.70)"; NaN where there is no interval."""
+    # Two digits do not tell a ratio near 1 from 1.
+    digits = 3 if NEAR_ONE[0] < value < NEAR_ONE[1] else 2
+    text = report.sig(value, digits)
     if math.isnan(low):
-        return f"{report.sig(value)} (no interval)"
-    return f"{report.sig(value)} ({report.sig(low)} to {report.sig(high)})"
+        return f"{text} (no interval)"
+    return f"{text} ({report.sig(low, digits)} to {report.sig(high, digits)})"

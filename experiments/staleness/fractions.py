@@ -169,6 +169,8 @@ def _answer(rows: list[dict]) -> list[str]:
             for row in rows
             if (row["network"], row["fraction"]) == (network, RULE)
         ]
+        if not ruled:
+            continue
         lines.append(
             f"On {network}, {RULE} has, of the distance with the constant {CORRECTION}: "
             f"{', '.join(ruled)}."
@@ -218,7 +220,7 @@ def section(rows: list[dict], command: str) -> report.Section:
         },
         caveat=(
             "Few starts, one training run of each network. A fraction by layer is not measured: "
-            f"the exchange takes one for all layers. {words.COLUMNS}"
+            "the exchange takes one for all layers."
         ),
         command=command,
     )

@@ -123,6 +123,6 @@ def section(rows: list[dict], command: str) -> report.Section:
         answer="\n".join(_answer(own, subject) for subject, own in draw.by_subject(others).items()),
         figures=(picture,),
         table={"Errors by partition": words.columns(rows, ("subject", "part"))},
-        caveat=f"{words.COLUMNS} {words.converged(rows)}",
+        caveat=words.converged(rows),
         command=command,
     )

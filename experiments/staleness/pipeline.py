@@ -171,7 +171,7 @@ def section(rows: list[dict], command: str) -> report.Section:
         caveat=(
             "The first patch of a pipeline has all of its context stale and the last one none, "
             "and the RMS does not average this as a fraction does. "
-            f"{words.COLUMNS} {words.converged(rows)}"
+            f"{words.converged(rows)}"
         ),
         command=command,
     )

@@ -174,8 +174,10 @@ def _title(rows: list[dict]) -> str:
     for form in FORMS:
         own = few_bits(rows, form, 4)
         if own:
-            parts.append(f"{words.span([row['rms_ratio'] for row in own])} times as {form}")
-    return f"4 bits make the error of held copies {', '.join(parts)}" if parts else ""
+            parts.append(f"{words.span([row['rms_ratio'] for row in own])} times ({form})")
+    if not parts:
+        return ""
+    return f"With 4 bits held copies have the error of full precision {', '.join(parts)}"
 
 
 def section(rows: list[dict], command: str) -> report.Section:
@@ -202,7 +204,7 @@ def section(rows: list[dict], command: str) -> report.Section:
         table={"Errors by bits": words.columns(named, columns)},
         caveat=(
             "A residual requires that both sides keep the buffers of everyone's keys and values. "
-            f"{words.COLUMNS} {words.converged(rows)}"
+            f"{words.converged(rows)}"
         ),
         command=command,
     )

@@ -136,7 +136,7 @@ def section(rows: list[dict], command: str) -> report.Section:
             "The same pictures and the same starts, but no network: one that was trained at one "
             "size is another network at another, and two networks, as those of digits and emoji "
             "in the sections around, differ in more than size. "
-            f"{words.COLUMNS} {words.converged(rows)}"
+            f"{words.converged(rows)}"
         ),
         command=command,
     )

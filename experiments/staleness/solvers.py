@@ -100,8 +100,8 @@ def _title(rows: list[dict]) -> str:
         if (row["solver"], row["steps"]) == (NAMED, steps)
     ]
     return (
-        f"{NAMED} strays from its synchronous run as far as DDIM, times {', '.join(parts)} "
-        f"({steps} steps)"
+        f"Distance to the own synchronous run, {NAMED} over DDIM at {steps} steps: "
+        f"{', '.join(parts)}"
     )
 
 
@@ -126,6 +126,6 @@ def section(rows: list[dict], command: str) -> report.Section:
         answer="\n".join(_answer(own, subject) for subject, own in draw.by_subject(rows).items()),
         figures=(picture,),
         table={"Errors by solver": words.columns(rows, ("subject", "solver", "steps"))},
-        caveat=f"On this path DDIM is Euler's step. {words.COLUMNS} {words.converged(rows)}",
+        caveat=f"On this path DDIM is Euler's step. {words.converged(rows)}",
         command=command,
     )

@@ -48,9 +48,9 @@ def _order(rows: list[dict]) -> str:
     if "stale" not in steepest:
         return ""
     return (
-        "Keys and values that are one step old leave every solver one order: "
+        "Keys and values that are one step old make every solver first order: "
         f"{steepest['solver']} falls to order **{report.sig(steepest['stale'])}** on a smooth "
-        "exact field, where a forecast of them restores the rest."
+        "exact field, and a forecast of them restores it there."
     )
 
 
@@ -96,7 +96,8 @@ def _forecast(rows: list[dict]) -> str:
     name, own = _network_of(common)
     return (
         f"A tuned forecast, corrected by the receiver and without a byte more, leaves "
-        f"**{own[0]['rms_ratio']:.0%}** of that error on {name} over {subjects.DEVICES} devices."
+        f"**{own[0]['rms_ratio']:.0%}** of the error of held copies on {name} over "
+        f"{subjects.DEVICES} devices."
     )
 
 

@@ -140,6 +140,6 @@ def section(rows: list[dict], command: str) -> report.Section:
         answer="\n".join(answers),
         figures=(picture,),
         table={"Errors by place": words.columns(rows, ("subject", "place", "synced"))},
-        caveat=f"{words.COLUMNS} {words.converged(rows)}",
+        caveat=words.converged(rows),
         command=command,
     )

@@ -9,9 +9,11 @@ from flowjax.records import table
 
 def ratio(row: dict, kind: str = "rms") -> str:
     """The ratio of a row to its cell of comparison, as "**0.61** (0.55 to 0.70)"."""
+    value, interval = draw.with_interval(
+        *(row[f"{kind}_{end}"] for end in ("ratio", "low", "high"))
+    ).split(" ", 1)
     # The stars make the number bold on the page.
-    low, high = (report.sig(row[f"{kind}_{end}"]) for end in ("low", "high"))
-    return f"**{report.sig(row[f'{kind}_ratio'])}** ({low} to {high})"
+    return f"**{value}** {interval}"
 
 
 def error(row: dict, kind: str = "sync") -> str:
@@ -39,12 +41,16 @@ def columns(rows: list[dict], names: Sequence[str]) -> list[dict]:
     ]
 
 
-# What the columns of a comparison mean.
-COLUMNS = (
-    "Errors are RMS distances to the synchronous run of the same solver and steps, over the norm "
-    "of the converged samples, unless the column says otherwise; in brackets 95 % intervals over "
-    "seeds and starts. A ratio is to the cell of comparison on the same starts."
-)
+# What the page means by the words of its tables.
+DEFINITIONS = {
+    "error": "RMS distance to the synchronous run of the same solver and steps, over the norm of "
+    "the converged samples; the column to the converged run has the distance to that one instead.",
+    "interval": "In brackets, 95 %, by resampling seeds and then starts within them.",
+    "ratio": "Of errors on the same starts, to the cell of comparison that the section names.",
+    "solver's own": "Distance of the synchronous run to the converged one.",
+    "held": "Copies that are the newest keys and values, without a forecast.",
+    "tuned": "Copies that are extrapolated with a gain, which is fitted to the last row.",
+}
 
 
 def converged(rows: list[dict]) -> str:
@@ -54,10 +60,7 @@ def converged(rows: list[dict]) -> str:
     each = ", ".join(
         f"{report.sig(max(values))} ({subjects.NAMES[name]})" for name, values in moved
     )
-    return (
-        f"When the steps of the converged run doubled it moved by {each}; "
-        "a distance to it that is not larger is not measured."
-    )
+    return f"The converged runs moved by {each} when their steps doubled."
 
 
 def common(rows: list[dict]) -> str:

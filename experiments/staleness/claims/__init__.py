@@ -1,9 +1,8 @@
 """The claims that circulate about staleness, each with its evidence and a verdict by rule."""
 
+from experiments.staleness.claims.asked import Asked, asked
 from experiments.staleness.claims.numbers import (
-    Asked,
     Reading,
-    asked,
     listed,
     of_claims,
     readings,

@@ -9,7 +9,8 @@ import numpy as np
 from experiments import report
 from experiments.lab.claims import FAILS, HOLDS, IN_PART, UNDECIDED, VERDICTS
 from experiments.staleness import draw
-from experiments.staleness.claims.numbers import VIEWER, Reading, of_claims
+from experiments.staleness.claims.asked import VIEWER
+from experiments.staleness.claims.numbers import Reading, of_claims
 
 COLOURS = {
     HOLDS: report.GREEN,

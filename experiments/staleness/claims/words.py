@@ -3,10 +3,9 @@
 from experiments import report
 from experiments.lab.claims import FAILS, HOLDS, IN_PART, VERDICTS, bound_of
 from experiments.staleness import draw
+from experiments.staleness.claims.asked import LITTLE, NEARLY
 from experiments.staleness.claims.figures import figure
 from experiments.staleness.claims.numbers import (
-    LITTLE,
-    NEARLY,
     Reading,
     listed,
     of_claims,

@@ -104,7 +104,7 @@ def section(rows: list[dict], command: str) -> report.Section:
             "byte more is moved. The shape of the tuned forecast and its correction were chosen "
             "on digits, digits-smooth, digits-ot and emoji, on 8 devices in 20 steps, from other "
             "starts; digits-reflow, other numbers of devices and 40 steps had no part in it. "
-            f"A field has no attention to correct. {words.COLUMNS} {words.converged(rows)}"
+            f"A field has no attention to correct. {words.converged(rows)}"
         ),
         command=command,
     )

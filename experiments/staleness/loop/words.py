@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from experiments import report
 from experiments.staleness import words
 from experiments.staleness.loop.figures import figure
-from experiments.staleness.loop.gain import COUNTS, STEPS, TIME, WEIGHTS, network_of
+from experiments.staleness.loop.gain import COUNTS, STEPS, TIME, network_of
 from experiments.staleness.loop.numbers import (
     COMMON,
     CORRECTIONS,
@@ -100,27 +100,6 @@ def _runs(rows: list[dict]) -> str:
     )
 
 
-def _rates(rows: list[dict]) -> Iterator[str]:
-    """The rates of each forecast by devices and by correction, as sentences."""
-    first = plain(rows)[0]["network"]
-    for name in WEIGHTS:
-        mine = [row for row in rows if (row["network"], row["forecast"]) == (first, name)]
-        own = plain(mine)
-        last = own[-1]
-        rates = ", ".join(report.sig(row["rate"], 3) for row in own)
-        devices = ", ".join(str(row["devices"]) for row in own)
-        by_correction = ", ".join(
-            f"{row['correction']}: {report.sig(row['rate'], 3)}"
-            for row in corrected(mine)
-            if row["devices"] == last["devices"]
-        )
-        yield (
-            f"{name.capitalize()} (misses {report.sig(own[0]['swing'])} of an oscillation): "
-            f"{rates} a row on {devices} devices"
-            + (f"; on {last['devices']} by correction {by_correction}." if by_correction else ".")
-        )
-
-
 def _rested(rows: list[dict]) -> Iterator[str]:
     """What the loop is while the state rests, as a sentence or none."""
     first = plain(rows)[0]["network"]
@@ -176,7 +155,7 @@ def _title(rows: list[dict]) -> str:
 def section(rows: list[dict], command: str) -> report.Section:
     """The section of the page."""
     measured = plain(rows) + corrected(rows)
-    answers = [_setting(rows), *splits(rows), _runs(measured), *_rates(rows), *_rested(rows)]
+    answers = [_setting(rows), *splits(rows), _runs(measured), *_rested(rows)]
     listed = ", ".join(map(str, CORRECTIONS))
     picture = report.picture(
         figure(plain(rows), corrected(rows)),
@@ -188,7 +167,7 @@ def section(rows: list[dict], command: str) -> report.Section:
         title=_title(rows),
     )
     return report.Section(
-        question="When does an error in what others see grow from row to row?",
+        question="When does an error of copies grow from row to row?",
         expected=(
             "Where a forecast misses much of an oscillation: each layer forecasts anew what the "
             "layers before it missed, so the loop's gain is a power of its push, (n-1)/n max |1 - "

@@ -109,7 +109,7 @@ def section(rows: list[dict], command: str) -> report.Section:
         caveat=(
             "A tolerance decides for the whole batch by its worst sample; alone, a sample would "
             "take fewer synchronous steps. Ratios of tolerances to fixed policies interpolate "
-            f"between the tolerances measured, and have no intervals. {words.COLUMNS} "
+            f"between the tolerances measured, and have no intervals. "
             f"{words.converged(rows)}"
         ),
         command=command,
