@@ -89,9 +89,10 @@ class Config:
     rates: tuple[float, ...] = (0.01, 0.003, 0.001, 0.03)  # learning rates of Adam
     adam_budget: float = 4.0  # evaluations of Adam over those of Levenberg-Marquardt
 
-    # Samples by their distribution: `draws` seeds with `samples` samples each.
+    # Samples by their distribution: `draws` seeds with so many samples each.
     draws: int = 4
-    samples: int = 256
+    samples: int = 256  # of networks
+    field_samples: int = 4096
     # Staleness over devices.
     devices: tuple[int, ...] = (2, 4, 8)
     stale_models: tuple[str, ...] = ("digits-smooth",)
@@ -114,7 +115,7 @@ QUICK = {
     "field_reference": 200,
     "network_reference": 40,
     "solvers": ("Euler", "DPM++ 2M", "AB3"),
-    "shifts": (1.0, 0.7),
+    "shifts": (1.0, 0.7, 0.5),
     "parts_models": ("ring",),
     "parts_steps": (6,),
     "stds": (0.15, 0.05),
@@ -127,6 +128,7 @@ QUICK = {
     "adam_budget": 1.0,
     "draws": 2,
     "samples": 60,
+    "field_samples": 512,
     "devices": (2,),
     "stale_models": (),
 }

@@ -134,7 +134,7 @@ def _figure(row: dict) -> report.Picture:
         f"{row['model']}, {row['steps']} evaluations: the tuned rows leave "
         f"{report.sig(total(row, 'shared'))} of the squared steps out of reach."
     )
-    fig.suptitle(claim, fontsize=9, x=0.02, ha="left")
+    drawing.claim(fig, claim)
     return report.picture(fig, claim)
 
 

@@ -150,7 +150,7 @@ def _figure(rows: list[dict], part: str, xlabel: str, claim: str) -> report.Pict
     }
     drawing.curves(ax, lines, xlabel=xlabel, ylabel="relative RMS error")
     drawing.legend_below(ax, columns=2)
-    fig.suptitle(claim, fontsize=9, x=0.02, ha="left")
+    drawing.claim(fig, claim)
     return report.picture(fig, claim, f"Geometric means over the models and evaluations of {part}.")
 
 

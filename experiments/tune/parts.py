@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from configs.tune import Config
 from experiments import report
 from experiments.lab import statistics
+from experiments.tune import drawing, tables, unseen
 from experiments.tune import subject as subjects
-from experiments.tune import tables, unseen
 
 # ---- numbers
 
@@ -82,7 +82,7 @@ def _figure(own: list[dict], claim: str) -> report.Picture:
     )
     # Right of this line tuning has made the table worse.
     ax.axvline(1, color=report.GREY, linewidth=0.8)
-    fig.suptitle(claim, fontsize=9, x=0.02, ha="left")
+    drawing.claim(fig, claim)
     return report.picture(fig, claim, "Geometric means over models and evaluations.")
 
 

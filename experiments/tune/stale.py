@@ -164,7 +164,7 @@ def _figure(own: list[dict], forecast: str) -> report.Picture:
     drawing.legend_below(ax, columns=2)
     ratio = statistics.geometric_mean(row["rms"] / row["published_rms"] for row in here)
     claim = f"{forecast}: tuned through staleness, the error is {report.sig(ratio)} of published."
-    fig.suptitle(claim, fontsize=9, x=0.02, ha="left")
+    drawing.claim(fig, claim)
     return report.picture(fig, claim)
 
 

@@ -120,8 +120,14 @@ def start_of(
     name: str, steps: int, schedule: Schedule
 ) -> tuple[Callable[[np.ndarray], Plan], np.ndarray]:
     """(grid -> plan, grid) of the published plan that `Tuned.name` describes."""
+    solver, shift = solver_and_shift(name)
+    return makers(steps, schedule)[solver], grids.uniform(steps, shift=shift)
+
+
+def solver_and_shift(name: str) -> tuple[str, float]:
+    """The solver and the shift in a name such as "UniPC 3 on the uniform grid of shift 0.7"."""
     solver, _, shift = name.partition(ON_GRID)
-    return makers(steps, schedule)[solver], grids.uniform(steps, shift=float(shift))
+    return solver, float(shift)
 
 
 def _settings(

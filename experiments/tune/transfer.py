@@ -6,8 +6,8 @@ from itertools import pairwise
 from configs.tune import Config
 from experiments import report
 from experiments.lab import statistics
+from experiments.tune import drawing, tables, unseen
 from experiments.tune import subject as subjects
-from experiments.tune import tables, unseen
 from experiments.tune.between import SHORT, between
 from flowjax import Plan
 
@@ -160,11 +160,11 @@ def _matrix(rows: list[dict], across: str, down: str, claim: str) -> report.Pict
     words = {"used_on": "used on", "made_for": "table of", "at": "used at", "made_at": "made at"}
     for ax, steps in zip(panels, counts, strict=True):
         here = [row for row in rows if row["steps"] == steps]
-        label = "RMS error over that of the published plan"
+        label = "RMS error over published"
         report.heatmap(ax, here, x=across, y=down, value="rms_ratio", log=True, label=label)
         ax.set(title=f"{steps} evaluations", xlabel=words[across], ylabel=words[down])
         ax.tick_params(axis="x", rotation=30)
-    fig.suptitle(claim, fontsize=9, x=0.02, ha="left")
+    drawing.claim(fig, claim)
     return report.picture(fig, claim)
 
 

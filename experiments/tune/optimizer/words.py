@@ -41,7 +41,7 @@ def _figure(row: dict) -> report.Picture:
     )
     drawing.legend_below(ax, columns=2)
     claim = f"{row['model']}, {row['steps']} evaluations: {_claim(row)}"
-    fig.suptitle(claim, fontsize=9, x=0.02, ha="left")
+    drawing.claim(fig, claim)
     return report.picture(fig, claim)
 
 

@@ -39,7 +39,7 @@ def errors(rows: list[dict], subject: tuple[str, float]) -> report.Picture:
         f"On {name} the tuned table has {report.sig(best['rms_ratio'])} times the RMS error of "
         f"the best published solver at {best['steps']} evaluations."
     )
-    fig.suptitle(claim, fontsize=9, x=0.02, ha="left")
+    drawing.claim(fig, claim)
     return report.picture(
         fig, claim, f"**{name}**: {own[0]['best']} and others, each on its best grid."
     )
@@ -70,7 +70,7 @@ def table(row: dict) -> report.Picture:
         f"The table of {name} at {row['steps']} evaluations: its first step is "
         f"{report.sig(first)} long and its last {report.sig(last)}."
     )
-    fig.suptitle(claim, fontsize=9, x=0.02, ha="left")
+    drawing.claim(fig, claim)
     caption = (
         f"Begun from {row['published']}. Weights are in units of the step: Euler's method has 1 "
         "for the newest output."

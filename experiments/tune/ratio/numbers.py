@@ -20,6 +20,15 @@ from flowjax.tune import numbers as numbering
 
 QUESTION = "ratio"
 TUNED = "tuned"
+# The solvers of `flowjax.tune` by their names in `experiments.lab.solvers`.
+BEGUN = {
+    "Adams-Bashforth 2": "AB2",
+    "Adams-Bashforth 3": "AB3",
+    "DPM-Solver++ 2M": "DPM++ 2M",
+    "DPM-Solver++ 3M": "DPM++ 3M exact",
+    "UniPC 3": "UniPC3",
+    "DEIS 3": "DEIS3",
+}
 
 
 def check(config: Config) -> None:
@@ -60,6 +69,9 @@ def _measured(config: Config, made: Subject, steps: int, table: tables.Table) ->
     test = unseen.unseen(config, made)
     # All plans of the cell together, so that they share compiled programs.
     jobs = [(TUNED, None, table.plan), *candidates(config, made, steps)]
+    # The plan that tuning began from is a rival too, also where its grid is not among these.
+    begun, shift = tables.solver_and_shift(table.facts["published"])
+    jobs.append((BEGUN.get(begun, begun), shift, table.published))
     errors = test.errors([plan for *_, plan in jobs])
     best = _best_grids(jobs[1:], errors[1:])  # {solver: place in jobs[1:]}
     lines = [

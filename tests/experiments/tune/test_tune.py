@@ -30,6 +30,7 @@ SMALL = {
     "shifts": (1.0,),
     "draws": 2,
     "samples": 16,
+    "field_samples": 64,
     "questions": ("ratio",),
 }
 
