@@ -37,10 +37,11 @@ import optax
 import safetensors
 
 import flowjax
+from experiments.cli import ranges
 from experiments.cli.images import grid, save_png
 from experiments.cli.run import check_names, main
 from experiments.lab.reflow import make_pairs, noise_for, sampler
-from flowjax import checkpoint, data, grids, models, plans, train
+from flowjax import checkpoint, data, grids, models, plans, seeds, train
 from flowjax.environment import environment
 from flowjax.errors import check_choice
 from flowjax.records import Records, plain
@@ -56,14 +57,34 @@ MOST_COLUMNS = 16  # classes shown in samples.png
 
 def key_of(config: Any, stream: str) -> jax.Array:
     """The key of one purpose, a name in STREAMS."""
-    return jax.random.fold_in(jax.random.key(config.seed), STREAMS[stream])
+    return jax.random.fold_in(seeds.key(config.seed), STREAMS[stream])
 
 
 def check(config: Any) -> None:
-    """Refuse names that are not known, before anything is written."""
+    """Refuse names that are not known and sizes that do not fit, before anything is written."""
     check_names("schedule", config.schedule, SCHEDULES)
     check_names("coupling", config.coupling, data.COUPLINGS)
     check_names("times", config.times, train.TIMES)
+    devices = len(_devices(config.devices))
+    train.check_split(config.batch, devices, config.microbatches)
+    # The images of a reflow are made in the run, by the teacher.
+    if config.coupling != "reflow":
+        held = load_data(config.data, config.size)
+        batches_of(config, held)
+        make_card(config, held)
+
+
+@functools.lru_cache(maxsize=1)
+def load_data(name: str, size: int) -> data.Data:
+    """The data set of a configuration, read once for its checks and for the run."""
+    return data.load(name, size=size or None)
+
+
+def batches_of(config: Any, held: data.Data) -> data.Batches:
+    """The batches of a run."""
+    return data.Batches(
+        held, config.batch, config.seed, config.coupling, config.pool, config.flip
+    )
 
 
 def make_card(config: Any, held: data.Data) -> models.Card:
@@ -146,10 +167,8 @@ class Run:
             teacher = _teacher(config.teacher)
             self.data = self._pairs(teacher)
         else:
-            self.data = data.load(config.data, size=config.size or None)
-        self.batches = data.Batches(
-            self.data, config.batch, config.seed, config.coupling, config.pool, config.flip
-        )
+            self.data = load_data(config.data, config.size)
+        self.batches = batches_of(config, self.data)
 
         # The network and the state of training.
         self.card = make_card(config, self.data)
@@ -442,4 +461,4 @@ def report(workdir: str | os.PathLike) -> list[str]:
 
 
 if __name__ == "__main__":
-    main(run, report, check=check)
+    main(run, report, check=check, special=ranges.OF_TRAINING)

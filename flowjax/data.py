@@ -3,8 +3,8 @@
 A run that is stopped and goes on sees what it would have seen: no iterator has a state. Step s
 takes the positions s B .. (s+1) B - 1 of the permutations of epoch 0, 1, 2, ... laid end to end, so
 each epoch holds every image once, and a batch may straddle two. What is drawn on the host comes
-from numpy's `default_rng((stream, seed, n))`, the same on every machine with one version of numpy;
-the noise of independent couplings is drawn in the training step instead.
+from numpy by `seeds.generator(stream, seed, n)`, the same on every machine with one version of
+numpy; the noise of independent couplings is drawn in the training step instead.
 
 How noise is coupled to data bends the paths, and with them what a solver's order is worth:
 
@@ -18,17 +18,24 @@ How noise is coupled to data bends the paths, and with them what a solver's orde
 import dataclasses
 import functools
 import hashlib
+import logging
 import pathlib
-import zipfile
 from collections.abc import Sequence
 from importlib import resources
+from typing import Any
 
 import numpy as np
 
-from flowjax.errors import check_choice
+from flowjax import seeds
+from flowjax.errors import check_choice, check_whole
+from flowjax.files import read_npz
 
 COUPLINGS = ("independent", "ot", "reflow")
 ORDER, FLIPS, NOISE = range(3)  # streams of random numbers on the host
+LAYOUTS = ("NHWC", "NCHW")  # of the arrays in an .npz file
+MOST_CHANNELS = 4  # of arrays that are pixels; more belong to latents
+MOST_CLASSES = 10**6  # a network has a row of its embedding for each number up to the largest label
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,14 +87,16 @@ def load(name: str, *, size: int | None = None) -> Data:
       name: "digits" (1797, 8 x 8 x 1, 10 classes), "emoji" (1906, 32 x 32 x 3, 9 classes), an .npz
         file, or a folder of images. The file holds `images` (N, H, W, C), uint8 or floats in [-1,
         1], or `latents` (N, H, W, C), floats in the network's units; `labels` (N,) if there are
-        classes; `noise` like the images if they are pairs for reflow. In a folder each subfolder is
-        a class; without subfolders there is one class.
+        classes; `noise` like the images if they are pairs for reflow. With `layout`, the text
+        "NCHW", its arrays are (N, C, H, W); without it, shapes that look like those are refused.
+        In a folder each subfolder is a class; without subfolders there is one class. Names that
+        begin with a dot are passed over.
       size: pixels to which the images of a folder are cropped (to the square in the middle) and
         resized.
 
     Raises:
       ValueError: nothing is there, or it cannot be read; for a folder with the first files that
-        cannot.
+        cannot, the classes without images, and the images that lie beside the classes.
     """
     if name == "digits":
         return _digits()
@@ -115,21 +124,29 @@ def _data(
 ) -> Data:
     """A `Data`, after checks of shapes and values."""
     images, labels = np.asarray(images), np.asarray(labels)
+    if images.dtype.kind not in "iuf":
+        raise ValueError(
+            f"data.load: the images of {name} have dtype {images.dtype}; wanted uint8 or floats."
+        )
     if images.dtype != np.uint8:
         images = images.astype(np.float32)
         if not np.all(np.isfinite(images)):
             raise ValueError(f"data.load: the images of {name} hold values that are not finite.")
-    if images.ndim != 4 or not len(images):
+    if images.ndim != 4 or not images.size:
         raise ValueError(
-            f"data.load: the images of {name} have shape {images.shape}; wanted (N, H, W, C) with "
-            "N at "
-            "least 1."
+            f"data.load: the images of {name} have shape {images.shape}; wanted (N, H, W, C), "
+            "each at least 1."
         )
     are_whole = np.issubdtype(labels.dtype, np.integer)
     if labels.shape != (len(images),) or not are_whole or labels.min() < 0:
         raise ValueError(
             f"data.load: the labels of {name} have shape {labels.shape} and dtype {labels.dtype}; "
             f"wanted ({len(images)},) whole numbers from 0."
+        )
+    if labels.max() >= MOST_CLASSES:
+        raise ValueError(
+            f"data.load: the labels of {name} reach {labels.max()}; wanted the numbers of classes, "
+            f"from 0 to the number of classes less 1, below {MOST_CLASSES}."
         )
     if noise is not None and noise.shape != images.shape:
         raise ValueError(
@@ -147,30 +164,78 @@ def _digits() -> Data:
     return _data("digits", bunch.images[..., None] / 8 - 1, bunch.target)
 
 
+# ---- .npz files
+
+
 def _archive(path: pathlib.Path) -> Data:
     try:
-        # numpy leaves a file open that it cannot read, so the file is opened here.
-        with open(path, "rb") as handle, np.load(handle) as file:
-            names = ("images", "latents", "labels", "noise")
-            arrays = {key: file[key] for key in names if key in file.files}
-            found = file.files
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"data.load: {path} cannot be read as .npz ({error}).") from None
-    images = arrays.get("images", arrays.get("latents"))
+        found = read_npz(path)
+    except ValueError as error:
+        raise ValueError(f"data.load: {path} cannot be read as .npz: {error}") from None
+    is_pixels = "images" in found
+    images = found.get("images", found.get("latents"))
     if images is None:
         raise ValueError(
-            f"data.load: {path} holds {found}; wanted 'images' or 'latents', and 'labels'."
+            f"data.load: {path} holds {list(found)}; wanted 'images' or 'latents', and 'labels'."
         )
+    layout = str(found.get("layout", ""))
+    images = _channels_last(path, images, layout, is_pixels)
+    noise = found.get("noise")
+    if noise is not None and layout == "NCHW":
+        noise = np.moveaxis(noise, 1, -1)
+    labels = found.get("labels", np.zeros(len(images), np.int32))
+    held = _data(str(path), images, labels, noise)
     # Pairs of a reflow may leave [-1, 1], since a model made their images.
-    must_be_pixels = "images" in arrays and "noise" not in arrays and images.dtype != np.uint8
-    if must_be_pixels and np.abs(images).max(initial=0) > 1.01:
+    if is_pixels and noise is None and held.images.dtype != np.uint8:
+        _check_pixels(path, held.images)
+    return held
+
+
+def _channels_last(
+    path: pathlib.Path, images: np.ndarray, layout: str, is_pixels: bool
+) -> np.ndarray:
+    """Arrays as (N, H, W, C), by the file's own `layout`; what looks like another is refused."""
+    if layout:
+        check_choice(f"data.load: {path}", "layout", layout, LAYOUTS)
+    if images.ndim != 4:
+        return images
+    if layout == "NCHW":
+        return np.moveaxis(images, 1, -1)
+    _, first, second, third = images.shape
+    # Rows are as many as columns in most data, and channels are fewer than both.
+    looks_swapped = first < second == third or is_pixels and first <= MOST_CHANNELS < third
+    if looks_swapped and not layout:
         raise ValueError(
-            f"data.load: the images of {path} reach {np.abs(images).max():.3g}; wanted uint8, or "
-            "floats "
-            "in [-1, 1]. Arrays that are not images belong under 'latents'."
+            f"data.load: the images of {path} have shape {images.shape}, which looks like "
+            "(N, C, H, W); wanted (N, H, W, C). Move the channels with "
+            "numpy.moveaxis(images, 1, -1), or store layout='NCHW' in the file; layout='NHWC' "
+            "takes the shape as it is."
         )
-    labels = arrays.get("labels", np.zeros(len(images), np.int32))
-    return _data(str(path), images, labels, arrays.get("noise"))
+    if is_pixels and third > MOST_CHANNELS and not layout:
+        raise ValueError(
+            f"data.load: the images of {path} have shape {images.shape}, and so {third} channels; "
+            "wanted (N, H, W, C) with a few. Arrays that are not images belong under 'latents'."
+        )
+    return images
+
+
+def _check_pixels(path: pathlib.Path, images: np.ndarray) -> None:
+    """Refuse floats that are not pixels in [-1, 1]."""
+    least, most = float(images.min()), float(images.max())
+    if max(-least, most) > 1.01:
+        raise ValueError(
+            f"data.load: the images of {path} reach {max(-least, most):.3g}; wanted uint8, or "
+            "floats in [-1, 1]. Arrays that are not images belong under 'latents'."
+        )
+    # No picture is without a pixel darker than the middle grey, which is 0 in [-1, 1].
+    if least >= 0:
+        raise ValueError(
+            f"data.load: the images of {path} lie in [{least:.3g}, {most:.3g}], and no value is "
+            "below 0, as in [0, 1]; wanted floats in [-1, 1] (2 * images - 1), or uint8."
+        )
+
+
+# ---- folders of images
 
 
 def _folder(path: pathlib.Path, size: int | None) -> Data:
@@ -179,22 +244,22 @@ def _folder(path: pathlib.Path, size: int | None) -> Data:
     if not size:
         raise ValueError(
             f"data.load: {path} is a folder of images; give the size to which they are resized, "
-            "for "
-            "example size=32."
+            "for example size=32."
         )
+    check_whole("data.load", "size", size, 1)
     known = Image.registered_extensions()
-    # Each subfolder is a class; without subfolders the folder is the only class.
-    folders = sorted(p for p in path.iterdir() if p.is_dir()) or [path]
+    folders = _classes(path, known)
     files = [
         (file, label)
         for label, folder in enumerate(folders)
-        for file in sorted(folder.rglob("*"))
-        if file.suffix.lower() in known and file.is_file()
+        for file in _visible_files(folder)
+        if file.suffix.lower() in known
     ]
     if not files:
         raise ValueError(
             f"data.load: there are no images (.png, .jpg, ...) in {path} or in its subfolders."
         )
+    _check_classes(path, folders, [label for _, label in files])
     images, bad = [], []
     for file, _ in files:
         try:
@@ -205,11 +270,59 @@ def _folder(path: pathlib.Path, size: int | None) -> Data:
     if bad:
         raise ValueError(
             f"data.load: {len(bad)} of {len(files)} images cannot be read; remove or mend them: "
-            + "; ".join(bad[:5])
-            + ("; ..." if len(bad) > 5 else ".")
+            f"{_listed(bad)}."
         )
     labels = [label for _, label in files]
     return _data(str(path), np.stack(images), labels, classes=[f.name for f in folders])
+
+
+def _classes(path: pathlib.Path, known: dict[str, Any]) -> list[pathlib.Path]:
+    """The folders of the classes: the subfolders, or the folder itself where it has none.
+
+    Raises:
+      ValueError: images lie beside the subfolders, and so have no class.
+    """
+    visible = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+    folders = [entry for entry in visible if entry.is_dir()]
+    if not folders:
+        return [path]
+    beside = [entry for entry in visible if not entry.is_dir()]
+    stray = [entry.name for entry in beside if entry.suffix.lower() in known]
+    if stray:
+        raise ValueError(
+            f"data.load: {path} has subfolders, which are the classes, and {len(stray)} images "
+            f"beside them, which have no class: {_listed(stray)}. Move them into a class, or away."
+        )
+    if beside:
+        names = _listed([entry.name for entry in beside])
+        _log.warning("data: files beside the classes of %s are not read: %s.", path, names)
+    return folders
+
+
+def _check_classes(path: pathlib.Path, folders: list[pathlib.Path], labels: list[int]) -> None:
+    """Refuse a class without images, whose label a network would never see."""
+    full = set(labels)
+    empty = [folder.name for label, folder in enumerate(folders) if label not in full]
+    if empty:
+        raise ValueError(
+            f"data.load: {len(empty)} of the {len(folders)} classes in {path} have no images: "
+            f"{_listed(empty)}. Remove these folders, or put images into them."
+        )
+
+
+def _visible_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """All files below a folder, without those of hidden names such as .ipynb_checkpoints."""
+    return [
+        file
+        for file in sorted(folder.rglob("*"))
+        if not any(part.startswith(".") for part in file.relative_to(folder).parts)
+        and file.is_file()
+    ]
+
+
+def _listed(names: Sequence[str], most: int = 5) -> str:
+    """The first names of many."""
+    return "; ".join(names[:most]) + ("; ..." if len(names) > most else "")
 
 
 def _read_image(file: pathlib.Path, size: int) -> np.ndarray:
@@ -217,10 +330,37 @@ def _read_image(file: pathlib.Path, size: int) -> np.ndarray:
     from PIL import Image, ImageOps
 
     with Image.open(file) as image:
-        image = ImageOps.exif_transpose(image).convert("RGBA")
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith(("I", "F")):
+            image = _grey_of_8_bits(image)
+        # Pillow converts some modes, such as CMYK, to RGB only.
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB").convert("RGBA")
     white = Image.new("RGBA", image.size, "white")
     image = Image.alpha_composite(white, image).convert("RGB")
     return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS))
+
+
+def _grey_of_8_bits(image: Any) -> Any:
+    """A grey image of 16 bits as one of 8; Pillow itself would clip its values at 255.
+
+    Raises:
+      ValueError: its values are no integers of 16 bits, so that their range is not known.
+    """
+    from PIL import Image
+
+    values = np.asarray(image)
+    if values.dtype.kind == "f" or values.min() < 0 or values.max() > 65535:
+        raise ValueError(
+            f"grey values of mode {image.mode} from {values.min()} to {values.max()}; wanted 8 or "
+            "16 bits a pixel"
+        )
+    # 65535 / 257 = 255
+    grey = np.rint(values / 257).astype(np.uint8)
+    transparent = image.info.get("transparency")
+    if transparent is None:
+        return Image.fromarray(grey)
+    opaque = np.where(values == transparent, 0, 255).astype(np.uint8)
+    return Image.merge("LA", (Image.fromarray(grey), Image.fromarray(opaque)))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -236,7 +376,7 @@ class Batches:
     Attributes:
       data: the `Data`.
       size: B.
-      seed: a whole number.
+      seed: a whole number from 0 to 2**64 - 1.
       coupling: one of `COUPLINGS`.
       pool: batches that are paired together by "ot".
       flip: mirror each image with probability 1/2.
@@ -252,19 +392,19 @@ class Batches:
     def __post_init__(self) -> None:
         """Refuse what does not fit together."""
         check_choice("data.Batches", "coupling", self.coupling, COUPLINGS)
-        if self.size < 1 or self.pool < 1:
-            raise ValueError(f"data.Batches: size={self.size}, pool={self.pool}; wanted 1 or more.")
+        check_whole("data.Batches", "size", self.size, 1)
+        check_whole("data.Batches", "pool", self.pool, 1)
+        seeds.check_seed("data.Batches", self.seed)
         if (self.coupling == "reflow") != (self.data.noise is not None):
             raise ValueError(
                 f"data.Batches: coupling={self.coupling!r}, and {self.data.name} has "
                 f"{'no ' if self.data.noise is None else ''}noise of its own; 'reflow' needs pairs "
-                "of "
-                "noise and image, and pairs need 'reflow'."
+                "of noise and image, and pairs need 'reflow'."
             )
         if self.flip and self.data.noise is not None:
             raise ValueError(
-                "data.Batches: flip=True would separate the pairs of noise and image; leave it "
-                "False."
+                "data.Batches: flip=True would separate the pairs of noise and image; "
+                "leave it False."
             )
 
     def __call__(self, step: int) -> dict[str, np.ndarray]:
@@ -284,7 +424,7 @@ class Batches:
         images = to_float(self.data.images[index])
         if self.flip:
             # (B,) bool, which images are mirrored
-            mirrored = np.random.default_rng((FLIPS, self.seed, step)).random(self.size) < 0.5
+            mirrored = seeds.generator(FLIPS, self.seed, step).random(self.size) < 0.5
             images = np.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
         batch = {"images": images, "labels": self.data.labels[index]}
         return batch if self.data.noise is None else {**batch, "noise": self.data.noise[index]}
@@ -303,7 +443,7 @@ class Batches:
 
 @functools.lru_cache(maxsize=4)
 def _permutation(seed: int, epoch: int, size: int) -> np.ndarray:
-    return np.random.default_rng((ORDER, seed, int(epoch))).permutation(size)
+    return seeds.generator(ORDER, seed, epoch).permutation(size)
 
 
 @functools.lru_cache(maxsize=1)  # the current pool: its batches share one pairing
@@ -311,7 +451,7 @@ def _paired_pool(batches: "Batches", number: int) -> dict[str, np.ndarray]:
     first = number * batches.pool
     parts = [batches._plain(step) for step in range(first, first + batches.pool)]
     pool = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    rng = np.random.default_rng((NOISE, batches.seed, number))
+    rng = seeds.generator(NOISE, batches.seed, number)
     noise = rng.standard_normal(pool["images"].shape, np.float32)
     return {**pool, "noise": noise[pair(pool["images"], noise, pool["labels"])]}
 

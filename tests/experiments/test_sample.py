@@ -348,8 +348,8 @@ PIPELINE = "--config.attention=pipefusion"
         (["--config.size=4"], "wanted (height, width)"),
         (["--config.dtype=float64"], "dtype='float64' is not known"),
         # Numbers.
-        (["--config.count=0"], "count=0; wanted at least 1"),
-        (["--config.batch=0"], "batch=0; wanted at least 1"),
+        (["--config.count=0"], "--config.count=0; wanted a whole number from 1"),
+        (["--config.batch=0"], "--config.batch=0; wanted a whole number from 1"),
         (["--config.guidance_interval=0.5,"], "wanted (low, high)"),
         # The mesh, and attention over it.
         (["--config.mesh=seq=2,sqe=2"], "'sqe=2' is not understood"),
