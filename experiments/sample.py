@@ -188,10 +188,13 @@ def draw(
     def network(x: jax.Array, t: jax.Array, label: jax.Array) -> jax.Array:
         return model.apply(model.params, x, t, label)
 
+    # Without guidance no null label is needed, which some networks do not have.
+    has_null = model.card.config.has_null
+    null = model.card.null_label if has_null or config.guidance != 1 else label
     guided = guidance.classifier_free(
         network,
         label,
-        model.card.null_label,
+        null,
         config.guidance,
         interval=config.guidance_interval,
         channels=config.guidance_channels,

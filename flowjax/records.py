@@ -340,6 +340,8 @@ class Records:
         # Without the hook that decodes NaN: a NaN must be equal to itself in this comparison.
         found = _read_json(path, "hash", "config", decode=False)
         earlier = found.get("earlier", {})
+        if not isinstance(found["config"], dict) or not isinstance(earlier, dict):
+            raise ValueError(f"Records: {path} holds no configuration. {way_out}")
         if found["hash"] == self.config_hash:
             return earlier
 

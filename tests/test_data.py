@@ -58,7 +58,10 @@ def test_archive_round_trips(tmp_path):
         ({"images": np.zeros((2, 4, 4))}, r"\(2, 4, 4\)"),
         ({"images": np.full((2, 4, 4, 1), 255.0)}, "reach 255"),
         # Pixels in [0, 1], of a dtype that is no number, and channels first.
-        ({"images": np.linspace(0, 1, 32).reshape(2, 4, 4, 1)}, r"lie in \[0, 1\].*2 \* images - 1"),
+        (
+            {"images": np.linspace(0, 1, 32).reshape(2, 4, 4, 1)},
+            r"lie in \[0, 1\].*2 \* images - 1",
+        ),
         ({"images": np.ones((2, 4, 4, 1), bool)}, "dtype bool"),
         ({"images": np.zeros((2, 4, 4, 1), complex)}, "dtype complex"),
         ({"images": np.zeros((2, 3, 8, 8), np.uint8)}, r"looks like \(N, C, H, W\).*moveaxis"),

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+import flowjax
 from flowjax import data, seeds
 
 LARGE = [2**32, 2**32 + 5, 2**33, 2**63, 2**64 - 1]
@@ -42,6 +43,13 @@ def test_other_seeds_are_refused(seed):
     held = data.Data("toy", np.zeros((2, 1, 1, 1)), np.zeros(2, np.int32), (0,))
     with pytest.raises(ValueError, match="data.Batches: seed="):
         data.Batches(held, 2, seed)
+
+
+@pytest.mark.parametrize("ids", [[-1, 0], [2**32]])
+def test_numbers_of_samples_that_would_share_noise_are_refused(ids):
+    with pytest.raises(ValueError, match="wanted numbers from 0 to 2.*32 - 1"):
+        flowjax.draw_noise(seeds.key(0), np.array(ids), (2,))
+    assert flowjax.draw_noise(seeds.key(0), np.array([0, 2**32 - 1]), (2,)).shape == (2, 2)
 
 
 def test_a_generator_below_two_to_the_32_is_that_of_numpy():

@@ -85,8 +85,24 @@ class Card:
 
     @property
     def null_label(self) -> int:
-        """The label that training puts in the place of a dropped one."""
+        """The label that training puts in the place of a dropped one.
+
+        Raises:
+          ValueError: the network was trained without one.
+        """
+        if not self.config.has_null:
+            raise ValueError(
+                f"{self.name} was trained without a null label, so it cannot be guided or sampled "
+                "without labels; give labels, and guidance of scale 1."
+            )
         return self.config.classes
+
+    @property
+    def label_words(self) -> str:
+        """The labels that there are, in words for a refusal."""
+        classes = self.config.classes
+        null = f", or {classes}, the null label" if self.config.has_null else ""
+        return f"integers from 0 to {classes - 1}{null}"
 
     # Images and tokens.
 
@@ -267,10 +283,9 @@ class Card:
         if not isinstance(label, jax.core.Tracer):
             values = np.asarray(label)
             integers = np.issubdtype(values.dtype, np.integer)
-            if not integers or np.any((values < 0) | (values > self.null_label)):
+            if not integers or np.any((values < 0) | (values >= self.config.labels)):
                 raise ValueError(
-                    f"{self.name}: labels {values.ravel()[:8].tolist()}; wanted integers from 0 to "
-                    f"{self.null_label - 1}, or {self.null_label}, the null label."
+                    f"{self.name}: labels {values.ravel()[:8].tolist()}; wanted {self.label_words}."
                 )
         return jnp.asarray(label)
 

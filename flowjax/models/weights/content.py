@@ -23,15 +23,19 @@ def check_content(path: pathlib.Path) -> None:
         raise FileNotFoundError(f"models.load: there is no {path}.")
     with open(path, "rb") as file:
         start = file.read(256).lstrip()
+    # What a failed download leaves in the place of the file.
     if not start:
-        fault = f"is empty; it is no complete {path.suffix} file. Was the download cut short?"
+        kind = path.suffix.removeprefix(".")
+        fault = f"is empty, so it is no complete {kind} file. Was the download cut short?"
     elif start.startswith(POINTER):
         fault = (
             "is a pointer of git-lfs and not the file of tensors that it stands for. Run "
             "`git lfs pull` in its repository, or download the file itself."
         )
     elif start.lower().startswith(PAGE):
-        fault = "is a page of the web and no file of tensors. Was there a login before the download?"
+        fault = (
+            "is a page of the web and no file of tensors. Was there a login before the download?"
+        )
     else:
         return
     raise ValueError(f"models.load: {path} {fault} {AGAIN}")
@@ -39,6 +43,7 @@ def check_content(path: pathlib.Path) -> None:
 
 def torch_fault(path: pathlib.Path, error: Exception) -> str:
     """Why torch cannot read a file, without its advice to load the file in an unsafe way."""
+    # torch names the first object that it does not allow.
     found = re.search(r"GLOBAL ([\w.]+)", str(error))
     if found:
         return (

@@ -27,11 +27,13 @@ class Tensors(NamedTuple):
       path: of the file, for messages.
       shapes: name -> shape.
       read: name -> numpy array, in the floating dtype that is stored.
+      facts: what the file tells of the training beside the tensors: the options of its command.
     """
 
     path: pathlib.Path
     shapes: dict[str, tuple[int, ...]]
     read: Callable[[str], np.ndarray]
+    facts: dict[str, Any] = {}
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
@@ -89,7 +91,7 @@ def _unwrapped(tensors: Tensors) -> Tensors:
     def read(name):
         return tensors.read(stored[name])
 
-    return Tensors(tensors.path, shapes, read)
+    return tensors._replace(shapes=shapes, read=read)
 
 
 def _one_file(path: pathlib.Path) -> Tensors:
@@ -146,7 +148,7 @@ def _torch(path: pathlib.Path) -> Tensors:
         import torch
     except ImportError as error:
         raise ValueError(_how_to_convert(path)) from error
-    state = _torch_state(path)
+    state, facts = _torch_state(path)
 
     def read(name):
         tensor = state[name]
@@ -154,11 +156,12 @@ def _torch(path: pathlib.Path) -> Tensors:
             return tensor.view(torch.int16).numpy().view(jnp.bfloat16)
         return _check_floating(path, name, tensor.numpy())
 
-    return Tensors(path, {name: tuple(tensor.shape) for name, tensor in state.items()}, read)
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    return Tensors(path, shapes, read, facts)
 
 
-def _torch_state(path: pathlib.Path) -> dict[str, Any]:
-    """The state dict that torch.save wrote, name -> tensor of torch."""
+def _torch_state(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(name -> tensor of torch, the options of the training) of what torch.save wrote."""
     import torch
 
     try:
@@ -169,7 +172,10 @@ def _torch_state(path: pathlib.Path) -> dict[str, Any]:
     except Exception as error:
         # torch raises RuntimeError, UnpicklingError, EOFError and others for what it cannot read.
         raise ValueError(torch_fault(path, error)) from None
+    facts = {}
     if isinstance(state, dict):
+        stored = state.get("args")
+        facts = vars(stored) if isinstance(stored, argparse.Namespace) else {}
         state = next((state[key] for key in NESTED if key in state), state)
     is_dictionary = isinstance(state, dict) and len(state) > 0
     is_dictionary = is_dictionary and all(isinstance(name, str) for name in state)
@@ -178,7 +184,7 @@ def _torch_state(path: pathlib.Path) -> dict[str, Any]:
             f"models.load: {path} is no dictionary of tensors, nor has one under "
             f"{', '.join(NESTED)}; save the state dict."
         )
-    return state
+    return state, facts
 
 
 def _how_to_convert(path: pathlib.Path) -> str:

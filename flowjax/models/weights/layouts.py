@@ -166,7 +166,7 @@ def _convolution(name: str, config: dit.DiTConfig) -> dict[str, Source]:
 
 def _table(name: str, config: dit.DiTConfig) -> dict[str, Source]:
     """The embedding of labels, the null label among them."""
-    shape = (config.classes + 1, config.width)
+    shape = (config.labels, config.width)
     return {"embedding": Source(f"{name}.weight", shape, np.asarray)}
 
 

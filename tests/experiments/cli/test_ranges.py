@@ -139,9 +139,7 @@ COMMANDS = {
         ("order", "repeats=-1"),
     ],
 )
-def test_a_command_refuses_a_number_in_one_line_and_writes_nothing(
-    capsys, tmp_path, config, word
-):
+def test_a_command_refuses_a_number_in_one_line_and_writes_nothing(capsys, tmp_path, config, word):
     words = [f"--config={ROOT}/configs/{config}.py", f"--workdir={tmp_path}/new"]
     said = refused(capsys, COMMANDS[config], *words, f"--config.{word}")
     assert f"--config.{word.split('=')[0]}=" in said
