@@ -54,6 +54,12 @@ def sampled(workdir: str | os.PathLike) -> report.Picture:
             f"experiments.book: there is no {path}; run experiments.sample into {workdir} first."
         )
     settings = images.read_settings(path)
+    # The pictures of experiments.train have other settings.
+    if not settings.keys() >= {"config", "labels", "seconds", "nfe", "command"}:
+        raise ValueError(
+            f"experiments.book: {path} was not drawn by experiments.sample; give a work directory "
+            "of that command."
+        )
     config = settings["config"]
     labels = ", ".join(str(name) for _, name in settings["labels"])
     seconds = report.sig(settings["seconds"]["first"])

@@ -12,7 +12,7 @@ The work directory (runs/ and the config's name by default) then holds
 
 Image k of label c starts from
 
-    flowjax.draw_noise(jax.random.fold_in(jax.random.key(seed), c), [k], shape)
+    flowjax.draw_noise(jax.random.fold_in(flowjax.seeds.key(seed), c), [k], shape)
 
 so it does not depend on the other labels, on the batch or on its place in it.
 """
@@ -32,11 +32,22 @@ import numpy as np
 from jax.experimental import io_callback
 
 import flowjax
-from experiments.cli import archive, mesh
+from experiments.cli import archive, mesh, ranges
 from experiments.cli.archive import Drawn
 from experiments.cli.labels import numbers
 from experiments.cli.run import act_on, progress
-from flowjax import Plan, Solution, compat, grids, guidance, models, parallel, plans, tune
+from flowjax import (
+    Plan,
+    Solution,
+    compat,
+    grids,
+    guidance,
+    models,
+    parallel,
+    plans,
+    seeds,
+    tune,
+)
 from flowjax.errors import check_choice
 from flowjax.models import Card, Model
 from flowjax.schedules import Schedule
@@ -79,10 +90,7 @@ GRIDS = {
 
 
 def check(config: Any) -> None:
-    """Refuse numbers that no model could serve."""
-    for name in ("count", "batch"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name}={getattr(config, name)}; wanted at least 1.")
+    """Refuse what no model could serve; the range of each number is checked before."""
     if len(config.guidance_interval) != 2:
         raise ValueError(
             f"guidance_interval={config.guidance_interval}; wanted (low, high), such as 0.2,0.8."
@@ -188,7 +196,7 @@ def noise_of(seed: int, wanted: Any, shape: Sequence[int]) -> tuple[jax.Array, j
     """The noise of each image, and its key for plans that draw more.
 
     Args:
-      seed: of the configuration.
+      seed: of the configuration, from 0 to 2**64 - 1.
       wanted: (B, 2) integers, the label and the index of each image.
       shape: of one state.
 
@@ -196,7 +204,7 @@ def noise_of(seed: int, wanted: Any, shape: Sequence[int]) -> tuple[jax.Array, j
       (B, *shape) float32; (B,) keys.
     """
     label, index = jnp.asarray(wanted).T
-    of_label = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), label)
+    of_label = jax.vmap(jax.random.fold_in, (None, 0))(seeds.key(seed), label)
 
     def one(key: jax.Array, i: jax.Array) -> jax.Array:
         return flowjax.draw_noise(key, i[None], shape)[0]
@@ -228,10 +236,13 @@ def draw(
     def network(x: jax.Array, t: jax.Array, label: jax.Array) -> jax.Array:
         return model.apply(model.params, x, t, label)
 
+    # Without guidance no null label is needed, which some networks do not have.
+    has_null = model.card.config.has_null
+    null = model.card.null_label if has_null or config.guidance != 1 else label
     guided = guidance.classifier_free(
         network,
         label,
-        model.card.null_label,
+        null,
         config.guidance,
         interval=config.guidance_interval,
         channels=config.guidance_channels,
@@ -456,7 +467,7 @@ def _default_workdir(config: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line: see the module."""
-    act_on(sample, argv, workdir=_default_workdir)
+    act_on(sample, argv, workdir=_default_workdir, special=ranges.OF_SAMPLING)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from flowjax.environment import environment
-from flowjax.files import write_text
+from flowjax.files import make_folder, write_text
 
 RESERVED = ("config", "environment")  # fields of a row that Records writes itself
 FLOAT = "__float__"  # the key that stands for a float which JSON does not have
@@ -132,8 +132,25 @@ def _write_json(path: pathlib.Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
-def _read_json(path: pathlib.Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"), object_hook=_decode)
+def _read_json(path: pathlib.Path, *names: str, decode: bool = True) -> dict:
+    """The object in a file of a work directory, which must have these names.
+
+    Raises:
+      ValueError: the file is missing, damaged or of another form.
+    """
+    hook = _decode if decode else None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"), object_hook=hook)
+        is_whole = isinstance(found, dict) and found.keys() >= set(names)
+        reason = f"it lacks {' or '.join(names)}"
+    except (OSError, ValueError) as error:
+        is_whole, reason = False, str(error)
+    if not is_whole:
+        raise ValueError(
+            f"records: {path} was not written by this program, or it is damaged ({reason}); "
+            "restore it, or use --overwrite."
+        )
+    return found
 
 
 # ---- reading a work directory
@@ -173,18 +190,24 @@ def read(workdir: str | os.PathLike) -> list[dict]:
     rows = []
     for number, line in enumerate(complete.splitlines(), 1):
         try:
-            rows.append(json.loads(line, object_hook=_decode))
+            row = json.loads(line, object_hook=_decode)
         except ValueError as error:  # JSON's and UTF-8's errors are both ValueErrors
             raise ValueError(
                 f"records.read: line {number} of {path} is not JSON ({error}); "
                 "restore it, or use --overwrite."
             ) from None
+        if not isinstance(row, dict):
+            raise ValueError(
+                f"records.read: line {number} of {path} is no row, but a {type(row).__name__}; "
+                "restore it, or use --overwrite."
+            )
+        rows.append(row)
     return rows
 
 
 def read_config(workdir: str | os.PathLike) -> dict:
     """The configuration of a work directory, a plain dict (tuples are lists)."""
-    return _read_json(pathlib.Path(workdir) / "config.json")["config"]
+    return _read_json(pathlib.Path(workdir) / "config.json", "config")["config"]
 
 
 def read_environments(workdir: str | os.PathLike) -> dict[str, dict]:
@@ -196,7 +219,7 @@ def read_environments(workdir: str | os.PathLike) -> dict[str, dict]:
 def read_summary(workdir: str | os.PathLike) -> dict | None:
     """The summary that was given to `finish`, or None while the run is not complete."""
     path = pathlib.Path(workdir) / "done.json"
-    return _read_json(path) if path.exists() else None
+    return _read_json(path, "config", "rows") if path.exists() else None
 
 
 def table(rows: Sequence[dict], by: str | tuple[str, ...], value: str) -> dict[Any, list]:
@@ -275,7 +298,7 @@ class Records:
         self._index = {}  # {names of a key: its cells as canonical texts}, filled by `_cells`
 
         earlier = self._check(overwrite)
-        self.workdir.mkdir(parents=True, exist_ok=True)
+        make_folder(self.workdir, "--workdir")
         if overwrite:
             # The mark of success goes first: a kill in between must not leave it without rows.
             for name in ("done.json", "rows.jsonl", "environment.json", "config.json"):
@@ -315,8 +338,10 @@ class Records:
                 f"{way_out}"
             )
         # Without the hook that decodes NaN: a NaN must be equal to itself in this comparison.
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = _read_json(path, "hash", "config", decode=False)
         earlier = found.get("earlier", {})
+        if not isinstance(found["config"], dict) or not isinstance(earlier, dict):
+            raise ValueError(f"Records: {path} holds no configuration. {way_out}")
         if found["hash"] == self.config_hash:
             return earlier
 

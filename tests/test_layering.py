@@ -22,6 +22,7 @@ ALLOWED = {
     "errors": set(),  # shared checks and their sentences, open to all
     "types": set(),  # what signatures name, open to all
     "files": set(),  # the one atomic writer, open to all
+    "seeds": set(),
     "schedules": set(),
     "grids": {"schedules"},
     "plans": {"schedules", "grids"},
@@ -32,7 +33,7 @@ ALLOWED = {
     "geometry": {"schedules", "grids", "plans"},  # it compares the updates of successive orders
     "distances": {"schedules", "grids"},
     "tune": {"schedules", "grids", "plans", "sampling", "distances"},
-    "data": set(),
+    "data": {"seeds"},
     "checkpoint": {"records"},
     "train": {"schedules", "models"},
     "parallel": {
@@ -190,6 +191,7 @@ PUBLIC = [
     "records",
     "sampling",
     "schedules",
+    "seeds",
     "train",
     "tune",
     "types",

@@ -3,6 +3,7 @@
 samples.npz is written last, so its presence means that both files are complete.
 """
 
+import dataclasses
 import importlib.metadata
 import json
 import pathlib
@@ -66,12 +67,14 @@ def read_settings(workdir: pathlib.Path) -> dict | None:
             )
         return None
     try:
-        with np.load(archive) as found:
-            return json.loads(str(found["settings"]))
-    except (KeyError, ValueError, OSError):
+        settings = json.loads(str(files.read_npz(archive)["settings"]))
+        settings["config"].keys()
+    except (KeyError, ValueError, TypeError, AttributeError):
         raise ValueError(
-            f"{archive} was not written by this program; give another --workdir, or --overwrite."
+            f"{archive} was not written by this program, or only a part of it is there; "
+            "give another --workdir, or --overwrite."
         ) from None
+    return settings
 
 
 def is_drawn(workdir: pathlib.Path, config: Any) -> bool:
@@ -83,7 +86,13 @@ def is_drawn(workdir: pathlib.Path, config: Any) -> bool:
     found = read_settings(workdir)
     if found is None:
         return False
-    old, new = found["config"], records.plain(config)
+    # Images that are older than a field were drawn with what is now its default.
+    defaults = {
+        field.name: records.plain(field.default)
+        for field in dataclasses.fields(config)
+        if field.default is not dataclasses.MISSING
+    }
+    old, new = defaults | found["config"], records.plain(config)
     differ = [
         f"{name}: {old.get(name)!r} there, {value!r} now"
         for name, value in new.items()
@@ -99,8 +108,8 @@ def is_drawn(workdir: pathlib.Path, config: Any) -> bool:
 
 def make_writable(workdir: pathlib.Path) -> None:
     """Make the directory, and refuse one that cannot be written to before an hour is spent."""
+    files.make_folder(workdir, "--workdir")
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=workdir).close()
     except OSError as error:
         raise ValueError(

@@ -93,8 +93,19 @@ class Card:
 
     @property
     def null_label(self) -> int | None:
-        """The label that training puts in the place of a dropped one; None of a text's network."""
-        return None if networks.takes_text(self.config) else self.config.classes
+        """The label that training puts in the place of a dropped one; None of a text's network.
+
+        Raises:
+          ValueError: the network was trained without one.
+        """
+        if networks.takes_text(self.config):
+            return None
+        if not self.config.has_null:
+            raise ValueError(
+                f"{self.name} was trained without a null label, so it cannot be guided or sampled "
+                "without labels; give labels, and guidance of scale 1."
+            )
+        return self.config.classes
 
     def branches(self, label: Array | Condition) -> tuple[Any, Any]:
         """The two conditions of classifier-free guidance: the given one, and the null one.
@@ -106,6 +117,13 @@ class Card:
             label = conditions.checked(self.name, label, self.config.caption)
             return conditions.branches(self.name, label)
         return label, self.null_label
+
+    @property
+    def label_words(self) -> str:
+        """The labels that there are, in words for a refusal."""
+        classes = self.config.classes
+        null = f", or {classes}, the null label" if self.config.has_null else ""
+        return f"integers from 0 to {classes - 1}{null}"
 
     # Images and tokens.
 
@@ -312,10 +330,9 @@ class Card:
         if not isinstance(label, jax.core.Tracer):
             values = np.asarray(label)
             integers = np.issubdtype(values.dtype, np.integer)
-            if not integers or np.any((values < 0) | (values > self.null_label)):
+            if not integers or np.any((values < 0) | (values >= self.config.labels)):
                 raise ValueError(
-                    f"{self.name}: labels {values.ravel()[:8].tolist()}; wanted integers from 0 to "
-                    f"{self.null_label - 1}, or {self.null_label}, the null label."
+                    f"{self.name}: labels {values.ravel()[:8].tolist()}; wanted {self.label_words}."
                 )
         return jnp.asarray(label)
 

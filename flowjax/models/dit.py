@@ -205,7 +205,7 @@ class DiT(nnx.Module):
         self.patches = linear(config.patch**2 * config.channels, width, config, rngs)
         self.time1 = nnx.Linear(FREQUENCIES, width, kernel_init=NORMAL, rngs=rngs)
         self.time2 = nnx.Linear(width, width, kernel_init=NORMAL, rngs=rngs)
-        self.labels = nnx.Embed(config.classes + 1, width, embedding_init=NORMAL, rngs=rngs)
+        self.labels = nnx.Embed(config.labels, width, embedding_init=NORMAL, rngs=rngs)
         # All layers in one module, whose arrays have a leading axis of K.
         stack = nnx.vmap(functools.partial(Block, config))
         self.blocks = stack(rngs.split(config.depth))
@@ -230,7 +230,7 @@ class DiT(nnx.Module):
         time = self._embed_clock(clock)
         # Not self.labels(label), which rounds to float32. Index -1 would be the null label in
         # jnp.take, where NaN is wanted: an index past the end gives it.
-        label = jnp.where(label < 0, self.config.classes + 1, label)
+        label = jnp.where(label < 0, self.config.labels, label)
         classes = jnp.take(self.labels.embedding[...], label, axis=0, mode="fill")  # (B, E)
         return tokens, jax.nn.silu(time + classes)
 

@@ -99,8 +99,12 @@ def config_from_diffusers(config: dict[str, Any]) -> AutoencoderConfig:
     ours = {
         SIZES[name]: value for name, value in config.items() if name in SIZES and value is not None
     }
-    ours["widths"] = tuple(ours["widths"])
-    return AutoencoderConfig(**ours)
+    try:
+        ours["widths"] = tuple(ours["widths"])
+        return AutoencoderConfig(**ours)
+    except (KeyError, TypeError, ValueError) as error:
+        # A size that is null, of another type, or that does not fit the others.
+        raise ValueError(f"models.vae: the sizes in config.json are refused: {error}.") from None
 
 
 def _current_name(name: str) -> str:

@@ -171,7 +171,7 @@ def convolution(name: str, config: networks.Config) -> dict[str, Source]:
 
 def _table(name: str, config: dit.DiTConfig) -> dict[str, Source]:
     """The embedding of labels, the null label among them."""
-    shape = (config.classes + 1, config.width)
+    shape = (config.labels, config.width)
     return {"embedding": Source(f"{name}.weight", shape, np.asarray)}
 
 

@@ -148,6 +148,10 @@ def _card_from_json(stored: dict[str, Any], dtype: str | None) -> Card:
     options = dict(fields.pop("schedule"))
     name = options.pop("name")
     check_choice("schedules", "name", name, SCHEDULES)
+    for part in ("details", "scheduler"):
+        if not isinstance(fields.get(part) or {}, dict):
+            raise ValueError(f"{part}={fields[part]!r} is no dictionary")
+    fields["details"] = fields.get("details") or {}
     return Card(config=config, schedule=SCHEDULES[name](**options), **fields)
 
 
