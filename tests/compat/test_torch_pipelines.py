@@ -371,7 +371,7 @@ def test_a_pipeline_says_which_number_of_steps_the_plan_has(
 def test_image_to_image_takes_a_plan_that_begins_in_the_middle(
     torch, diffusers, cases, scheduler_class, tmp_path
 ):
-    """With strength=1 the tail of a grid starts from alpha image + sigma noise at its first time."""
+    """With strength=1 the tail of a grid starts from alpha data + sigma noise at its first time."""
     case = cases["sd3"]
     plan = plans.dpm_solver_pp(Linear(), GRID[3:], 2)
     plans.save(tmp_path / "plan.json", plan)
