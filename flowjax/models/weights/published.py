@@ -178,7 +178,6 @@ def _schedule(scheduler: dict[str, Any]) -> VPDiscrete:
             "trained_betas."
         )
     # The defaults are those of DiT's training, also where there is no scheduler.
-    trained = scheduler.get("trained_betas")
     kind = scheduler.get("beta_schedule", "linear")
     check_choice("models.load", "beta_schedule", kind, BETA_SCHEDULES)
     return of_betas(
@@ -186,7 +185,7 @@ def _schedule(scheduler: dict[str, Any]) -> VPDiscrete:
         scheduler.get("num_train_timesteps", 1000),
         scheduler.get("beta_start", 1e-4),
         scheduler.get("beta_end", 0.02),
-        tuple(trained) if trained else None,
+        scheduler.get("trained_betas") or None,
     )
 
 
