@@ -26,6 +26,11 @@ class Config:
     # A plan as a file (flowjax.plans.save) in the place of solver, steps, order, grid and shift.
     plan: str = ""
 
+    # Image to image: the file of an image of the model's own size, and the fraction of the steps
+    # that are taken, above 0 (which keeps the image) up to 1 (which starts from noise).
+    image: str | None = None
+    strength: float | None = None
+
     # Classifier-free guidance.
     guidance: float = 1.5  # the scale; 1 is none
     # How many of the first channels are guided; None is all, 3 is the original code of DiT.

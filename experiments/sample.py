@@ -14,7 +14,11 @@ Image k of label c starts from
 
     flowjax.draw_noise(jax.random.fold_in(flowjax.seeds.key(seed), c), [k], shape)
 
-so it does not depend on the other labels, on the batch or on its place in it.
+so it does not depend on the other labels, on the batch or on its place in it. Image to image,
+
+    --config.image=photo.png --config.strength=0.6
+
+mixes that noise with a given image, and takes the last 60 % of the steps.
 """
 
 import functools
@@ -32,7 +36,7 @@ import numpy as np
 from jax.experimental import io_callback
 
 import flowjax
-from experiments.cli import archive, mesh, ranges
+from experiments.cli import archive, mesh, ranges, start
 from experiments.cli.archive import Drawn
 from experiments.cli.labels import numbers
 from experiments.cli.run import act_on, progress
@@ -95,6 +99,7 @@ def check(config: Any) -> None:
         raise ValueError(
             f"guidance_interval={config.guidance_interval}; wanted (low, high), such as 0.2,0.8."
         )
+    start.check(config)
     is_partial = config.guidance_channels is not None or tuple(config.guidance_interval) != (0, 1)
     if config.mesh and is_partial:
         raise ValueError(
@@ -129,7 +134,12 @@ def load(config: Any) -> Model:
 
 
 def plan_of(config: Any, card: Card) -> Plan:
-    """The plan of the configuration's solver and grid, on the model's path."""
+    """The plan of the configuration's solver and grid, on the model's path.
+
+    With a strength it is that of the last steps of the grid alone, so its history starts anew.
+    """
+    if config.plan or config.solver == "tuned":
+        _check_from_noise(config)
     if config.plan:
         return plan_of_file(config, card)
     check_choice("sample", "solver", config.solver, (*SOLVERS, "scheduler", "tuned"))
@@ -139,6 +149,7 @@ def plan_of(config: Any, card: Card) -> Plan:
         return tune.shipped(card, config.steps, config.guidance)[0]
     if config.solver != "scheduler":
         grid = grids.shifted(GRIDS[config.grid](config.steps), config.shift)
+        grid = grid[-1 - start.steps_taken(config.steps, config.strength) :]
         return SOLVERS[config.solver](card.schedule, grid, config.order)
 
     if card.scheduler is None:
@@ -147,7 +158,9 @@ def plan_of(config: Any, card: Card) -> Plan:
             f"pipeline's folder, or one of {', '.join(SOLVERS)}."
         )
     _check_no_grid(config)
-    return compat.diffusers_plan(card.scheduler, config.steps)
+    if config.strength is None:
+        return compat.diffusers_plan(card.scheduler, config.steps)
+    return compat.diffusers_plan(card.scheduler, config.steps, strength=config.strength)
 
 
 def _check_no_grid(config: Any) -> None:
@@ -156,6 +169,16 @@ def _check_no_grid(config: Any) -> None:
         raise ValueError(
             f"solver={config.solver!r} has its own grid and shift; leave grid='uniform' and "
             "shift=1, or take another solver."
+        )
+
+
+def _check_from_noise(config: Any) -> None:
+    """Refuse a strength beside a table whose times are fixed."""
+    if config.strength is not None:
+        raise ValueError(
+            f"strength={config.strength:g}: a tuned table begins at t = 1, and its rows use those "
+            "before them, so it has no last part that could run alone; take a published solver for "
+            "image to image."
         )
 
 
@@ -317,6 +340,7 @@ def draw_all(
     config: Any,
     shape: Sequence[int],
     ready: Callable[[], None] = _ignore,
+    data: jax.Array | None = None,
 ) -> Drawn:
     """All images, batch by batch in one compiled program, with a bar on stderr.
 
@@ -328,6 +352,7 @@ def draw_all(
       shape: of one state.
       ready: called when the program is compiled, which is when all mistakes of the configuration
         have been found.
+      data: the state of the image that image to image starts from, shaped `shape`; or None.
     """
     batch = min(config.batch, len(wanted))
     batches = [wanted[i : i + batch] for i in range(0, len(wanted), batch)]
@@ -348,11 +373,13 @@ def draw_all(
     def prepared(part: np.ndarray) -> tuple[Callable, tuple]:
         # The last batch is filled up: one shape, and so one program.
         part = np.concatenate([part, np.repeat(part[-1:], batch - len(part), axis=0)])
-        noise, keys = noise_of(config.seed, part, shape)
+        states, keys = noise_of(config.seed, part, shape)
+        if data is not None:
+            states = start.noised(data, states, plan, model.card)
         draws_noise = np.any(plan.s)
-        return program(noise, jnp.asarray(part[:, 0]), keys if draws_noise else None)
+        return program(states, jnp.asarray(part[:, 0]), keys if draws_noise else None)
 
-    start = time.perf_counter()
+    began = time.perf_counter()
     run, arguments = prepared(batches[0])
     compiled = run.lower(*arguments).compile()
     ready()
@@ -373,7 +400,7 @@ def draw_all(
 
     each = np.diff(times)
     seconds = {
-        "compile": times[0] - start,
+        "compile": times[0] - began,
         "first": each[0],
         "steady": np.mean(each[1:]) if len(each) > 1 else None,
     }
@@ -416,7 +443,8 @@ def sample(config: Any, workdir: str, overwrite: bool, command: str) -> None:
     check(config)
     check_plan_alone(config, command)
     mesh.make_devices(config.mesh)
-    if not overwrite and archive.is_drawn(workdir, config):
+    digest = start.digest(config)
+    if not overwrite and archive.is_drawn(workdir, config, digest):
         print(f"{workdir} holds the images of this configuration; --overwrite draws them again.")
         return
 
@@ -425,16 +453,17 @@ def sample(config: Any, workdir: str, overwrite: bool, command: str) -> None:
     labels = numbers(config.labels, model.card)
     wanted = np.array([(label, k) for label, _ in labels for k in range(config.count)])
     plan, shape = plan_of(config, model.card), state_shape(config, model.card)
+    data = start.state_of(config, model.card, shape)
 
     # States, and their images.
     ready = functools.partial(archive.make_writable, workdir)
-    drawn = draw_all(model, wanted, plan, config, shape, ready)
-    start = time.perf_counter()
+    drawn = draw_all(model, wanted, plan, config, shape, ready, data)
+    began = time.perf_counter()
     shown = pictures(model.card, drawn.states, config.tile)
-    decoding = time.perf_counter() - start if model.card.vae is not None else None
+    decoding = time.perf_counter() - began if model.card.vae is not None else None
     seconds = drawn.seconds | {"decode": decoding}
 
-    settings = archive.settings_of(config, command, plan, labels, seconds)
+    settings = archive.settings_of(config, command, plan, labels, seconds, digest)
     paths = archive.save(workdir, config.count, wanted, drawn, shown, settings)
     print(summary(drawn, seconds, plan, paths))
     if shown is None:

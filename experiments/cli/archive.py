@@ -37,8 +37,14 @@ def settings_of(
     plan: Plan,
     labels: list[tuple[int, str]],
     seconds: dict[str, float | None],
+    digest: str | None = None,
 ) -> dict:
-    """Everything that made the images, a dictionary for JSON."""
+    """Everything that made the images, a dictionary for JSON.
+
+    Args:
+      config, command, plan, labels, seconds: of the run.
+      digest: the SHA-256 of the image that image to image started from, or None.
+    """
     try:
         version = importlib.metadata.version("flowjax-dit")
     except importlib.metadata.PackageNotFoundError:
@@ -48,6 +54,7 @@ def settings_of(
         "command": command,
         "labels": labels,
         "nfe": plan.nfe,
+        "image_sha256": digest,
         "seconds": seconds,
         "environment": {"flowjax": version, **environment.environment()},
     }
@@ -77,8 +84,13 @@ def read_settings(workdir: pathlib.Path) -> dict | None:
     return settings
 
 
-def is_drawn(workdir: pathlib.Path, config: Any) -> bool:
+def is_drawn(workdir: pathlib.Path, config: Any, digest: str | None = None) -> bool:
     """Whether a work directory holds the images of this configuration.
+
+    Args:
+      workdir: the directory.
+      config: the configuration.
+      digest: the SHA-256 of the image that image to image starts from, or None.
 
     Raises:
       ValueError: it holds those of another configuration.
@@ -98,6 +110,8 @@ def is_drawn(workdir: pathlib.Path, config: Any) -> bool:
         for name, value in new.items()
         if old.get(name) != value
     ]
+    if not differ and found.get("image_sha256") != digest:
+        differ = [f"the file {config.image} has changed"]
     if differ:
         raise ValueError(
             f"{workdir} holds images of another configuration ({'; '.join(differ)}). "
