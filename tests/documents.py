@@ -189,7 +189,7 @@ def commands(page: pathlib.Path) -> list[str]:
             found += lines
     outside = _without_blocks(page)
     spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", outside)]
-    found += [span for span in spans if re.match(r"(python3? -m|make|pip install) \S", span)]
+    found += [span for span in spans if re.match(r"((\.venv/bin/)?python3? -m|make|pip install) \S", span)]
     # Three dots stand for the rest of a command.
     return [line for line in found if line.strip() and "…" not in line and "..." not in line]
 
