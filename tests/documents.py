@@ -1,12 +1,15 @@
 """README and docs/ as the tests read them: blocks of code, commands, links, and how blocks are run.
 
-A Python block runs as it stands, after the blocks above it on its page. A comment on the line above
-a block says where that is not so:
+A Python block runs as it stands, after the blocks above it on its page. From the first block on
+that imports a module of an extra that is not installed, the blocks of a page are only compiled. A
+comment on the line above a block says what else is special about it:
 
     <!-- file: mine.py -->        the reader saves the block as this file
-    <!-- needs: torch -->         runs where these modules are installed
     <!-- slow -->                 the page takes more than ten seconds
     <!-- not run: REASON -->      is only compiled
+
+Fences mark blocks. Four spaces mark Python too, on a page where such a block imports something, and
+commands.
 """
 
 import ast
@@ -24,8 +27,10 @@ ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 FENCE = re.compile(r"^( *)```(\w*)[^`]*$")
-NOTE = re.compile(r"<!-- *(file|needs|slow|not run)\b:? *(.*?) *-->")
+NOTE = re.compile(r"<!-- *(file|slow|not run)\b:? *(.*?) *-->")
 SHELLS = ("bash", "sh", "shell", "console")
+COMMAND = re.compile(r"(\.venv/bin/)?(python3? -m|make|pip install) \S")
+OPTIONAL = ("torch", "diffusers", "huggingface_hub")  # modules of extras that tests can do without
 
 
 class Block(NamedTuple):
@@ -83,17 +88,31 @@ def _note(lines, i):
     return (match[1], match[2]) if match else None
 
 
-def _is_python(block):
-    if block.language != "indented":
-        return block.language == "python"
+def _tree(block):
+    """The syntax tree of a block, or None where it is no Python."""
     try:
-        return bool(ast.parse(block.source).body)
+        return ast.parse(block.source)
     except SyntaxError:
-        return False
+        return None
+
+
+def _imports(block):
+    """The modules that a block imports, by the first part of their names."""
+    found = set()
+    for node in ast.walk(_tree(block) or ast.Module([], [])):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module.split(".")[0])
+    return found
 
 
 def python_blocks(page: pathlib.Path) -> list[Block]:
-    return [block for block in blocks(page) if _is_python(block)]
+    found = blocks(page)
+    indented = [block for block in found if block.language == "indented" and _tree(block)]
+    if not any(_imports(block) for block in indented):
+        indented = []
+    return [block for block in found if block.language == "python" or block in indented]
 
 
 def printed_blocks(page: pathlib.Path) -> dict[int, str]:
@@ -101,12 +120,13 @@ def printed_blocks(page: pathlib.Path) -> dict[int, str]:
     found = blocks(page)
     pairs = zip(found, found[1:], strict=False)
     lines = read(page)
+    code = python_blocks(page)
     printed = {}
     for above, below in pairs:
         # Only the closing fence, blank lines and the opening fence stand between the two.
         between = lines[above.line - 1 + above.source.count("\n") + 1 : below.line - 1]
         adjacent = all(not line.strip() or line.startswith("```") for line in between)
-        if _is_python(above) and below.language == "text" and adjacent:
+        if above in code and below.language == "text" and adjacent:
             printed[above.line] = below.source
     return printed
 
@@ -145,16 +165,15 @@ def run(page: pathlib.Path, folder: pathlib.Path, cache: str | None) -> dict[int
     # What a reader has at the top of a clone.
     for name in ("configs", "results"):
         (folder / name).symlink_to(ROOT / name)
-    todo = []
+    todo, only_compiled = [], False
     for block in python_blocks(page):
         kind, value = block.note or ("", "")
-        modules = re.findall(r"\w+", value) if kind == "needs" else []
-        absent = any(importlib.util.find_spec(module) is None for module in modules)
+        compile(block.source, name_of(page), "exec")
+        wanted = _imports(block).intersection(OPTIONAL)
+        only_compiled |= any(importlib.util.find_spec(module) is None for module in wanted)
         if kind == "file":
             (folder / value).write_text(block.source + "\n", encoding="utf-8")
-        elif kind == "not run" or absent:
-            compile(block.source, name_of(page), "exec")
-        else:
+        elif kind != "not run" and not only_compiled:
             todo.append((block.line, block.source))
     # The page alone chooses devices and precision.
     ours = ("XLA_FLAGS", "JAX_ENABLE_X64")
@@ -182,14 +201,16 @@ def commands(page: pathlib.Path) -> list[str]:
     """The commands of a page: those of its shell blocks, and code spans that are one."""
     found = []
     for block in blocks(page):
-        if block.language in SHELLS:
-            lines = block.source.replace("\\\n", " ").splitlines()
-            if block.language == "console":  # the other lines are output
-                lines = [line[2:] for line in lines if line.startswith("$ ")]
+        lines = block.source.replace("\\\n", " ").splitlines()
+        if block.language == "console":  # the other lines are output
+            found += [line[2:] for line in lines if line.startswith("$ ")]
+        elif block.language in SHELLS:
             found += lines
+        elif block.language == "indented":
+            found += filter(COMMAND.match, lines)
     outside = _without_blocks(page)
     spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", outside)]
-    found += [span for span in spans if re.match(r"((\.venv/bin/)?python3? -m|make|pip install) \S", span)]
+    found += filter(COMMAND.match, spans)
     # Three dots stand for the rest of a command.
     return [line for line in found if line.strip() and "…" not in line and "..." not in line]
 

@@ -117,11 +117,12 @@ def test_blocks_and_commands_are_found(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(
         "# A *title*\n\n<!-- slow -->\n```python\nx = 1\nprint(x)\n```\n\n```text\n1\n```\n\n"
-        "    y = 2\n\n```console\n$ make test\noutput\n```\n\n`make demo`, `make x ...`\n",
+        "    import os\n\n```console\n$ make test\noutput\n```\n\n`make demo`, `make x ...`\n\n"
+        "    make env \\\n        EXTRAS=test\n",
         encoding="utf-8",
     )
     assert [block.line for block in documents.python_blocks(page)] == [5, 13]
     assert documents.has_slow_block(page)
     assert documents.printed_blocks(page) == {5: "1"}
-    assert documents.commands(page) == ["make test", "make demo"]
+    assert documents.commands(page) == ["make test", "make env      EXTRAS=test", "make demo"]
     assert documents.anchors(page) == {"a-title"}
