@@ -149,7 +149,7 @@ def plan_of(config: Any, card: Card) -> Plan:
         return tune.shipped(card, config.steps, config.guidance)[0]
     if config.solver != "scheduler":
         grid = grids.shifted(GRIDS[config.grid](config.steps), config.shift)
-        grid = grid[-1 - start.steps_taken(config.steps, config.strength) :]
+        grid = grid[-1 - start.steps_taken(config) :]
         return SOLVERS[config.solver](card.schedule, grid, config.order)
 
     if card.scheduler is None:

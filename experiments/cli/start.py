@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from flowjax import Plan
+from flowjax.compat.scheduler_lists import steps_of_strength
 from flowjax.models import Card
 
 
@@ -27,32 +28,14 @@ def check(config: Any) -> None:
             f"image={config.image!r} with strength={config.strength!r}: image to image needs both. "
             "The strength is the fraction of the steps that are taken, such as 0.6."
         )
-    if not 0 < config.strength <= 1:
-        raise ValueError(
-            f"strength={config.strength!r}; wanted a number above 0, which keeps the image, up to "
-            "1, which starts from noise."
-        )
+    steps_taken(config)
 
 
-def steps_taken(steps: int, strength: float | None) -> int:
-    """How many of the last steps a run of this strength takes, as diffusers counts them.
-
-    Args:
-      steps: of the complete grid.
-      strength: in (0, 1], or None for all steps.
-
-    Raises:
-      ValueError: it leaves no step.
-    """
-    if strength is None:
-        return steps
-    taken = min(int(steps * strength), steps)
-    if taken < 1:
-        raise ValueError(
-            f"strength={strength} of {steps} steps leaves none; take more steps, or a strength of "
-            f"at least {1 / steps:.3g}."
-        )
-    return taken
+def steps_taken(config: Any) -> int:
+    """How many of the last steps of the grid the run takes: all without a strength."""
+    if config.strength is None:
+        return config.steps
+    return steps_of_strength("sample", config.steps, config.strength)
 
 
 def digest(config: Any) -> str | None:

@@ -114,7 +114,7 @@ def test_images_do_not_depend_on_the_mesh(toy, photo, tmp_path):
     [(10, 0.6, 6), (10, 0.55, 5), (28, 0.6, 16), (5, 1.0, 5), (50, 0.02, 1), (5, None, 5)],
 )
 def test_the_number_of_steps_is_that_of_diffusers(steps, strength, taken):
-    assert start.steps_taken(steps, strength) == taken
+    assert start.steps_taken(config_of(steps=steps, strength=strength)) == taken
 
 
 @pytest.mark.parametrize("solver", sample.SOLVERS)
@@ -124,6 +124,15 @@ def test_the_plan_is_that_of_the_last_steps_with_a_new_history(toy, solver):
     complete = sample.plan_of(config_of(solver=solver, steps=8, shift=3.0), toy.card)
     np.testing.assert_array_equal(plan.grid, complete.grid[4:])
     assert not np.any(plan.b[0, 1:]) and not np.any(plan.d[0, 1:])
+
+
+def test_the_scheduler_of_a_pipeline_takes_its_last_steps(toy):
+    scheduler = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
+    card = models.Card("toy", SIZES, scheduler=scheduler)
+    config = config_of(solver="scheduler", steps=10, strength=0.6)
+    plan = sample.plan_of(config, card)
+    grid = flowjax.grids.uniform(10, shift=3.0)[4:]
+    np.testing.assert_allclose(plan.grid, grid, atol=1e-12)
 
 
 def test_a_multistep_solver_needs_enough_steps_in_the_tail(toy):
@@ -193,10 +202,10 @@ def test_grey_images_and_transparent_parts(tmp_path):
     [
         (["--config.image={photo}"], "image to image needs both"),
         (["--config.strength=0.5"], "image to image needs both"),
-        (["--config.image={photo}", "--config.strength=0"], "strength=0.0; wanted a number above"),
-        (["--config.image={photo}", "--config.strength=1.5"], "strength=1.5; wanted a number"),
-        (["--config.image={photo}", "--config.strength=nan"], "strength=nan; wanted a number"),
-        (["--config.image={photo}", "--config.strength=0.1"], "of 5 steps leaves none"),
+        (["--config.image={photo}", "--config.strength=0"], "strength=0.0; wanted"),
+        (["--config.image={photo}", "--config.strength=1.5"], "strength=1.5; wanted"),
+        (["--config.image={photo}", "--config.strength=nan"], "strength=nan; wanted"),
+        (["--config.image={photo}", "--config.strength=0.1"], "leaves none"),
         (["--config.image=/no/such", "--config.strength=0.6"], "'/no/such' cannot be read"),
         (["--config.image={text}", "--config.strength=0.6"], "cannot be read as an image"),
         (["--config.image={large}", "--config.strength=0.6"], "give --config.size=8,6"),
