@@ -33,6 +33,8 @@ FIRST_TOLERANCE = 5e-3  # of the reference that ranks the published plans
 PART = 1 / 20  # tolerance of the final reference, as a part of the best published error
 FLOORS = {"float64": 1e-6, "float32": 1e-5}  # the least tolerance that a type can reach
 LEAST_STARTS = 8  # two of them test, which is the least for an interval
+FEW = 8  # validation starts on which all published plans are compared
+FINALISTS = 8  # of them are compared on all validation starts
 HEAT = 2  # iterations of every starting table before the best of them goes on
 SMOOTH = 3.0  # second differences in time fall 4 times at half the step where they are smooth
 ROUGH_RESTARTS = 3  # published plans that are refined where they are not
@@ -295,14 +297,23 @@ def _ranked(
     rough = tolerance or FIRST_TOLERANCE
     ends = converged(runner, starts.noise, [1.0, 0.0], rough, starts.condition).states[-1]
     starts = starts._replace(exact=ends)
-    found = []
-    for candidate in candidates:
-        # All plans of one length run in one compiled program.
-        error = error_of(runner, candidate.make(candidate.grid), starts)
-        # A plan whose samples are not finite is never the best.
-        found.append(error if np.isfinite(error) else np.inf)
+    # All on a few starts, then the better ones on all of them.
+    few = _part(starts.noise, ends, starts.condition, np.arange(min(FEW, len(validation))))
+    ranked, _ = _sorted_by_error(runner, candidates, few)
+    better, errors_of_better = _sorted_by_error(runner, ranked[:FINALISTS], starts)
+    return better + ranked[FINALISTS:], errors_of_better[0]
+
+
+def _sorted_by_error(
+    runner: Runner, candidates: list[_Published], starts: Starts
+) -> tuple[list[_Published], list[float]]:
+    """The candidates with their errors on some starts, the least first."""
+    # All plans of one length run in one compiled program.
+    found = [error_of(runner, candidate.make(candidate.grid), starts) for candidate in candidates]
+    # A plan whose samples are not finite is never the best.
+    found = [error if np.isfinite(error) else np.inf for error in found]
     order = np.argsort(found, kind="stable")
-    return [candidates[i] for i in order], found[order[0]]
+    return [candidates[i] for i in order], [found[i] for i in order]
 
 
 def _on_different_grids(ranked: list[_Published]) -> list[_Published]:
