@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from flowjax.models.attention import softmax_attention
 from flowjax.models.sizes import SIZES, DiTConfig, preset
 from flowjax.models.tokens import patchify, positions, unpatchify
 from flowjax.types import PyTree
@@ -54,30 +55,6 @@ FREQUENCIES = 256  # features of a time before the first dense layer, cosines fi
 XAVIER = nnx.initializers.xavier_uniform()
 ZEROS = nnx.initializers.zeros
 NORMAL = nnx.initializers.normal(0.02)
-
-
-# Attention.
-
-
-def softmax_attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, layer: Any = None, carry: PyTree = None
-) -> tuple[jax.Array, PyTree]:
-    """Plain attention, softmax(q k' / sqrt(d)) v, with the softmax in float32 at least.
-
-    Args:
-      q, k, v: (B, L, heads, d). The queries may be fewer than the keys.
-      layer: not used.
-      carry: returned as it is.
-
-    Returns:
-      (out (B, L, heads, d) in the dtype of v, carry).
-    """
-    exact = jnp.promote_types(q.dtype, jnp.float32)
-    scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=exact)
-    scores = scores * q.shape[-1] ** -0.5  # (B, heads, queries, keys)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    out = jnp.einsum("bhqk,bkhd->bqhd", weights, v, preferred_element_type=exact)
-    return out.astype(v.dtype), carry
 
 
 # The network.
