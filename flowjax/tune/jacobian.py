@@ -45,10 +45,7 @@ def endpoints_and_jacobian(
     """
     batch = len(noise)
     count = len(tangents)
-    at_once = batch if at_once is None else at_once
-    # About eight tangents of each start share one evaluation of the network.
-    starts = max(1, min(batch, at_once // 8))
-    chunk = max(1, at_once // starts)  # numbers whose tangents are pushed together
+    starts, chunk = at_once_shape(batch, at_once)
     ends, columns = [], []
     # Parts of the starts, so that the device never holds the tangents of all of them.
     for first in range(0, batch, starts):
@@ -58,6 +55,25 @@ def endpoints_and_jacobian(
         ends.append(np.asarray(end, np.float64))
         columns.append(np.asarray(column).reshape(count, -1))
     return np.concatenate(ends), np.concatenate(columns, axis=1)
+
+
+def at_once_shape(batch: int, at_once: int | None) -> tuple[int, int]:
+    """How many starts, and how many numbers' tangents of each, go through the network together."""
+    at_once = batch if at_once is None else at_once
+    # About six tangents of each start share one evaluation of the network. A tangent needs the
+    # evaluation beside it, so six take the memory of eight evaluations.
+    starts = max(1, min(batch, at_once // 8))
+    return starts, max(1, 3 * at_once // (4 * starts))
+
+
+def pushes(tangents: list[Plan]) -> int:
+    """How many derivatives of the network one Jacobian takes for each start."""
+    moved = np.zeros(len(tangents), bool)
+    count = 0
+    for row_dot in _row_tangents(tangents, np.float64):
+        count += int(np.sum(moved | (row_dot.label_time != 0)))
+        moved |= _acts(row_dot)
+    return count
 
 
 def endpoint_tangents(

@@ -35,7 +35,7 @@ from flowjax.types import Array, PyTree
 FIRST_DAMPING = 1e-4
 DAMPING_FACTOR = 5  # by which mu falls after an accepted step and grows after a rejected one
 TRIES = 7  # dampings that are tried in an iteration
-PATIENCE = 3  # iterations without a better validation error after which refinement ends
+PATIENCE = 3  # Jacobians without a better validation error after which refinement ends
 LITTLE = 0.01  # the part of the error that an iteration gains at least; after less, it ends
 SECANT_STEPS = 8  # with one Jacobian and its corrections, at most
 SECANT_TRIES = 2  # dampings that are tried in each of them
@@ -197,7 +197,7 @@ class Search:
                 "with another grid or plan."
             )
         self.history: list[Iteration] = []
-        self.waited = 0  # iterations since the best one
+        self.waited = 0  # Jacobians since the best table
         self.best = (self.plan, np.inf)
         self._note()
 
@@ -205,10 +205,11 @@ class Search:
         """At most so many further Jacobians, with the steps that each of them serves."""
         self.stopped = "iterations"
         for _ in range(iterations):
-            before = self.history[-1].train
+            before, best = self.history[-1].train, self.best[1]
             if not self._steps():
                 self.stopped = "no step"
                 break
+            self.waited = 0 if self.best[1] < best else self.waited + 1
             if self.waited >= PATIENCE:
                 self.stopped = "validation"
                 break
@@ -234,7 +235,7 @@ class Search:
             jacobian = jacobian + np.outer(miss, size / (size @ step))
             residual = moved
             self._note()
-            if self.waited >= PATIENCE or self.cost > (1 - SECANT_GAIN) * cost:
+            if self.cost > (1 - SECANT_GAIN) * cost:
                 break
         return True
 
@@ -291,9 +292,6 @@ class Search:
         # The plan of the least validation error is returned, not the last one.
         if _score(found) < self.best[1]:
             self.best = (self.plan, _score(found))
-            self.waited = 0
-        else:
-            self.waited += 1
 
 
 class _Point(NamedTuple):
