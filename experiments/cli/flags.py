@@ -120,6 +120,7 @@ def _split_none(config: Any, argv: Sequence[str]) -> tuple[list[str], list[str]]
 
     The parser cannot read None for a field such as `int | None`; "None" and "none" mean it.
     """
+    # One pass over the words, of which a flag may take two.
     words, fields = [], []
     rest = iter(argv)
     for word in rest:

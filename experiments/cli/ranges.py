@@ -196,11 +196,13 @@ def check(config: Any, special: Mapping[str, Range] | None = None) -> None:
     Raises:
       ValueError: the first such number, with its range.
     """
+    # A command's own range comes before the common one.
     ranges = RANGES | dict(special or {})
     for name, numbers in numeric_fields(config).items():
         value = getattr(config, name)
         if name not in ranges or (value is None and numbers.may_be_none):
             continue
+        # Each item of a tuple, or the number itself.
         items = value if numbers.is_tuple and isinstance(value, (tuple, list)) else [value]
         for item in items:
             if not _is_in(ranges[name], item, numbers.is_whole):
