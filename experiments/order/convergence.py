@@ -130,7 +130,7 @@ DRAWN = (
 
 
 def _draw(rows: list[dict]) -> report.Picture:
-    fig, ax = report.canvas(width=6.6, height=4.6)
+    fig, ax = report.canvas(width=5.4, height=4.2)
     drawn = [row for row in rows if row["path"] == "linear" and row["solver"] in DRAWN]
     order = mean_order(slopes(rows), "DPM++ 3M published, warm start")
     report.log_log(ax, drawn, x="steps", y="error", ylabel="RMS error at t = 0.1", guides=(1, 2, 3))

@@ -97,7 +97,7 @@ def table_of(rows: list[dict]) -> list[dict]:
 
 
 def _draw(table: list[dict]) -> report.Picture:
-    fig, ax = report.canvas(width=6.4, height=3.8)
+    fig, ax = report.canvas(width=5.4, height=3.6)
     bars = [line | {"what": f"{line['solver']}, {line['grid']}"} for line in table]
     report.bar_ledger(
         ax,

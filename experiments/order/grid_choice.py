@@ -252,7 +252,7 @@ def _heatmap(matrix: list[dict], field: str, nfe: int) -> report.Picture:
     # One field and number of evaluations.
     own = [m for m in matrix if (m["field"], m["nfe"]) == (field, nfe)]
     best = min(own, key=lambda m: m["rms"])
-    fig, ax = report.canvas(width=6.6, height=4.2)
+    fig, ax = report.canvas(width=5.4, height=3.9)
     # Short names: the columns are narrow.
     short = [
         m | {"solver": m["solver"].removeprefix("DPM++ ").replace(" published", "\npublished")}

@@ -28,6 +28,7 @@ from experiments.report.draw import (
 )
 from experiments.report.pages import (
     DEFINITIONS,
+    LINES,
     Chapter,
     Picture,
     Section,
@@ -61,6 +62,7 @@ __all__ = [
     "GREEN",
     "GREY",
     "INK",
+    "LINES",
     "PINK",
     "RED",
     "RULE",

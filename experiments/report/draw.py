@@ -230,6 +230,7 @@ def heatmap(
     label: str | None = None,
     text: Callable[[float], str] = sig,
     centre: float | None = None,
+    reach: float | None = None,
 ) -> list[dict]:
     """Median of `value` as a coloured cell with its number; no colour where it is not finite.
 
@@ -242,6 +243,7 @@ def heatmap(
       label: of the colour bar; the name of the field by default.
       text: the number's text.
       centre: the value without colour, for ratios and differences; blue lies below, red above.
+      reach: how far colours go from the centre (a factor with `log`), for panels with one scale.
 
     Returns:
       The cells, a list of dicts {y, x, value}.
@@ -255,7 +257,9 @@ def heatmap(
     without_colour = ~np.isfinite(grid) | (log & (grid <= 0))
     drawn = np.ma.masked_where(without_colour, grid)
     colours = "cividis" if centre is None else "RdBu_r"
-    mesh = ax.pcolormesh(drawn, cmap=colours, norm=_norm(drawn, log, centre), edgecolors="none")
+    mesh = ax.pcolormesh(
+        drawn, cmap=colours, norm=_norm(drawn, log, centre, reach), edgecolors="none"
+    )
 
     for (j, i), number in np.ndenumerate(grid):
         if without_colour[j, i]:
@@ -280,16 +284,18 @@ def heatmap(
     return [{y: j, x: i, value: number} for (j, i), number in cells.items()]
 
 
-def _norm(drawn: np.ma.MaskedArray, log: bool, centre: float | None) -> Normalize:
+def _norm(
+    drawn: np.ma.MaskedArray, log: bool, centre: float | None, reach: float | None
+) -> Normalize:
     """The scale of the colours; with a centre, as far below it as above."""
     if not drawn.count():
         return Normalize(0, 1)
     least, most = float(drawn.min()), float(drawn.max())
     if centre is not None and log:
-        factor = max(most / centre, centre / least, 1.01)
+        factor = reach or max(most / centre, centre / least, 1.01)
         return LogNorm(centre / factor, centre * factor)
     if centre is not None:
-        reach = max(most - centre, centre - least, 1e-9)
+        reach = reach or max(most - centre, centre - least, 1e-9)
         return Normalize(centre - reach, centre + reach)
     return (LogNorm if log else Normalize)(least, most)
 

@@ -27,6 +27,7 @@ from flowjax import files, records
 
 FOLDER = pathlib.Path(__file__).parent
 LINES = 7  # of a page's summary at most
+COLUMN = 552  # pixels of one of two columns, where the page has 1200
 LONG_COMMAND = 60  # characters: a longer one is broken before its flags
 DEFINITIONS = {
     "NFE": "Network evaluations for one sample. A step of a multistep solver costs one, of Heun "
@@ -231,6 +232,18 @@ def _texts(lead: str | list[str]) -> list[str]:
     return [lead] if isinstance(lead, str) else lead
 
 
+def _is_wide(shown: Picture) -> bool:
+    """Whether a figure is wider than one of two columns."""
+    width = re.search(r'style="width:(\d+)px"', shown.markup)
+    return bool(width) and int(width[1]) > COLUMN
+
+
+def _commands(found: Sequence[str], own: str) -> list[str]:
+    """The commands of kept sections, each line once, without that of the page's own run."""
+    lines = [line for text in found for line in text.splitlines()]
+    return [line for line in dict.fromkeys(lines) if line and line != own]
+
+
 def _tables(
     table: Sequence[dict] | Mapping[str, Sequence[dict]] | None,
 ) -> dict[str, Sequence[dict]]:
@@ -251,6 +264,7 @@ def _template() -> jinja2.Template:
     environment.filters |= {
         "broken": _broken,
         "columns": _columns,
+        "commands": _commands,
         "digits": functools.partial(sig, digits=3),
         "flat": records.flat,
         "json": json.dumps,
@@ -260,7 +274,7 @@ def _template() -> jinja2.Template:
         "texts": _texts,
         "values": _values,
     }
-    environment.tests["measured"] = _is_measured
+    environment.tests |= {"measured": _is_measured, "wide": _is_wide}
     return environment.get_template("page.html")
 
 
@@ -298,15 +312,18 @@ def page(
 
 
 def book(
-    title: str, lead: str | list[str], figures: Sequence[Picture], chapters: Sequence[Chapter]
+    title: str,
+    lead: str | list[str],
+    figures: Sequence[Picture],
+    chapters: Sequence[tuple[Chapter, str]],
 ) -> str:
-    """Several chapters on one page, as text.
+    """One figure of each question of several chapters, with links to their full pages, as text.
 
     Args:
       title: of the page.
-      lead: a text, or a list of them.
+      lead: a text, or a list of lines.
       figures: those that stand before the chapters.
-      chapters: in reading order.
+      chapters: pairs of a chapter and the address of its full page, in reading order.
     """
     return _render(title=title, lead=_texts(lead), figures=figures, chapters=chapters, is_book=True)
 

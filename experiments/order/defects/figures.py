@@ -32,7 +32,7 @@ def draw_ratios(lines: list[dict], fields: int) -> report.Picture:
         line | {"what": f"{line['defect']}: {line['solver'].removeprefix('DPM++ ')}, {line['nfe']}"}
         for line in ranked
     ]
-    fig, ax = report.canvas(width=7.6, height=0.8 + 0.23 * len(bars))
+    fig, ax = report.canvas(width=5.4, height=0.8 + 0.19 * len(bars))
     places = np.arange(len(bars))
     ratios = np.array([bar["ratio"] for bar in bars])
     # Equal effects up and down have equal lengths on a logarithmic axis.

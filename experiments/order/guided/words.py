@@ -133,7 +133,7 @@ def section(rows: list[dict], command: str) -> report.Section:
         f"{few[0]['nfe']} evaluations the errors of 2M and 3M exact are {steps}; 3M does worst "
         f"against 2M on {worst['field']} at scale "
         f"{worst['scale']:g}: **{report.sig(worst['DPM++ 3M exact'] / worst['DPM++ 2M'])} times**.",
-        figures=(draw_ratios(rows), draw_errors(rows)),
+        figures=(draw_errors(rows), draw_ratios(rows)),
         table={
             "Verdicts by scale": [_some(line, " against ") for line in table],
             "Crossovers and paths by scale": [_other(line, " against ") for line in table],
