@@ -75,7 +75,7 @@ def _figure(rows: list[dict]) -> matplotlib.figure.Figure:
         ax.set(
             xscale="log",
             xlabel="pixels of a side",
-            ylabel=f"relative {name} distance to the synchronous run",
+            ylabel=f"{name} distance",
             ylim=(0, None),
         )
         draw.ticks(ax, [row["pixels"] for row in rows])

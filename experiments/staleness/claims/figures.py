@@ -7,7 +7,7 @@ import matplotlib.figure
 import numpy as np
 
 from experiments import report
-from experiments.lab.claims import FAILS, HOLDS, IN_PART, UNDECIDED, VERDICTS
+from experiments.lab.claims import FAILS, HOLDS, IN_PART, UNDECIDED, VERDICTS, Part
 from experiments.staleness import draw
 from experiments.staleness.claims.asked import VIEWER
 from experiments.staleness.claims.numbers import Reading, of_claims
@@ -21,7 +21,9 @@ COLOURS = {
 # The axis ends here, and an arrow points to what lies beyond.
 LEAST, MOST = 0.01, 20.0
 # Inches of a line, and of the rest of a figure.
-LINE, REST = 0.24, 0.9
+LINE, REST = 0.26, 0.9
+# Of the first and the second statistic: lines below the middle, whether filled, width.
+LOOKS = ((-0.12, True, 2.5), (0.2, False, 1.2))
 
 
 def figure(found: list[Reading]) -> matplotlib.figure.Figure:
@@ -54,26 +56,41 @@ def figure(found: list[Reading]) -> matplotlib.figure.Figure:
 
 
 def _draw(ax: matplotlib.axes.Axes, reading: Reading, place: int) -> None:
-    """The interval of the first statistic with its number, and the bound of its claim."""
-    part = reading.parts[0]
-    least, most = (-math.inf, math.inf) if reading.claim.kind == VIEWER else (LEAST, MOST)
+    """The intervals of one subject, the number of the first, and the bound of the claim."""
+    limits = (-math.inf, math.inf) if reading.claim.kind == VIEWER else (LEAST, MOST)
     colour = COLOURS[reading.verdict]
-    if not math.isnan(part.low):
-        ends = [float(np.clip(end, least, most)) for end in (part.low, part.high)]
-        ax.plot(ends, [place] * 2, color=colour, linewidth=2.5)
-        for end, measured, arrow in zip(ends, (part.low, part.high), "<>", strict=True):
-            if end != measured:
-                ax.plot(end, place, arrow, color=colour, clip_on=False)
-    if least <= part.value <= most:
-        ax.plot(part.value, place, "o", color=colour)
-    ax.plot(part.bound, place, "|", color=report.INK, markersize=9)
+    for part, (offset, fill, width) in zip(reading.parts, LOOKS, strict=False):
+        _draw_part(ax, part, place + offset, limits, color=colour, linewidth=width, fill=fill)
+    first = reading.parts[0]
+    ax.plot(first.bound, place, "|", color=report.INK, markersize=11)
     # The numbers stand beside the axis, in one column.
     ax.annotate(
-        draw.with_interval(part.value, part.low, part.high),
+        draw.with_interval(first.value, first.low, first.high),
         (1.01, place),
         xycoords=("axes fraction", "data"),
         va="center",
     )
+
+
+def _draw_part(
+    ax: matplotlib.axes.Axes,
+    part: Part,
+    place: float,
+    limits: tuple[float, float],
+    *,
+    color: str,
+    linewidth: float,
+    fill: bool,
+) -> None:
+    """One interval; an arrow where it goes on beyond the limits."""
+    if not math.isnan(part.low):
+        ends = [float(np.clip(end, *limits)) for end in (part.low, part.high)]
+        ax.plot(ends, [place] * 2, color=color, linewidth=linewidth)
+        for end, measured, arrow in zip(ends, (part.low, part.high), "<>", strict=True):
+            if end != measured:
+                ax.plot(end, place, arrow, color=color, clip_on=False)
+    if limits[0] <= part.value <= limits[1]:
+        ax.plot(part.value, place, "o", color=color, markerfacecolor=color if fill else "none")
 
 
 def _set_scale(ax: matplotlib.axes.Axes, found: list[Reading]) -> None:
@@ -82,7 +99,7 @@ def _set_scale(ax: matplotlib.axes.Axes, found: list[Reading]) -> None:
     ax.set_xlabel(kind)
     if kind == VIEWER:
         return
-    parts = [reading.parts[0] for reading in found]
+    parts = [part for reading in found for part in reading.parts]
     ends = [end for part in parts for end in (part.low, part.high, part.value, part.bound)]
     ends = [float(np.clip(end, LEAST, MOST)) for end in ends if np.isfinite(end)]
     draw.ratio_axis(ax, ends)

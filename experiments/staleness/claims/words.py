@@ -48,6 +48,13 @@ def sentences(found: list[Reading]) -> list[str]:
     return lines
 
 
+def _caption(found: list[Reading]) -> str:
+    """What the marks are, where there are two for each subject."""
+    if max(len(reading.parts) for reading in found) == 1:
+        return ""
+    return "Filled, with its number: by the RMS over starts; hollow: by the median."
+
+
 def _table(found: list[Reading]) -> list[dict]:
     """One row for each claim and subject."""
     bounds = {claim.text: bound_of(claim) for claim in listed(found)}
@@ -89,6 +96,7 @@ def section(rows: list[dict], command: str, configs: dict[str, dict]) -> report.
                 figure(own),
                 f"The {kind} with its 95 % interval for each claim and subject, coloured by the "
                 "verdict.",
+                _caption(own),
                 title=f"{kind[0].upper()}{kind[1:]}: of {len(verdicts)} {many} {counted(verdicts)}",
             )
         )
@@ -105,7 +113,7 @@ def section(rows: list[dict], command: str, configs: dict[str, dict]) -> report.
         caveat=(
             "A verdict is of these subjects and sizes, and of one training run of each network: "
             f"no interval contains the scatter of training. Of {count} intervals about one in "
-            f"twenty misses its number. The figures show the RMS. sqrt(n) counts as right from "
+            f"twenty misses its number. sqrt(n) counts as right from "
             f"{NEARLY:.0%} of its growth, and a cost below {LITTLE:.0%} counts as none."
         ),
         command=command,

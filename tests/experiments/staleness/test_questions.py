@@ -96,6 +96,18 @@ def test_a_network_of_another_size_is_a_subject_and_nothing_is_said_of_its_data(
     assert np.isnan(subject.compare(subject.exact, subject.exact)["misrouted"])
 
 
+def test_the_twin_of_the_emoji_network_is_a_subject_of_every_question_that_names_one():
+    names = ("emoji-smooth",)
+    config = dataclasses.replace(Config(), subjects=names, compared_subjects=names)
+    asked = {module.QUESTION: cells for module, cells in cells_of(config, staleness.QUESTIONS)}
+    for question in ("error", "warmup", "placement", "forecasts", "pareto"):
+        assert {cell["subject"] for cell in asked[question]} == set(names)
+    # A strip of digits is grey.
+    assert asked["pictures"] == []
+    key = subjects.compared(config, "emoji-smooth")
+    assert (key.network, key.guidance) == ("emoji-smooth", config.emoji_guidance)
+
+
 def test_the_quick_variant_has_no_comparisons():
     config = get_config("quick")
     comparisons = (pipeline, window, partition, pareto, precision, gallery, viewer, fractions)

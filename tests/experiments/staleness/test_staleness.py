@@ -148,6 +148,9 @@ def test_the_page_holds_every_question_and_the_verdict(run):
 def test_no_table_is_padded_and_no_cell_of_a_table_is_empty(run):
     for module in staleness.QUESTIONS:
         for title, rows in dict(module.section(of(run, module.QUESTION), "").table or {}).items():
+            # One network has no other whose choice could be judged.
+            if not rows:
+                continue
             assert len({tuple(row) for row in rows}) == 1, (module.QUESTION, title)
             assert len(rows[0]) <= 11, (module.QUESTION, title)
 
