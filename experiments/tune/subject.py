@@ -201,10 +201,12 @@ def check(config: Config, option: str, names: tuple[str, ...], guided: bool = Tr
     Raises:
       ValueError: in one sentence, before anything is measured.
     """
+    if guided:
+        _check_scales(config)
     # Making a subject is cheap for fields, and reads a checkpoint for networks.
     for name in names:
         try:
-            made = subject(config, name)
+            subject(config, name)
         except (ValueError, FileNotFoundError) as error:
             shipped = ", ".join(SHIPPED)
             raise ValueError(
@@ -216,8 +218,6 @@ def check(config: Config, option: str, names: tuple[str, ...], guided: bool = Tr
                 f"--config.guidance: {name!r} is an exact field and has no labels; wanted 1 among "
                 f"the scales {tuple(config.guidance)}."
             )
-        if guided and made.is_network:
-            _check_scales(config)
 
 
 def _check_scales(config: Config) -> None:

@@ -8,7 +8,7 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -21,8 +21,9 @@ from flowjax import Plan, grids, plans, tune
 from flowjax.plans.table import DEPTH
 from flowjax.records import plain
 from flowjax.schedules import Schedule
+from flowjax.tune import numbers as numbering
 from flowjax.tune.facts import path_of as path_of_schedule
-from flowjax.tune.recipe import published_solvers
+from flowjax.tune.recipe import LEAST_STARTS, published_solvers
 
 FREE = ("times", "state", "outputs")  # what `flowjax.tune.tune` frees by default
 ON_GRID = " on the uniform grid of shift "  # between the solver and the shift in `Tuned.name`
@@ -82,6 +83,29 @@ def table_of(
             "remove the file."
         )
     return Table(plan, published_plan(facts["published"], steps, subject.schedule), facts)
+
+
+def check_starts(config: Config, subject: Subject, counts: Sequence[int]) -> None:
+    """Refuse starts that are too few for the tables of so many evaluations, as `tune` does.
+
+    `tune` would refuse them too, but only when its turn comes, perhaps after hours.
+    """
+    each = int(np.prod(subject.shape))
+    given = subject.starts_of(config)[0]
+    for steps in counts:
+        # The solver with the most numbers decides: one with a corrector.
+        grid = grids.uniform(steps)
+        most = max(
+            numbering.numbers_of("experiments.tune", make, grid, FREE).count
+            for make in makers(steps, subject.schedule).values()
+        )
+        wanted = max(LEAST_STARTS, 2 * -(-3 * most // each))
+        if given < wanted:
+            kind = "network" if subject.is_network else "field"
+            raise ValueError(
+                f"--config.{kind}_starts: {given} starts of {each} numbers for the tables of "
+                f"{subject.name} with {steps} evaluations; wanted at least {wanted}."
+            )
 
 
 def path_of(

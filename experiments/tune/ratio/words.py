@@ -45,8 +45,9 @@ def _nothing(refused: list[dict], command: str) -> report.Section:
 
 
 def summary(rows: list[dict]) -> str:
-    """The answer in one sentence."""
-    return _mean(measured(rows))
+    """The answer in one sentence; empty where no cell has a table."""
+    own = measured(rows)
+    return _mean(own) if own else ""
 
 
 def _mean(own: list[dict]) -> str:

@@ -22,7 +22,7 @@ CONFIG = str(pathlib.Path(experiment.__file__).parents[2] / "configs" / "tune.py
 SMALL = {
     "models": ("ring",),
     "steps": (4,),
-    "field_starts": 64,
+    "field_starts": 96,
     "iterations": 1,
     "field_unseen": 32,
     "field_reference": 40,
@@ -61,7 +61,7 @@ def workdir(tmp_path_factory):
 def test_the_command_leaves_a_plan_with_its_facts_a_row_and_a_page(workdir):
     plan, facts = plans.load_with_facts(workdir / "plans" / "ring-w1-4.json")
     assert plan.nfe == 4
-    wanted = {"field": "ring", "guidance": 1.0, "steps": 4, "starts": 64, "seed": 0}
+    wanted = {"field": "ring", "guidance": 1.0, "steps": 4, "starts": 96, "seed": 0}
     assert wanted.items() <= facts.items()
     assert facts["path"]["name"] == "Linear"
     assert {"before", "after", "accepted", "published", "versions"} <= facts.keys()
@@ -113,7 +113,7 @@ def test_a_run_killed_after_its_table_measures_only_the_row(workdir, tmp_path, m
 
 def test_a_plan_of_other_settings_is_not_taken_for_this_one(workdir):
     config = dataclasses.replace(small(field_starts=128), plans=str(workdir / "plans"))
-    with pytest.raises(ValueError, match="starts=64, and starts=128 is wanted"):
+    with pytest.raises(ValueError, match="starts=96, and starts=128 is wanted"):
         tables.table_of(config, subject.subject(config, "ring"), 4)
 
 
@@ -141,6 +141,7 @@ def test_a_model_that_cannot_be_tuned_is_a_row_and_not_an_end(tmp_path, monkeypa
         ("--config.solvers=Eule", "did you mean 'Euler'"),
         ("--config.questions=ratios", "did you mean 'ratio'"),
         ("--config.draws=1", "two or more of each"),
+        ("--config.field_starts=20", "wanted at least"),
     ],
 )
 def test_a_mistake_ends_with_one_sentence_before_anything_is_written(tmp_path, capsys, flag, says):
@@ -189,7 +190,7 @@ def test_a_field_is_measured_without_guidance_and_a_network_at_every_scale():
 
 def test_names_of_fields_have_hyphens_and_widths():
     config = small()
-    assert subject.subject(config, "two-points").shape == (2,)
+    assert subject.subject(config, "two-points").shape == (1,)
     narrow = subject.subject(config, "ring-0.05").field
     assert np.sqrt(np.asarray(narrow.covariances)[0, 0, 0]) == pytest.approx(0.05)
     # A network has the name without "exact-".

@@ -120,8 +120,7 @@ def test_quality_counts_cells_that_come_nearer_to_converged_samples():
 )
 def test_the_title_of_a_figure_of_quality(tuned, says):
     rows = [made.quality_row(0.05, tuned[0]), made.quality_row(0.05, tuned[1], steps=10)]
-    shown = re.sub(r"<[^>]+>", " ", quality.section(rows, "command").figures[0].markup)
-    assert says in re.sub(r"\s+", " ", shown)
+    assert says in quality.section(rows, "command").figures[0].markup
 
 
 def test_quality_without_a_table_says_so():
