@@ -50,7 +50,7 @@ class Config:
 
     # Tuning: half of the starts train, a quarter validates, a quarter tests.
     seed: int = 0  # of the starts
-    field_starts: int = 512
+    field_starts: int = 1024
     network_starts: int = 80
     iterations: int = 8
     float64: bool = False  # for networks too; exact fields always are

@@ -158,6 +158,7 @@ class Search:
       history: the start and every accepted step.
       best: the plan of the least validation error so far, and that error.
       stopped: why the last call of `go` ended, as in `Refined`.
+      jacobians: how many were computed.
     """
 
     def __init__(
@@ -185,6 +186,7 @@ class Search:
         self.progress = progress
         self.damping = FIRST_DAMPING
         self.stopped = "iterations"
+        self.jacobians = 0
         # The start: the published plan itself.
         self.point = _Point(numbering.gaps_of(grid), np.zeros(numbers.count))
         self.plan = numbers.plan(grid, self.point.corrections)
@@ -205,7 +207,8 @@ class Search:
         """At most so many further Jacobians, with the steps that each of them serves."""
         self.stopped = "iterations"
         for _ in range(iterations):
-            before, best = self.history[-1].train, self.best[1]
+            before, best = self.cost, self.best[1]
+            self.jacobians += 1
             if not self._steps():
                 self.stopped = "no step"
                 break
@@ -213,7 +216,8 @@ class Search:
             if self.waited >= PATIENCE:
                 self.stopped = "validation"
                 break
-            if self.history[-1].train > (1 - LITTLE) * before:
+            # The cost is a square.
+            if self.cost > (1 - LITTLE) ** 2 * before:
                 self.stopped = "little"
                 break
         return Refined(self.best[0], self.history, self.stopped)

@@ -3,8 +3,8 @@
 1. Split the starts by a key: half train, a quarter validates, a quarter tests.
 2. Choose the best published plan and grid on the validation starts.
 3. Integrate all starts to converged endpoints.
-4. Refine from that plan, and from least squares on its grid, by a few iterations each; validation
-   decides which of them goes on. Where the velocity is rough in time, more starts take part.
+4. Refine from that plan, and side by side from least squares on its grid, as long as both keep up
+   on the validation starts. Where the velocity is rough in time, more plans take part.
 5. Accept the table only if it is better on the test starts, which nothing before has seen.
 """
 
@@ -35,7 +35,8 @@ FLOORS = {"float64": 1e-6, "float32": 1e-5}  # the least tolerance that a type c
 LEAST_STARTS = 8  # two of them test, which is the least for an interval
 FEW = 8  # validation starts on which all published plans are compared
 FINALISTS = 8  # of them are compared on all validation starts
-HEAT = 2  # iterations of every starting table before the best of them goes on
+HEAT = 2  # iterations of every refinement between two comparisons
+BEHIND = 2.0  # times the least validation error, beyond which a refinement ends
 SMOOTH = 3.0  # second differences in time fall 4 times at half the step where they are smooth
 ROUGH_RESTARTS = 3  # published plans that are refined where they are not
 
@@ -112,11 +113,10 @@ def tune(
       condition: a pytree with leading axis B, such as labels; each start keeps its own.
       schedule: the path of the model; linear by default.
       start: grid -> Plan, a solver to begin from instead of the published ones.
-      iterations: accepted steps of the refinement at most.
-      restarts: how many published plans, the best ones on different grids, are refined by two
-        iterations each before the best goes on. None: 1, or 3 where the velocity is rough in time
-        at the step of the grid (see `roughness`), since the error then has many minima in the
-        times.
+      iterations: Jacobians at most, for each starting table that keeps up with the best.
+      restarts: how many published plans, the best ones on different grids, are refined side by
+        side. None: 1, or 3 where the velocity is rough in time at the step of the grid (see
+        `roughness`), since the error then has many minima in the times.
       key: splits the starts; jax.random.key(0) by default.
       depth, free, bound, derivatives, at_once, progress: as in `refine`.
       tolerance: of the converged endpoints; by default a twentieth of the error of the best
@@ -153,7 +153,7 @@ def tune(
     states = converged(runner, noise, best.grid, tolerance, condition).states
     parts = [_part(noise, states[-1], condition, which) for which in (train, validation, test)]
 
-    # Refine, from the published weights and from fitted ones.
+    # Refine, from the published weights and from fitted ones: neither is always the better start.
     if restarts is None:
         is_rough = (
             steps > 1 and roughness(runner, noise[:8], _part_of(condition, 8), steps) < SMOOTH
@@ -348,13 +348,27 @@ def _search(
 
 
 def _best_search(searches: list[Search], iterations: int) -> Search:
-    """The refinement that is best after a few iterations, brought to its end."""
-    heat = min(HEAT, iterations) if len(searches) > 1 else 0
-    for search in searches:
-        search.go(heat)
-    best = min(searches, key=lambda search: search.best[1])
-    best.go(iterations - heat)
-    return best
+    """The best of several refinements, each with at most `iterations` Jacobians.
+
+    They run side by side. One that falls behind ends, and so does one that cannot go on.
+    """
+
+    def score(search: Search) -> float:
+        return search.best[1]
+
+    running = searches
+    left = iterations
+    while running and left > 0:
+        for search in running:
+            search.go(min(HEAT, left))
+        left -= HEAT
+        best = min(map(score, searches))
+        running = [
+            search
+            for search in running
+            if search.stopped == "iterations" and score(search) <= BEHIND * best
+        ]
+    return min(searches, key=score)
 
 
 def _ratio_on(runner: Runner, plan: Plan, published: Plan, test: Starts) -> Ratio:
