@@ -40,7 +40,7 @@ class Config:
         "ring",
         "digits-smooth",
         "mixture-16",
-        "two-points",
+        "mixture-2",
         "power-law",
         "digits",
     )
@@ -49,6 +49,7 @@ class Config:
 
     # Tuning: half of the starts train, a quarter validates, a quarter tests.
     seed: int = 0  # of the starts
+    # At least so many: tables of many evaluations in few dimensions take as many as they need.
     field_starts: int = 512
     network_starts: int = 80
     iterations: int = 8
