@@ -51,7 +51,7 @@ DEVICES = {
 class Config:
     """Sizes of the questions."""
 
-    machines: tuple[str, ...] = tuple(DEVICES)
+    machines: tuple[str, ...] = tuple(DEVICES)  # keys of DEVICES in this file
     # Of a DiT-XL/2: 1024 is an image of 512 x 512; 4096 one of 1024 x 1024, or 16 frames of
     # 256 x 256; 65536 is 16 frames of 1024 x 1024.
     tokens: tuple[int, ...] = (1024, 4096, 65536)

@@ -62,6 +62,9 @@ class Config:
         "UniPC3",
         "DEIS3",
     )
+    # Solvers that join the matrix later. Each is measured beside DPM++ 2M on the same starts, and
+    # a finished work directory gains the rows of those that it lacks, without measuring the others.
+    added_solvers: tuple[str, ...] = unrecorded(("DPM++ 3M exact, warm start",))
 
     # The fields of the ledger, the defects and the grids.
     cause_fields: tuple[str, ...] = (

@@ -15,13 +15,21 @@ class Config:
     batch: int = 64  # images drawn together; it bounds the memory and changes no image
     seed: int = 0  # image k of a label depends on the seed, the label and k only
 
-    # The solver: a key of `experiments.sample.SOLVERS`, or "scheduler" for that of the pipeline's
-    # scheduler_config.json.
-    steps: int = 20
+    # The solver and its grid.
+    steps: int = 20  # of the solver
+    # A key of `experiments.sample.SOLVERS`, "scheduler" for that of the pipeline's
+    # scheduler_config.json, or "tuned" for the table that comes with the network.
     solver: str = "dpm_solver_pp"
     order: int = 2  # of the solvers that have several
     grid: str = "uniform"  # a key of `experiments.sample.GRIDS`
     shift: float = 1.0  # of the grid towards noise; 1 is none
+    # A plan as a file (flowjax.plans.save) in the place of solver, steps, order, grid and shift.
+    plan: str = ""
+
+    # Image to image: the file of an image of the model's own size, and the fraction of the steps
+    # that are taken, above 0 (which keeps the image) up to 1 (which starts from noise).
+    image: str | None = None
+    strength: float | None = None
 
     # Classifier-free guidance.
     guidance: float = 1.5  # the scale; 1 is none
@@ -45,15 +53,19 @@ class Config:
     patches: int = 0  # of pipefusion, the number of patches of the image; 0 elsewhere
 
     # Stale attention, see `flowjax.parallel.sample`.
-    warmup: int = 1
-    refresh: int | None = 1
-    residual: bool = False
+    warmup: int = 1  # synchronous steps at the start, exactly
+    refresh: int | None = 1  # steps between two exchanges; None is no exchange after the warm-up
+    # "late" gathers the keys and values of others one layer ahead, "early" keeps those of all
+    # devices; None is "late" where it is possible.
+    gather: str | None = None
+    residual: bool = False  # send the error of the forecast in place of the forecast
     # Which steps are synchronous, instead of warmup: "tolerance=0.05, cool_down=2",
     # "window=0.7:0.3", "every=4", "warm_up=3" or "sqrt_rule=2" (see
     # `flowjax.parallel.stale.policies`). With several parts, a step is synchronous where one of
     # them makes it so.
     policy: str = ""
     forecast: str = "0"  # "0", "1", "2" or "tuned"
+    gains_per: str = "device"  # tokens with one gain of the tuned forecast: "device" or "token"
     # A fraction from 0 to 1; None is the one that goes with the forecast: 0.4 for "tuned", else 0.
     correction: float | None = None
     comm_dtype: str = ""  # of messages: "" (as they are), "bfloat16", "int8" or "int4"

@@ -31,15 +31,18 @@ class Config:
     """
 
     # Of all questions.
-    network: str = "digits"  # for `flowjax.models.load`, or "random": a small one, for development
+    # For `flowjax.models.load`, also a folder of your own; "random" is a small one for development.
+    network: str = "digits"
+    network_guidance: float = 1.0  # scale of its classifier-free guidance; 1 is none
     seeds: int = 5  # of the starts; all runs of a subject have them in common
     one_solver: str = "DPM++ 2M"  # where a question varies something else
     one_steps: int = 20  # and its steps
     # RK4 steps of the converged runs of the survey, and of the digits' field.
     reference_steps: int = 160
 
-    # The survey: orders, error, warmup, placement, pictures.
-    subjects: tuple[str, ...] = ("field", "network")  # "field" is the exact field of the digits
+    # The survey: orders, error, warmup, placement, pictures. "field" is the exact field of the
+    # digits. "emoji" and "emoji-smooth" may be named too, with `compared_emoji_starts`.
+    subjects: tuple[str, ...] = ("field", "network")
     # Starts for each seed. On the field a few starts change their datum and dominate the RMS, so it
     # needs many. The question loop uses those of the network too.
     field_starts: int = 32
@@ -57,6 +60,7 @@ class Config:
     pictures: int = 10  # images of the question pictures
 
     # The comparisons: pipeline, window, pareto, forecasts, loop, solvers, partition.
+    # Also "emoji-smooth".
     compared_subjects: tuple[str, ...] = ("field", "network", "emoji")
     # Starts for each seed; pixel: of the exact fields of emoji.
     compared_field_starts: int = 16
@@ -75,6 +79,19 @@ class Config:
     precision_subjects: tuple[str, ...] = ("network", "emoji")
     bits: tuple[int, ...] = (32, 16, 8, 4, 3, 2)  # of a number in a message; 32 sends it as it is
     gallery_pictures: int = 6  # images, at most six
+
+    # The viewer: classifiers look at stale and synchronous samples. Also "emoji", "emoji-smooth".
+    viewer_networks: tuple[str, ...] = ("digits", "digits-smooth")
+    viewer_starts: int = 20  # for each seed; 40 halve the variance
+    viewer_steps: tuple[int, ...] = (5, 10, 20)
+    viewer_devices: tuple[int, ...] = (2, 8)
+    viewer_fine_steps: int = 512  # AB2 steps of the converged run where the clock is 1000 t
+
+    # From which push on loops grow, by stale layers and by steps.
+    threshold_network: str = "digits"
+
+    # Fractions of the correction, by the number of devices.
+    fraction_networks: tuple[str, ...] = ("digits-smooth", "digits")
 
     # Which questions to measure, by the names in their rows; () is all of them.
     questions: tuple[str, ...] = unrecorded(())
@@ -96,6 +113,9 @@ QUICK = {
     "pixels": (),
     "precision_subjects": (),
     "gallery_pictures": 0,
+    "viewer_networks": (),
+    "fraction_networks": (),
+    "threshold_network": "",
 }
 
 

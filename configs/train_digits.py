@@ -23,57 +23,57 @@ from configs.common import shrink
 class Config:
     """A training run."""
 
-    # The data: "digits", "emoji", an .npz file or a folder of images (see `flowjax.data.load`).
-    data: str = "digits"
+    # The data.
+    data: str = "digits"  # "digits", "emoji", an .npz file or a folder (see docs/training.md)
     size: int = 0  # pixels of the images of a folder; 0 for data with a size of their own
     flip: bool = False  # mirror images at random
 
     # The transformer (see `flowjax.models.DiTConfig`).
-    patch: int = 1
-    width: int = 96
-    depth: int = 6
-    heads: int = 8
+    patch: int = 1  # side in pixels of the square that becomes a token; it divides the image
+    width: int = 96  # numbers a token; a multiple of heads and of 4
+    depth: int = 6  # layers
+    heads: int = 8  # of attention
     dtype: str = "float32"  # of matrix products; parameters are float32
 
     # The path, and what the network sees and predicts (see `flowjax.models.Card`).
     schedule: str = "linear"  # or "cosine"
-    prediction: str = "velocity"
+    prediction: str = "velocity"  # or "noise", "data", "v", "score"
     clock: str = "1000 t"  # or "1 - t", in which the network is smooth
 
     # The times of the loss (see `flowjax.train.draw_times`).
-    times: str = "logit-normal"
-    time_mean: float = 0.0
-    time_std: float = 1.0
-    time_shift: float = 3.0
+    times: str = "logit-normal"  # or "uniform", "shifted"
+    time_mean: float = 0.0  # of logit-normal times
+    time_std: float = 1.0  # of logit-normal times
+    time_shift: float = 3.0  # of shifted times, towards noise
 
     # The coupling of noise and data (see `flowjax.data`).
-    coupling: str = "independent"
+    coupling: str = "independent"  # or "ot", "reflow"
     pool: int = 16  # batches that coupling "ot" pairs together
     # Coupling "reflow": a model's folder or name; the run begins with its parameters.
     teacher: str = ""
-    pairs: int = 4096  # that the teacher makes,
-    pair_steps: int = 10  # in so many steps of the Runge-Kutta method,
-    pair_guidance: float = 1.0  # with this scale of guidance
+    pairs: int = 4096  # pairs of noise and image that the teacher makes
+    pair_steps: int = 10  # steps of the Runge-Kutta method in which it makes them
+    pair_guidance: float = 1.0  # scale of its guidance
 
     # The steps.
     label_dropout: float = 0.1  # probability of the null label
     batch: int = 64  # images a step
     microbatches: int = 1  # parts of a batch, whose gradients are computed one after the other
-    steps: int = 1200
+    steps: int = 1200  # of the optimizer
     seed: int = 0  # of parameters, order and noise
     devices: int = 0  # 0 for all there are
 
     # AdamW (see `flowjax.train.adamw`).
-    learning_rate: float = 1e-3
-    warmup: int = 50
+    learning_rate: float = 1e-3  # its largest value; it falls to 0 at the end of the run
+    warmup: int = 50  # steps in which it grows, at the start
     weight_decay: float = 0.0
-    clip: float = 1.0
+    clip: float = 1.0  # largest norm of a gradient
     ema: float = 0.999  # decay of the running mean of the parameters
 
     # What is written: steps between rows, checkpoints and pictures.
-    log_every: int = 20
-    save_every: int = 200
-    sample_every: int = 200
+    log_every: int = 20  # steps between rows
+    save_every: int = 200  # steps between checkpoints
+    sample_every: int = 200  # steps between pictures
     keep: int = 3  # the newest checkpoints, which stay
 
     # The pictures.

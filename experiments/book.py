@@ -1,10 +1,10 @@
-r"""One page of several chapters: samples of the networks, a solver's order, and staleness.
+r"""One short page of several experiments: their summaries, one figure a question, and links.
 
     python -m experiments.book runs/demo/report.html --samples runs/demo/digits runs/demo/emoji \
         --chapters runs/demo/order runs/demo/staleness
 
-Chapters are work directories of `experiments.order` and `experiments.staleness`, samples those of
-`experiments.sample`.
+Chapters are work directories of `experiments.order` and `experiments.staleness`, whose own pages
+hold the answers; samples are those of `experiments.sample`.
 """
 
 import argparse
@@ -13,16 +13,15 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+import PIL.Image
+
 from experiments import order, report, staleness
 from experiments.cli import images
 from flowjax import records
 
 TITLE = "flowjax: what order is worth, and how much staleness one can bear"
-LEAD = (
-    "Measured here, on this machine, by the commands that stand under each figure. "
-    "Nothing is drawn from memory."
-)
 CHAPTERS = {"experiments.order": order.chapter, "experiments.staleness": staleness.chapter}
+PAGE = "report.html"  # of a work directory
 LARGEST = 4_000_000  # bytes of the page
 
 
@@ -42,6 +41,23 @@ def chapter(workdir: str | os.PathLike) -> report.Chapter:
     )
 
 
+def address(workdir: str | os.PathLike, page: str | os.PathLike) -> str:
+    """The full page of a work directory, as a link from `page`."""
+    here = pathlib.Path(page).resolve().parent
+    return pathlib.Path(os.path.relpath(pathlib.Path(workdir).resolve(), here), PAGE).as_posix()
+
+
+def lead(chapters: Sequence[report.Chapter]) -> list[str]:
+    """The first lines of each chapter's summary, as many of each as have room."""
+    each, more = divmod(report.LINES, max(len(chapters), 1))
+    lines = []
+    for i, found in enumerate(chapters):
+        own = [found.lead] if isinstance(found.lead, str) else found.lead
+        # The first chapters have the lines that are left over.
+        lines += own[: each + (i < more)]
+    return lines
+
+
 def sampled(workdir: str | os.PathLike) -> report.Picture:
     """The images that `experiments.sample` drew into a work directory, with their settings below.
 
@@ -54,8 +70,15 @@ def sampled(workdir: str | os.PathLike) -> report.Picture:
             f"experiments.book: there is no {path}; run experiments.sample into {workdir} first."
         )
     settings = images.read_settings(path)
+    # The pictures of experiments.train have other settings.
+    if not settings.keys() >= {"config", "labels", "seconds", "nfe", "command"}:
+        raise ValueError(
+            f"experiments.book: {path} was not drawn by experiments.sample; give a work directory "
+            "of that command."
+        )
     config = settings["config"]
-    labels = ", ".join(str(name) for _, name in settings["labels"])
+    # A label has several names; the first one is enough below a row of images.
+    labels = ", ".join(str(name).split(",")[0] for _, name in settings["labels"])
     seconds = report.sig(settings["seconds"]["first"])
     caption = (
         f"**{config['model']}**: {settings['nfe']} evaluations of {config['solver']}, "
@@ -63,7 +86,9 @@ def sampled(workdir: str | os.PathLike) -> report.Picture:
         f"A row a label: {labels}. `{settings['command']}`"
     )
     alt = f"Samples of the network {config['model']}, a row a label: {labels}."
-    return report.image(path.read_bytes(), alt, caption)
+    with PIL.Image.open(path) as drawn:
+        width = drawn.width
+    return report.image(path.read_bytes(), alt, caption, width=width)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -81,8 +106,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = parser.parse_args(argv)
     try:
         figures = [sampled(workdir) for workdir in given.samples]
-        chapters = [chapter(workdir) for workdir in given.chapters]
-        page = report.book(TITLE, LEAD, figures, chapters)
+        chapters = [(chapter(workdir), address(workdir, given.page)) for workdir in given.chapters]
+        page = report.book(TITLE, lead([found for found, _ in chapters]), figures, chapters)
         print(f"drawn: {report.write(given.page, page, largest=LARGEST)}")
     except ValueError as error:
         print(error, file=sys.stderr)

@@ -12,13 +12,19 @@ The work directory (runs/ and the config's name by default) then holds
 
 Image k of label c starts from
 
-    flowjax.draw_noise(jax.random.fold_in(jax.random.key(seed), c), [k], shape)
+    flowjax.draw_noise(jax.random.fold_in(flowjax.seeds.key(seed), c), [k], shape)
 
-so it does not depend on the other labels, on the batch or on its place in it.
+so it does not depend on the other labels, on the batch or on its place in it. Image to image,
+
+    --config.image=photo.png --config.strength=0.6
+
+mixes that noise with a given image, and takes the last 60 % of the steps.
 """
 
 import functools
 import pathlib
+import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -30,11 +36,22 @@ import numpy as np
 from jax.experimental import io_callback
 
 import flowjax
-from experiments.cli import archive, mesh
+from experiments.cli import archive, mesh, ranges, start
 from experiments.cli.archive import Drawn
 from experiments.cli.labels import numbers
 from experiments.cli.run import act_on, progress
-from flowjax import Plan, Solution, compat, grids, guidance, models, parallel, plans
+from flowjax import (
+    Plan,
+    Solution,
+    compat,
+    grids,
+    guidance,
+    models,
+    parallel,
+    plans,
+    seeds,
+    tune,
+)
 from flowjax.errors import check_choice
 from flowjax.models import Card, Model
 from flowjax.schedules import Schedule
@@ -77,19 +94,27 @@ GRIDS = {
 
 
 def check(config: Any) -> None:
-    """Refuse numbers that no model could serve."""
-    for name in ("count", "batch"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name}={getattr(config, name)}; wanted at least 1.")
+    """Refuse what no model could serve; the range of each number is checked before."""
     if len(config.guidance_interval) != 2:
         raise ValueError(
             f"guidance_interval={config.guidance_interval}; wanted (low, high), such as 0.2,0.8."
         )
+    start.check(config)
     is_partial = config.guidance_channels is not None or tuple(config.guidance_interval) != (0, 1)
     if config.mesh and is_partial:
         raise ValueError(
             f"mesh={config.mesh!r}: guidance on a mesh is of all channels at all times; leave "
             "guidance_channels and guidance_interval, or the mesh."
+        )
+
+
+def check_plan_alone(config: Any, command: str) -> None:
+    """Refuse options of the command line that a plan's file replaces."""
+    given = re.findall(r"--config\.(solver|steps|order|grid|shift)\b", command)
+    if config.plan and given:
+        raise ValueError(
+            f"plan={config.plan!r} holds its own solver, steps, order, grid and shift; leave out "
+            f"{', '.join(dict.fromkeys(given))}, or leave out the plan."
         )
 
 
@@ -109,11 +134,22 @@ def load(config: Any) -> Model:
 
 
 def plan_of(config: Any, card: Card) -> Plan:
-    """The plan of the configuration's solver and grid, on the model's path."""
-    check_choice("sample", "solver", config.solver, (*SOLVERS, "scheduler"))
+    """The plan of the configuration's solver and grid, on the model's path.
+
+    With a strength it is that of the last steps of the grid alone, so its history starts anew.
+    """
+    if config.plan or config.solver == "tuned":
+        _check_from_noise(config)
+    if config.plan:
+        return plan_of_file(config, card)
+    check_choice("sample", "solver", config.solver, (*SOLVERS, "scheduler", "tuned"))
     check_choice("sample", "grid", config.grid, tuple(GRIDS))
+    if config.solver == "tuned":
+        _check_no_grid(config)
+        return tune.shipped(card, config.steps, config.guidance)[0]
     if config.solver != "scheduler":
         grid = grids.shifted(GRIDS[config.grid](config.steps), config.shift)
+        grid = grid[-1 - start.steps_taken(config) :]
         return SOLVERS[config.solver](card.schedule, grid, config.order)
 
     if card.scheduler is None:
@@ -121,12 +157,44 @@ def plan_of(config: Any, card: Card) -> Plan:
             f"solver='scheduler': {card.name} came without a scheduler_config.json; give a "
             f"pipeline's folder, or one of {', '.join(SOLVERS)}."
         )
+    _check_no_grid(config)
+    if config.strength is None:
+        return compat.diffusers_plan(card.scheduler, config.steps)
+    return compat.diffusers_plan(card.scheduler, config.steps, strength=config.strength)
+
+
+def _check_no_grid(config: Any) -> None:
+    """Refuse a grid beside a solver that has its own."""
     if (config.grid, config.shift) != ("uniform", 1.0):
         raise ValueError(
-            "solver='scheduler' has its own grid and shift; leave grid='uniform' and shift=1, or "
-            "take another solver."
+            f"solver={config.solver!r} has its own grid and shift; leave grid='uniform' and "
+            "shift=1, or take another solver."
         )
-    return compat.diffusers_plan(card.scheduler, config.steps)
+
+
+def _check_from_noise(config: Any) -> None:
+    """Refuse a strength beside a table whose times are fixed."""
+    if config.strength is not None:
+        raise ValueError(
+            f"strength={config.strength:g}: a tuned table begins at t = 1, and its rows use those "
+            "before them, so it has no last part that could run alone; take a published solver for "
+            "image to image."
+        )
+
+
+def plan_of_file(config: Any, card: Card) -> Plan:
+    """The plan of `config.plan`, which must fit the network; what else differs is printed.
+
+    Raises:
+      ValueError: the file cannot be read, or its plan is for another kind of network.
+    """
+    try:
+        plan, facts = plans.load_with_facts(config.plan)
+    except OSError as error:
+        raise ValueError(f"plan={config.plan!r}: {error.strerror or error}.") from error
+    for warning in tune.check_fits(facts, card, config.guidance, f"plan={config.plan!r}"):
+        print(f"warning: {warning}", file=sys.stderr)
+    return plan
 
 
 def state_shape(config: Any, card: Card) -> tuple[int, ...]:
@@ -151,7 +219,7 @@ def noise_of(seed: int, wanted: Any, shape: Sequence[int]) -> tuple[jax.Array, j
     """The noise of each image, and its key for plans that draw more.
 
     Args:
-      seed: of the configuration.
+      seed: of the configuration, from 0 to 2**64 - 1.
       wanted: (B, 2) integers, the label and the index of each image.
       shape: of one state.
 
@@ -159,7 +227,7 @@ def noise_of(seed: int, wanted: Any, shape: Sequence[int]) -> tuple[jax.Array, j
       (B, *shape) float32; (B,) keys.
     """
     label, index = jnp.asarray(wanted).T
-    of_label = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), label)
+    of_label = jax.vmap(jax.random.fold_in, (None, 0))(seeds.key(seed), label)
 
     def one(key: jax.Array, i: jax.Array) -> jax.Array:
         return flowjax.draw_noise(key, i[None], shape)[0]
@@ -191,10 +259,13 @@ def draw(
     def network(x: jax.Array, t: jax.Array, label: jax.Array) -> jax.Array:
         return model.apply(model.params, x, t, label)
 
+    # Without guidance no null label is needed, which some networks do not have.
+    has_null = model.card.config.has_null
+    null = model.card.null_label if has_null or config.guidance != 1 else label
     guided = guidance.classifier_free(
         network,
         label,
-        model.card.null_label,
+        null,
         config.guidance,
         interval=config.guidance_interval,
         channels=config.guidance_channels,
@@ -269,6 +340,7 @@ def draw_all(
     config: Any,
     shape: Sequence[int],
     ready: Callable[[], None] = _ignore,
+    data: jax.Array | None = None,
 ) -> Drawn:
     """All images, batch by batch in one compiled program, with a bar on stderr.
 
@@ -280,6 +352,7 @@ def draw_all(
       shape: of one state.
       ready: called when the program is compiled, which is when all mistakes of the configuration
         have been found.
+      data: the state of the image that image to image starts from, shaped `shape`; or None.
     """
     batch = min(config.batch, len(wanted))
     batches = [wanted[i : i + batch] for i in range(0, len(wanted), batch)]
@@ -300,11 +373,13 @@ def draw_all(
     def prepared(part: np.ndarray) -> tuple[Callable, tuple]:
         # The last batch is filled up: one shape, and so one program.
         part = np.concatenate([part, np.repeat(part[-1:], batch - len(part), axis=0)])
-        noise, keys = noise_of(config.seed, part, shape)
+        states, keys = noise_of(config.seed, part, shape)
+        if data is not None:
+            states = start.noised(data, states, plan, model.card)
         draws_noise = np.any(plan.s)
-        return program(noise, jnp.asarray(part[:, 0]), keys if draws_noise else None)
+        return program(states, jnp.asarray(part[:, 0]), keys if draws_noise else None)
 
-    start = time.perf_counter()
+    began = time.perf_counter()
     run, arguments = prepared(batches[0])
     compiled = run.lower(*arguments).compile()
     ready()
@@ -325,7 +400,7 @@ def draw_all(
 
     each = np.diff(times)
     seconds = {
-        "compile": times[0] - start,
+        "compile": times[0] - began,
         "first": each[0],
         "steady": np.mean(each[1:]) if len(each) > 1 else None,
     }
@@ -366,8 +441,10 @@ def sample(config: Any, workdir: str, overwrite: bool, command: str) -> None:
     """Draw the images of the configuration, write them, and report it in one line."""
     workdir = pathlib.Path(workdir)
     check(config)
+    check_plan_alone(config, command)
     mesh.make_devices(config.mesh)
-    if not overwrite and archive.is_drawn(workdir, config):
+    digest = start.digest(config)
+    if not overwrite and archive.is_drawn(workdir, config, digest):
         print(f"{workdir} holds the images of this configuration; --overwrite draws them again.")
         return
 
@@ -376,16 +453,17 @@ def sample(config: Any, workdir: str, overwrite: bool, command: str) -> None:
     labels = numbers(config.labels, model.card)
     wanted = np.array([(label, k) for label, _ in labels for k in range(config.count)])
     plan, shape = plan_of(config, model.card), state_shape(config, model.card)
+    data = start.state_of(config, model.card, shape)
 
     # States, and their images.
     ready = functools.partial(archive.make_writable, workdir)
-    drawn = draw_all(model, wanted, plan, config, shape, ready)
-    start = time.perf_counter()
+    drawn = draw_all(model, wanted, plan, config, shape, ready, data)
+    began = time.perf_counter()
     shown = pictures(model.card, drawn.states, config.tile)
-    decoding = time.perf_counter() - start if model.card.vae is not None else None
+    decoding = time.perf_counter() - began if model.card.vae is not None else None
     seconds = drawn.seconds | {"decode": decoding}
 
-    settings = archive.settings_of(config, command, plan, labels, seconds)
+    settings = archive.settings_of(config, command, plan, labels, seconds, digest)
     paths = archive.save(workdir, config.count, wanted, drawn, shown, settings)
     print(summary(drawn, seconds, plan, paths))
     if shown is None:
@@ -418,7 +496,7 @@ def _default_workdir(config: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line: see the module."""
-    act_on(sample, argv, workdir=_default_workdir)
+    act_on(sample, argv, workdir=_default_workdir, special=ranges.OF_SAMPLING)
 
 
 if __name__ == "__main__":

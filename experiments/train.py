@@ -16,7 +16,6 @@ on from the newest checkpoint, also after a SIGKILL. Its parameters at the end a
 that was not stopped, on a CPU to the last bit.
 """
 
-import contextlib
 import dataclasses
 import datetime
 import functools
@@ -27,94 +26,36 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import safetensors
 
-import flowjax
+from experiments.cli import ranges
 from experiments.cli.images import grid, save_png
-from experiments.cli.run import check_names, main
+from experiments.cli.run import main
 from experiments.lab.reflow import make_pairs, noise_for, sampler
+from experiments.lab.signals import signals
+from experiments.lab.training import (
+    batches_of,
+    check,
+    devices_of,
+    key_of,
+    load_data,
+    make_card,
+    make_optimizer,
+)
 from flowjax import checkpoint, data, grids, models, plans, train
 from flowjax.environment import environment
-from flowjax.errors import check_choice
 from flowjax.records import Records, plain
 
-SCHEDULES = {"linear": flowjax.Linear(), "cosine": flowjax.Cosine()}
 # Where the solver of pictures starts. At t = 1 alpha is 0, and the noise or the score there does
 # not determine the data.
 FIRST_TIME = {"noise": 0.999, "score": 0.999}
-# One stream of random numbers for each purpose, of the one seed.
-STREAMS = {"parameters": 0, "training": 1, "samples": 2, "pairs": 3}
 MOST_COLUMNS = 16  # classes shown in samples.png
-
-
-def key_of(config: Any, stream: str) -> jax.Array:
-    """The key of one purpose, a name in STREAMS."""
-    return jax.random.fold_in(jax.random.key(config.seed), STREAMS[stream])
-
-
-def check(config: Any) -> None:
-    """Refuse names that are not known, before anything is written."""
-    check_names("schedule", config.schedule, SCHEDULES)
-    check_names("coupling", config.coupling, data.COUPLINGS)
-    check_names("times", config.times, train.TIMES)
-
-
-def make_card(config: Any, held: data.Data) -> models.Card:
-    """The card of the network that `config` trains on the data `held`."""
-    check_choice("train", "schedule", config.schedule, SCHEDULES)
-    sizes = models.DiTConfig(
-        size=held.images.shape[1:3],
-        channels=held.images.shape[3],
-        patch=config.patch,
-        width=config.width,
-        depth=config.depth,
-        heads=config.heads,
-        classes=len(held.classes),
-        dtype=None if config.dtype == "float32" else config.dtype,
-    )
-    name = pathlib.Path(held.name).stem
-    schedule = SCHEDULES[config.schedule]
-    return models.Card(name, sizes, schedule, config.prediction, config.clock)
-
-
-def make_optimizer(config: Any) -> optax.GradientTransformation:
-    """`config.optimizer()` where a configuration defines one, else `flowjax.train.adamw`."""
-    if hasattr(config, "optimizer"):
-        return config.optimizer()
-    names = ("learning_rate", "warmup", "weight_decay", "clip")
-    return train.adamw(config.steps, **{name: getattr(config, name) for name in names})
-
-
-@contextlib.contextmanager
-def signals() -> Iterator[list[int]]:
-    """Yield a list to which SIGTERM and SIGINT are appended when they arrive.
-
-    The first one only asks the run to end; a second one has its usual effect.
-    """
-    seen = []
-    before = {}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def note(number: int, frame: Any) -> None:
-        seen.append(number)
-        restore()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        before[number] = signal.signal(number, note)
-    try:
-        yield seen
-    finally:
-        restore()
 
 
 class Run:
@@ -137,7 +78,7 @@ class Run:
         self.workdir = pathlib.Path(workdir)
         self.folder = self.workdir / "checkpoints"
         self.records = Records(workdir, config)
-        self.mesh = train.data_mesh(_devices(config.devices))
+        self.mesh = train.data_mesh(devices_of(config.devices))
         train.check_split(config.batch, self.mesh.size, config.microbatches)
 
         # The data: images, or the pairs of a teacher.
@@ -146,10 +87,8 @@ class Run:
             teacher = _teacher(config.teacher)
             self.data = self._pairs(teacher)
         else:
-            self.data = data.load(config.data, size=config.size or None)
-        self.batches = data.Batches(
-            self.data, config.batch, config.seed, config.coupling, config.pool, config.flip
-        )
+            self.data = load_data(config.data, config.size)
+        self.batches = batches_of(config, self.data)
 
         # The network and the state of training.
         self.card = make_card(config, self.data)
@@ -243,15 +182,6 @@ def _teacher(name: str) -> models.Model:
         return models.load(name)
     except FileNotFoundError as error:
         raise ValueError(f"train: coupling 'reflow' needs a teacher. {error}") from error
-
-
-def _devices(count: int) -> list:
-    there = jax.devices()
-    if count > len(there):
-        raise ValueError(
-            f"train: devices={count}, and there are {len(there)}; 0 takes all of them."
-        )
-    return there[: count or len(there)]
 
 
 def _unused(folder: pathlib.Path, name: str) -> pathlib.Path:
@@ -442,4 +372,4 @@ def report(workdir: str | os.PathLike) -> list[str]:
 
 
 if __name__ == "__main__":
-    main(run, report, check=check)
+    main(run, report, check=check, special=ranges.OF_TRAINING)

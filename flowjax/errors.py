@@ -2,13 +2,15 @@
 
 A sentence names the function, the option and the value that was given, then what was wanted. An
 option with a closed set of values is checked by `check_choice`, a whole number by `check_whole`,
-the order of a solver by `check_order`.
+another number by `check_number`, the order of a solver by `check_order`.
 """
 
 import difflib
+import math
 from collections.abc import Collection
 from typing import Any
 
+import jax
 import numpy as np
 
 NEAR = 0.6  # similarity from 0 to 1 (difflib) above which a misspelt name is taken for a known one
@@ -84,9 +86,61 @@ def check_whole(name: str, option: str, value: Any, least: int, most: int | None
 
 def _within(value, least, most):
     """Whether `value` is a finite number within the limits."""
-    if not isinstance(value, int | float | np.integer | np.floating) or not np.isfinite(value):
+    if not isinstance(value, int | float | np.integer | np.floating):
+        return False
+    # numpy cannot ask this of a Python integer of more than 64 bits, which is finite anyway.
+    if isinstance(value, float | np.floating) and not np.isfinite(value):
         return False
     return value >= least and (most is None or value <= most)
+
+
+def check_number(
+    name: str,
+    option: str,
+    value: Any,
+    least: float = -math.inf,
+    most: float = math.inf,
+    *,
+    above: bool = False,
+) -> None:
+    """Check that `value` is a finite number, or finite numbers, within limits.
+
+    A traced value is not known, and passes.
+
+    Args:
+      name: the public function that the error speaks for.
+      option: the argument of that function.
+      value: what the caller gave: a number, or an array of numbers.
+      least, most: both are allowed values; infinite for no limit.
+      above: whether `least` itself is refused.
+
+    Raises:
+      ValueError: it is no number, not finite, or lies outside the limits.
+    """
+    if isinstance(value, jax.core.Tracer):
+        return
+    try:
+        numbers = np.asarray(value)
+        is_number = numbers.dtype.kind in "iuf" or isinstance(value, jax.Array)
+        numbers = numbers.astype(np.float64) if is_number else np.asarray(np.nan)
+    except (TypeError, ValueError, OverflowError):
+        numbers = np.asarray(np.nan)
+    inside = (numbers > least if above else numbers >= least) & (numbers <= most)
+    if not np.all(np.isfinite(numbers) & inside):
+        raise ValueError(f"{name}: {option}={value!r}; wanted {number_within(least, most, above)}.")
+
+
+def number_within(least: float, most: float, above: bool = False) -> str:
+    """The words for a finite number within limits, such as "a number from 0 to 1"."""
+    if math.isinf(least) and math.isinf(most):
+        return "a finite number"
+    if math.isinf(least):
+        return f"a finite number of at most {most:g}"
+    if math.isinf(most):
+        return f"a finite number {'above' if above else 'of at least'} {least:g}"
+    if above:
+        return f"a number above {least:g} and of at most {most:g}"
+    return f"a number from {least:g} to {most:g}"
 
 
 def check_order(name: str, order: Any, most: int, steps: int | None = None) -> None:

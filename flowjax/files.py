@@ -1,5 +1,7 @@
 """The one atomic writer: a reader finds the old file or all of the new one, never a part.
 
+Beside it stand the one reader of .npz files, and the check that a folder can be made.
+
 A file is written under a temporary name in the folder of its target, and then renamed. Within one
 folder a rename is atomic, so a process that is killed in between leaves the old file as it was.
 """
@@ -8,7 +10,11 @@ import contextlib
 import os
 import pathlib
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterator
+
+import numpy as np
 
 READABLE = 0o644  # mkstemp gives 0600, which hides the file from other users of the machine
 
@@ -69,3 +75,68 @@ def write_bytes(path: str | os.PathLike, content: bytes) -> None:
     """Write a binary file, see `replacing`."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+
+
+def check_folder(path: str | os.PathLike, option: str) -> None:
+    """Refuse a folder that is not there and cannot be made, without making it.
+
+    Args:
+      path: the folder.
+      option: the argument or flag that gave it, for the sentence.
+
+    Raises:
+      ValueError: a file stands in the way, or its nearest folder cannot be written to.
+    """
+    # The nearest one that is there: all below it would be made.
+    there = pathlib.Path(path).absolute()
+    while not os.path.lexists(there) and there != there.parent:
+        there = there.parent
+    reason = None
+    if not there.is_dir():
+        reason = f"{there} is a file, and a directory is needed"
+    elif not os.access(there, os.W_OK | os.X_OK):
+        reason = f"there is no permission to write in {there}"
+    if reason:
+        raise ValueError(f"{path} cannot be written to ({reason}); give another {option}.")
+
+
+def make_folder(path: str | os.PathLike, option: str) -> None:
+    """Make a folder with those above it, unless it is there.
+
+    Raises:
+      ValueError: it cannot be made; the sentence names the `option` that gave it.
+    """
+    check_folder(path, option)
+    try:
+        pathlib.Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be written to ({error.strerror or error}); give another {option}."
+        ) from None
+
+
+def read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """{name: array} of an .npz file. Arrays of Python objects are not read: they could run code.
+
+    Raises:
+      ValueError: there is no such file, or it is damaged, empty or something else.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}.")
+    size = path.stat().st_size
+    if not zipfile.is_zipfile(path):
+        content = "is empty" if not size else f"({size} bytes) is no .npz file, or a part of one"
+        raise ValueError(f"{path} {content}. Was it cut short? Write or fetch it again.")
+    try:
+        # numpy leaves a file open that it cannot read, so the file is opened here.
+        with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as found:
+            return {name: found[name] for name in found.files}
+    except ValueError:
+        # The sentence of numpy would advise to load the objects.
+        raise ValueError(
+            f"{path} holds an array that is damaged, or one of Python objects; wanted an .npz "
+            "file of numbers and text."
+        ) from None
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        raise ValueError(f"{path} is a damaged .npz file ({error}); write it again.") from None

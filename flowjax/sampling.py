@@ -63,7 +63,7 @@ def draw_noise(key: jax.Array, ids: Sequence[int] | Array, shape: Sequence[int])
 
     Args:
       key: one JAX key.
-      ids: (B,) integers, for example range(16).
+      ids: (B,) integers from 0 to 2**32 - 1, for example range(16).
       shape: shape of one sample, (*D,).
 
     Returns:
@@ -81,6 +81,12 @@ def draw_noise(key: jax.Array, ids: Sequence[int] | Array, shape: Sequence[int])
         raise ValueError(
             f"{name}: ids has shape {ids.shape} and dtype {ids.dtype}; wanted a vector of "
             "integers, (B,): the numbers of the samples, for example range(16) for sixteen."
+        )
+    # A key takes 32 bits of a number, so another one would silently share the noise of these.
+    known = np.zeros(0, int) if isinstance(ids, jax.core.Tracer) else np.asarray(ids)
+    if known.size and not (0 <= known.min() and known.max() < 2**32):
+        raise ValueError(
+            f"{name}: ids from {known.min()} to {known.max()}; wanted numbers from 0 to 2**32 - 1."
         )
     try:
         shape = tuple(operator.index(size) for size in shape)

@@ -23,7 +23,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from flowjax.errors import check_choice
+from flowjax.errors import check_choice, check_number, check_whole
 from flowjax.models.card import Card
 from flowjax.schedules import Schedule
 from flowjax.types import Array, PyTree
@@ -61,7 +61,11 @@ def draw_times(
       shift: of "shifted".
       dtype: of the result.
     """
-    check_choice("train.draw_times", "kind", kind, TIMES)
+    name = "train.draw_times"
+    check_choice(name, "kind", kind, TIMES)
+    check_number(name, "mean", mean)
+    check_number(name, "std", std, 0)
+    check_number(name, "shift", shift, 0, above=True)
     if kind == "logit-normal":
         return jax.nn.sigmoid(mean + std * jax.random.normal(key, (), dtype))
     # uniform is in [0, 1). The time must not be 0, where sigma' of some schedules is infinite.
@@ -156,7 +160,16 @@ def adamw(
       warmup: steps of linear growth at the start, at most half of the run.
       weight_decay: of AdamW.
       clip: the largest global norm of a gradient.
+
+    Raises:
+      ValueError: a number outside its range.
     """
+    name = "train.adamw"
+    check_whole(name, "steps", steps, 1)
+    check_whole(name, "warmup", warmup, 0)
+    check_number(name, "learning_rate", learning_rate, 0, above=True)
+    check_number(name, "weight_decay", weight_decay, 0)
+    check_number(name, "clip", clip, 0, above=True)
     rate = optax.warmup_cosine_decay_schedule(
         init_value=0.0,
         peak_value=learning_rate,
@@ -212,6 +225,8 @@ def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
 
 def check_split(size: int, devices: int, microbatches: int) -> None:
     """Refuse a batch that does not divide into microbatches that divide over the devices."""
+    for option, value in {"batch": size, "devices": devices, "microbatches": microbatches}.items():
+        check_whole("train", option, value, 1)
     parts = devices * microbatches
     if size % parts == 0:
         return
@@ -262,7 +277,14 @@ def make_step(
       A function of a `State`, a batch and a key. The batch has "images" (B, H, W, C) and "labels"
       (B,), and "noise" (B, H, W, C) where it is not to be drawn. The metrics are "loss", the mean
       loss of the batch before the step, and "gradient", the global norm of its gradient.
+
+    Raises:
+      ValueError: a probability or a decay outside [0, 1], or no microbatch.
     """
+    name = "train.make_step"
+    check_number(name, "label_dropout", label_dropout, 0, 1)
+    check_number(name, "decay", decay, 0, 1)
+    check_whole(name, "microbatches", microbatches, 1)
     loss_of = functools.partial(mean_loss, card=card, times=times, label_dropout=label_dropout)
 
     def step(state, batch, key):

@@ -553,7 +553,38 @@ MISTAKES = [
     (lambda x: guidance.dynamic_threshold(99.5), "quantile=99.5"),
     (lambda x: guidance.dynamic_threshold(0.9, least=2.0, most=1.0), "least <= most"),
     (lambda x: guidance.dynamic_threshold(0.9, least=0.0), "0 < least"),
+    # Numbers that would give NaN, or a picture of nothing, without a word.
+    (lambda x: guided_affine(np.nan), "scale=nan; wanted a finite number"),
+    (lambda x: guided_affine(-np.inf), "scale=-inf"),
+    (lambda x: guided_affine("2"), "scale='2'"),
+    (lambda x: guided_affine(np.array([1.0, np.nan, 1.0, 1.0])), "scale=array.*nan"),
+    (lambda x: guidance.combine(affine, affine, np.inf), "combine: scale=inf"),
+    (lambda x: guided_affine(3.0, rescale=1.5), "rescale=1.5; wanted a number from 0 to 1"),
+    (lambda x: guided_affine(3.0, rescale=np.nan), "rescale=nan"),
+    (lambda x: guided_affine(3.0, interval=(np.nan, 1)), "interval=.nan, 1"),
+    (lambda x: guided_affine(3.0, interval=0.5), "interval=0.5; wanted .low, high"),
+    (lambda x: guidance.Projection(Linear(), momentum=np.nan), "momentum=nan"),
+    (lambda x: guidance.Projection(Linear(), eta=np.inf), "eta=inf"),
+    (lambda x: guidance.Projection(Linear(), threshold=np.nan), "threshold=nan"),
+    (lambda x: guidance.dynamic_threshold(np.nan), "quantile=nan"),
+    (lambda x: guidance.dynamic_threshold(0.9, least=np.nan), "least=nan"),
+    (lambda x: guidance.dynamic_threshold(0.9, most=np.nan), "most=nan"),
+    (
+        lambda x: guidance.classifier(affine, lambda x, t: x[:, 0], np.nan, Linear()),
+        "classifier: scale=nan",
+    ),
 ]
+
+
+def test_traced_numbers_are_not_looked_at():
+    x = normal(0, 4, 3)
+
+    @jax.jit
+    def guided(scale, rescale):
+        return guided_affine(scale, rescale=rescale)[0](x, 0.5)
+
+    np.testing.assert_allclose(guided(3.0, 0.2), guided_affine(3.0, rescale=0.2)[0](x, 0.5))
+    assert np.all(np.isnan(guided(np.nan, 0.2)))
 
 
 @pytest.mark.parametrize("mistake, sentence", MISTAKES, ids=range(len(MISTAKES)))

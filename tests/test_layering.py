@@ -22,6 +22,7 @@ ALLOWED = {
     "errors": set(),  # shared checks and their sentences, open to all
     "types": set(),  # what signatures name, open to all
     "files": set(),  # the one atomic writer, open to all
+    "seeds": set(),
     "schedules": set(),
     "grids": {"schedules"},
     "plans": {"schedules", "grids"},
@@ -32,7 +33,7 @@ ALLOWED = {
     "geometry": {"schedules", "grids", "plans"},  # it compares the updates of successive orders
     "distances": {"schedules", "grids"},
     "tune": {"schedules", "grids", "plans", "sampling", "distances"},
-    "data": set(),
+    "data": {"seeds"},
     "checkpoint": {"records"},
     "train": {"schedules", "models"},
     "parallel": {
@@ -49,6 +50,9 @@ ALLOWED = {
 SAMPLERS = {"sampling", "adaptive", "parallel", "plans", "tune"}
 NEVER = {"configs", "experiments", "tests", "absl", "matplotlib"}
 NEVER_AT_IMPORT = {"tensorflow", "torch"}  # a reader of checkpoints may import them in a function
+# A file that users copy beside their own script. It imports torch and nothing of flowjax, and
+# nothing of flowjax imports it.
+STANDALONE = PACKAGE / "compat" / "torch_scheduler.py"
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -158,7 +162,16 @@ def test_parallel_production_imports_neither_emulation_nor_analysis(path):
 def test_library_stands_without_experiments_and_other_frameworks(path):
     assert not {name.split(".")[0] for name in imports_of(path)} & NEVER
     at_import = imports_of(path, inside_functions=False)
-    assert not {name.split(".")[0] for name in at_import} & NEVER_AT_IMPORT
+    frameworks = {name.split(".")[0] for name in at_import} & NEVER_AT_IMPORT
+    assert not frameworks or path == STANDALONE
+
+
+def test_nothing_imports_the_file_that_stands_alone():
+    name = "flowjax.compat.torch_scheduler"
+    importers = [
+        path for path in FILES if any(found.startswith(name) for found in imports_of(path))
+    ]
+    assert importers == [] and units_of(imports_of(STANDALONE)) == set()
 
 
 # Imported when it is first needed, since it is heavy or wanted by few.
@@ -190,6 +203,7 @@ PUBLIC = [
     "records",
     "sampling",
     "schedules",
+    "seeds",
     "train",
     "tune",
     "types",
@@ -235,9 +249,10 @@ def test_public_name_has_docstring(name):
 
 
 def modules_of(package):
-    """The dotted names of all modules in `package`, but for commands."""
+    """The dotted names of all modules in `package`, but for commands and the file for torch."""
     found = pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
-    return [module.name for module in found if not module.name.endswith("__main__")]
+    left_out = ("__main__", STANDALONE.stem)
+    return [module.name for module in found if not module.name.endswith(left_out)]
 
 
 @pytest.mark.parametrize("name", modules_of(flowjax))

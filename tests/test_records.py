@@ -269,3 +269,32 @@ def test_configuration_that_gained_fields_goes_on(tmp_path):
     for other in ({"a": 2, "b": 2, "c": 3, "d": 4}, {"a": 1, "b": 2}):
         with pytest.raises(ValueError, match="rows of another configuration"):
             Records(tmp_path, other)
+
+
+# ---- files that are damaged
+
+DAMAGED = ["", "<html>", "3", "[]", "{}", '{"hash": "0", "config": 3}']
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_a_damaged_configuration_is_refused_in_a_sentence(tmp_path, content):
+    records.Records(tmp_path, {"steps": 3}).add({"seed": 0}, error=1.0)
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match="was not written by this program|no configuration"):
+        records.Records(tmp_path, {"steps": 3})
+
+
+@pytest.mark.parametrize("name", ["done.json", "environment.json"])
+@pytest.mark.parametrize("content", ["", "<html>", "3"])
+def test_another_damaged_file_is_named(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    read = {"done.json": records.read_summary, "environment.json": records.read_environments}[name]
+    with pytest.raises(ValueError, match=f"records: .*{name} was not written by this program"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("line", ["3", "[1]", "null", '"a"'])
+def test_a_line_that_is_no_row_is_named(tmp_path, line):
+    (tmp_path / "rows.jsonl").write_text(f'{{"seed": 0}}\n{line}\n')
+    with pytest.raises(ValueError, match="line 2 of .* is no row"):
+        records.read(tmp_path)

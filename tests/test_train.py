@@ -252,6 +252,35 @@ def test_optimizer_warms_up_and_ends_at_rest():
     assert moves[10] == 0
 
 
+def step_of(**options):
+    """A step whose numbers are looked at before all else."""
+    return train.make_step(None, None, None, times=None, **options)
+
+
+@pytest.mark.parametrize(
+    "call, said",
+    [
+        (lambda: train.adamw(0), "steps=0"),
+        (lambda: train.adamw(10, learning_rate=-1.0), "learning_rate=-1.0"),
+        (lambda: train.adamw(10, learning_rate=np.nan), "learning_rate=nan"),
+        (lambda: train.adamw(10, warmup=-1), "warmup=-1"),
+        (lambda: train.adamw(10, weight_decay=-0.1), "weight_decay=-0.1"),
+        (lambda: train.adamw(10, clip=0.0), "clip=0.0"),
+        (lambda: train.draw_times(jax.random.key(0), "shifted", shift=0.0), "shift=0.0"),
+        (lambda: train.draw_times(jax.random.key(0), "logit-normal", std=-1.0), "std=-1.0"),
+        (lambda: train.draw_times(jax.random.key(0), "logit-normal", mean=np.inf), "mean=inf"),
+        (lambda: step_of(label_dropout=1.5), "label_dropout=1.5"),
+        (lambda: step_of(decay=np.nan), "decay=nan"),
+        (lambda: step_of(microbatches=0), "microbatches=0"),
+        (lambda: train.check_split(8, 1, 0), "microbatches=0"),
+        (lambda: train.check_split(0, 1, 1), "batch=0"),
+    ],
+)
+def test_a_number_outside_its_range_is_refused(call, said):
+    with pytest.raises(ValueError, match=f"train.*: {said}; wanted a"):
+        call()
+
+
 def test_batch_that_does_not_divide_names_sizes_that_do():
     wanted = "batch of 12 does not divide over 8 device.*take 8 or 16, or 1, 2, 3, 4, 6, 12 devices"
     with pytest.raises(ValueError, match=wanted):

@@ -27,8 +27,6 @@ COLUMNS = ("label_time", "p", "q", "a", "b", "c", "d")
 MOST = 64
 # The matrix products of a chain whose time `matmul_peak` takes.
 CHAIN = 10
-# cuDNN's fused attention takes heads of at most this width, a multiple of 8.
-WIDEST_HEAD = 128
 
 Built = tuple[Callable[[], jax.Array], Callable[[], int | None]]  # (call, memory)
 
@@ -67,28 +65,11 @@ def weights(config: models.DiTConfig, dtype: str) -> PyTree:
         return jax.jit(make)(jax.random.key(0))
 
 
-# -- attention
-
-
-def fused_attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, layer: jax.Array | None = None, carry: PyTree = None
-) -> tuple[jax.Array, PyTree]:
-    """Attention by cuDNN's fused kernel, which stores no scores: half precision on NVIDIA."""
-    return jax.nn.dot_product_attention(q, k, v, implementation="cudnn"), carry
-
-
-def attention(case: Case) -> Callable:
-    """cuDNN's kernel for half precision and heads 8 k <= 128 wide, else the plain form."""
-    width = case.width // case.heads
-    fits = case.dtype == "bfloat16" and width % 8 == 0 and width <= WIDEST_HEAD
-    return fused_attention if fits and jax.default_backend() == "gpu" else models.softmax_attention
-
-
 # -- the contenders
 
 
 class _Setup(NamedTuple):
-    """What a case is called with; `apply` has this case's attention."""
+    """What a case is called with."""
 
     apply: Callable
     params: PyTree
@@ -107,7 +88,7 @@ def _setup(case: Case) -> _Setup:
     noise, labels = case.noise_and_labels()
     dtype = jnp.float64 if case.dtype == "float64" else jnp.float32
     return _Setup(
-        functools.partial(models.Card("DiT", config).velocity, attention=attention(case)),
+        models.Card("DiT", config).velocity,
         params,
         jnp.asarray(labels),
         jnp.asarray(noise, dtype),

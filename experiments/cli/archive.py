@@ -3,6 +3,7 @@
 samples.npz is written last, so its presence means that both files are complete.
 """
 
+import dataclasses
 import importlib.metadata
 import json
 import pathlib
@@ -36,8 +37,14 @@ def settings_of(
     plan: Plan,
     labels: list[tuple[int, str]],
     seconds: dict[str, float | None],
+    digest: str | None = None,
 ) -> dict:
-    """Everything that made the images, a dictionary for JSON."""
+    """Everything that made the images, a dictionary for JSON.
+
+    Args:
+      config, command, plan, labels, seconds: of the run.
+      digest: the SHA-256 of the image that image to image started from, or None.
+    """
     try:
         version = importlib.metadata.version("flowjax-dit")
     except importlib.metadata.PackageNotFoundError:
@@ -47,6 +54,7 @@ def settings_of(
         "command": command,
         "labels": labels,
         "nfe": plan.nfe,
+        "image_sha256": digest,
         "seconds": seconds,
         "environment": {"flowjax": version, **environment.environment()},
     }
@@ -66,16 +74,23 @@ def read_settings(workdir: pathlib.Path) -> dict | None:
             )
         return None
     try:
-        with np.load(archive) as found:
-            return json.loads(str(found["settings"]))
-    except (KeyError, ValueError, OSError):
+        settings = json.loads(str(files.read_npz(archive)["settings"]))
+        settings["config"].keys()
+    except (KeyError, ValueError, TypeError, AttributeError):
         raise ValueError(
-            f"{archive} was not written by this program; give another --workdir, or --overwrite."
+            f"{archive} was not written by this program, or only a part of it is there; "
+            "give another --workdir, or --overwrite."
         ) from None
+    return settings
 
 
-def is_drawn(workdir: pathlib.Path, config: Any) -> bool:
+def is_drawn(workdir: pathlib.Path, config: Any, digest: str | None = None) -> bool:
     """Whether a work directory holds the images of this configuration.
+
+    Args:
+      workdir: the directory.
+      config: the configuration.
+      digest: the SHA-256 of the image that image to image starts from, or None.
 
     Raises:
       ValueError: it holds those of another configuration.
@@ -83,12 +98,20 @@ def is_drawn(workdir: pathlib.Path, config: Any) -> bool:
     found = read_settings(workdir)
     if found is None:
         return False
-    old, new = found["config"], records.plain(config)
+    # Images that are older than a field were drawn with what is now its default.
+    defaults = {
+        field.name: records.plain(field.default)
+        for field in dataclasses.fields(config)
+        if field.default is not dataclasses.MISSING
+    }
+    old, new = defaults | found["config"], records.plain(config)
     differ = [
         f"{name}: {old.get(name)!r} there, {value!r} now"
         for name, value in new.items()
         if old.get(name) != value
     ]
+    if not differ and found.get("image_sha256") != digest:
+        differ = [f"the file {config.image} has changed"]
     if differ:
         raise ValueError(
             f"{workdir} holds images of another configuration ({'; '.join(differ)}). "
@@ -99,8 +122,8 @@ def is_drawn(workdir: pathlib.Path, config: Any) -> bool:
 
 def make_writable(workdir: pathlib.Path) -> None:
     """Make the directory, and refuse one that cannot be written to before an hour is spent."""
+    files.make_folder(workdir, "--workdir")
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=workdir).close()
     except OSError as error:
         raise ValueError(

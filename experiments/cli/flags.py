@@ -6,6 +6,7 @@ tuple with an item of the wrong type.
 """
 
 import dataclasses
+import itertools
 import os
 import re
 import shlex
@@ -18,14 +19,15 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
+from experiments.cli import help
 from flowjax.errors import suggestion
 from flowjax.records import is_recorded
 
 HELP = {
     "config": "File with get_config(), as configs/order.py or configs/order.py:quick; "
     "--config.field=value overrides.",
-    "workdir": "Directory of the rows and the page; it may be new.",
-    "overwrite": "Forget the rows that the work directory holds.",
+    "workdir": "Directory of what the command makes; it may be new.",
+    "overwrite": "Forget what the work directory holds.",
     "traceback": "Show where an error came from.",
     "help": "Show this text.",
 }
@@ -48,12 +50,14 @@ def parse(
       SystemExit: after --help.
     """
     if any(word in ("--help", "-help", "-h") for word in argv):
-        print(_define(argv).get_help())
+        print(_help(argv))
         raise SystemExit(0)
 
     # Fields are checked before the flag parser sees them: it does not name the nearest field.
     path = _config_path(argv)
-    _check_fields(_load(path), argv)
+    config = _load(path)
+    _check_fields(config, argv)
+    argv, without_value = _split_none(config, argv)
     try:
         values, rest = _apply(argv)
     except flags.Error as error:
@@ -70,6 +74,8 @@ def parse(
             "--workdir is needed: the directory of the rows and the page, as --workdir=runs/order."
         )
     _settle_tuples(values.config, values["config"].override_values)
+    for field in without_value:
+        setattr(values.config, field, None)
     return values.config, values
 
 
@@ -90,10 +96,45 @@ def command(argv: Sequence[str], config: Any) -> str:
             words.append(word)
         follows = leave_out and flag in selecting and "=" not in word
 
+    return f"{_program(argv)} {shlex.join(words)}"
+
+
+def _program(argv: Sequence[str]) -> str:
+    """The command without its flags."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     module = spec.name.removesuffix(".__main__") if spec and argv is sys.argv else None
-    program = f"python -m {module}" if module else f"python {shlex.quote(argv[0])}"
-    return f"{program} {shlex.join(words)}"
+    return f"python -m {module}" if module else f"python {shlex.quote(argv[0])}"
+
+
+def _help(argv: Sequence[str]) -> str:
+    """The text of --help: of the command, or of the configuration that is named beside it."""
+    try:
+        path = _config_path(argv)
+    except ValueError:
+        return help.overview(_program(argv), HELP)
+    return help.of_config(_program(argv), path, _load(path), HELP)
+
+
+def _split_none(config: Any, argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(the words for the flag parser, the fields that get None).
+
+    The parser cannot read None for a field such as `int | None`; "None" and "none" mean it.
+    """
+    # One pass over the words, of which a flag may take two.
+    words, fields = [], []
+    rest = iter(argv)
+    for word in rest:
+        match = re.fullmatch(r"--?config\.(\w+)(?:=(.*))?", word)
+        field, value = match.groups() if match else (None, None)
+        may_be_none = match and type(None) in typing.get_args(_field_types(config).get(field))
+        # The value may be the next word.
+        following = [] if value is not None or not may_be_none else list(itertools.islice(rest, 1))
+        value = following[0] if following else value
+        if may_be_none and value in ("None", "none"):
+            fields.append(field)
+        else:
+            words += [word, *following]
+    return words, fields
 
 
 def _config_path(argv: Sequence[str]) -> str:

@@ -88,7 +88,10 @@ def read_settings(path: str | os.PathLike) -> dict:
             f"images.read_settings: {path} holds no settings of flowjax; "
             "only PNG files made here do."
         )
-    return json.loads(text)
+    try:
+        return dict(json.loads(text))
+    except (ValueError, TypeError):
+        raise ValueError(f"images.read_settings: the settings in {path} are damaged.") from None
 
 
 if __name__ == "__main__":

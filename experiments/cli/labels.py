@@ -120,7 +120,7 @@ def numbers(text: str, card: Card) -> list[tuple[int, str]]:
 
 
 def _name(label: int, card: Card, names: list[str] | None) -> str:
-    if label == card.null_label:
+    if label == card.config.classes:
         return NULL
     return names[label] if names else str(label)
 

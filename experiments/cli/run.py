@@ -13,8 +13,9 @@ the work directory. Its last lines are
 An experiment may be made of questions, see `ask` and `main`. Then
 `--config.questions=clock,learned` measures these alone.
 
-A wrong command, a wrong value and a work directory of another configuration end with one sentence
-and exit status 2 before anything is written. An interrupted run continues from its rows. A finished
+A wrong command, a wrong value, a number outside its range (`experiments.cli.ranges`) and a work
+directory of another configuration end with one sentence and exit status 2 before anything is
+written. An interrupted run continues from its rows. A finished
 one is drawn again, and measures only the questions that are new.
 """
 
@@ -22,13 +23,14 @@ import datetime
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from types import ModuleType
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from experiments.cli import flags
+from experiments.cli import flags, ranges
+from flowjax import files
 from flowjax.errors import suggestion
 from flowjax.records import Records
 
@@ -217,28 +219,38 @@ def act_on(
     argv: Sequence[str] | None = None,
     *,
     workdir: Callable[[str], str] | None = None,
+    special: Mapping[str, ranges.Range] | None = None,
     interrupted: str = "nothing is kept.",
 ) -> None:
     """Parse the command line and act on it; a caller's mistake ends with one sentence.
+
+    Every number of the configuration is checked here, before `act` is called, and so is that the
+    work directory can be made.
 
     Args:
       act: the function (config, workdir, overwrite, command), the last as a reader would type it.
       argv: the command line with the program's name first; sys.argv by default.
       workdir: as in `flags.parse`.
+      special: the ranges of numbers that this command has of its own, as in `ranges.check`.
       interrupted: what to print after "interrupted;".
 
     Raises:
       SystemExit: with status 2 after one sentence on stderr, when a ValueError names the caller's
-        mistake (with --traceback: the error itself); with status 130 when the run was interrupted.
+        mistake, or a file cannot be read or written (with --traceback: the error itself); with
+        status 130 when the run was interrupted.
     """
     argv = sys.argv if argv is None else argv
     try:
         config, values = flags.parse(argv, workdir)
+        ranges.check(config, special)
+        files.check_folder(values.workdir, "--workdir")
         act(config, values.workdir, values.overwrite, flags.command(argv, config))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         if "--traceback" in argv:
             raise
-        print(f"{os.path.basename(argv[0])}: {error}", file=sys.stderr)
+        # The sentence of a library may have several lines.
+        sentence = " ".join(str(error).split())
+        print(f"{os.path.basename(argv[0])}: {sentence}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print(f"\ninterrupted; {interrupted}", file=sys.stderr)
@@ -252,6 +264,7 @@ def main(
     *,
     questions: Sequence[ModuleType] = (),
     check: Callable[[Any], None] | None = None,
+    special: Mapping[str, ranges.Range] | None = None,
 ) -> None:
     """Parse the command line, measure what is missing, draw the page, and print what was made.
 
@@ -263,6 +276,7 @@ def main(
         measures the cells that it has no rows of; without questions it is only drawn again.
       check: the function (config) that raises a ValueError for a configuration that cannot be
         measured. It is called before anything is written.
+      special: as in `act_on`.
     """
 
     def act(config: Any, workdir: str, overwrite: bool, command: str) -> None:
@@ -290,4 +304,4 @@ def main(
         print(f"{spent} from start to end")
 
     kept = "the rows so far are kept, and the same command goes on from them."
-    act_on(act, argv, interrupted=kept)
+    act_on(act, argv, special=special, interrupted=kept)

@@ -73,12 +73,19 @@ def _one_row_a_step(steps: int) -> int:
     return steps
 
 
+def _warm_rows(steps: int) -> int:
+    """One row a step, and one more where there is a step between the jumps to start on."""
+    return steps + 1 if steps > 2 else steps
+
+
 # Singlestep blocks and Heun's method take one row on a step that touches t = 1 or t = 0.
 SOLVERS = {
     "Euler": Solver(euler, 1, _one_row_a_step),
     "DPM++ 2M": Solver(dpm(2), 2, _one_row_a_step),
     "DPM++ 3M published": Solver(dpm(3, third_order="published"), 3, _one_row_a_step),
+    # Cold: the first steps have orders 1 and 2, so the complete run has order 2.
     "DPM++ 3M exact": Solver(dpm(3), 3, _one_row_a_step),
+    "DPM++ 3M exact, warm start": Solver(dpm(3, start="singlestep"), 3, _warm_rows),
     "DPM++ 2S": Solver(dpm(2, method="singlestep"), 2, lambda n: max(2 * n - 2, n)),
     "DPM++ 3S": Solver(
         dpm(3, method="singlestep", variant="taylor"), 3, lambda n: max(3 * n - 4, n)

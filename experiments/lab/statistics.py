@@ -82,6 +82,64 @@ def paired(
     return result
 
 
+def verdict(pair: dict, statistic: str = "rms", tie: float = 0.02) -> str:
+    """What the interval of a row of `paired` says of solver a.
+
+    The rows call both "tie" and "undecided" a tie, so the word is read from the interval.
+
+    Args:
+      pair: what `paired` returned, with the names of the solvers or without.
+      statistic: "rms" or "median".
+      tie: the relative difference that counts as none.
+
+    Returns:
+      "better" or "worse" where the whole interval lies beyond the band, "tie" where it lies
+      within, and "undecided" otherwise: more starts could decide it.
+    """
+    low, high = pair[f"{statistic}_low"], pair[f"{statistic}_high"]
+    least, most = 1 / (1 + tie), 1 + tie
+    if high < least:
+        return "better"
+    if low > most:
+        return "worse"
+    return "tie" if least <= low and high <= most else "undecided"
+
+
+def mean_ratio(
+    ratios: Sequence[float], groups: Sequence, resamples: int = 2000
+) -> tuple[float, float, float]:
+    """(geometric mean, low, high) of ratios over cells, where whole groups are drawn.
+
+    The cells of one field have the same starts, so a field is drawn with all its cells.
+
+    Args:
+      ratios: (n,) positive numbers.
+      groups: (n,) labels.
+      resamples: of the bootstrap.
+    """
+    logs = np.log(np.asarray(ratios, np.float64))
+    # As texts, since a label may be a tuple.
+    names, group = np.unique([str(label) for label in groups], return_inverse=True)
+    sums = np.bincount(group, weights=logs)
+    sizes = np.bincount(group)
+    drawn = np.random.default_rng(0).integers(len(names), size=(resamples, len(names)))
+    means = sums[drawn].sum(1) / sizes[drawn].sum(1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(np.exp(logs.mean())), float(np.exp(low)), float(np.exp(high))
+
+
+def area(scores: Sequence[float], truths: Sequence[bool]) -> float:
+    """Area under the ROC curve: the chance that a true row scores above a false one.
+
+    Equal scores count half; NaN where all truths are equal.
+    """
+    scores, truths = np.asarray(scores, np.float64), np.asarray(truths, bool)
+    if truths.all() or not truths.any():
+        return np.nan
+    above = np.sign(scores[truths][:, None] - scores[~truths][None])
+    return float(np.mean(above + 1) / 2)
+
+
 def auc(
     scores: Sequence[float],
     truths: Sequence[bool],

@@ -17,17 +17,15 @@ if TYPE_CHECKING:
     from configs.latency import Config
 
 QUESTIONS = (published, price, planning)
-# {question: its name in the page's first lines}
-NAMES = {published: "Published", price: "Staleness", planning: "Devices"}
 # What the page explains.
 WORDS = {
     "operations": "Of the matrix products, two for each multiplication and addition.",
     "achieved": (
-        "Share of the peak that a large layer reaches, with everything between its products."
+        "Fraction of the peak that a large layer reaches, with everything between its products."
     ),
     "floor": "Seconds that a layer takes however few its tokens: programs have to be started.",
     "latency": "Seconds of a collective however few its bytes.",
-    "hidden": "Share of a transfer under compute that costs no time.",
+    "hidden": "Fraction of a transfer under compute that costs no time.",
     "stale": (
         "Attention to the other devices' keys and values of the step before (displaced patches)."
     ),
@@ -65,7 +63,11 @@ def make_report(workdir: str | os.PathLike) -> list[str]:
     }
     page = report.page(
         "How long does an image take over several devices?",
-        [f"**{NAMES[module]}.** {section.answer}" for module, section in sections.items()],
+        [
+            published.summary(of[published]),
+            price.summary(of[price]),
+            planning.summary(of[planning], share),
+        ],
         list(sections.values()),
         definitions=WORDS,
         **origin,

@@ -137,7 +137,7 @@ def worth_it(rows: list[dict], share: float) -> list[dict]:
 def _seconds_figure(rows: list[dict]) -> matplotlib.figure.Figure:
     """Seconds against devices: a panel for each number of tokens, a curve for each machine."""
     sizes = _levels(rows, "tokens")
-    fig, axes = report.canvas(len(sizes), 1, height=2.7 * len(sizes))
+    fig, axes = report.canvas(1, len(sizes), width=3.7 * len(sizes), height=4.2)
     axes = np.atleast_1d(axes)
     for ax, tokens in zip(axes, sizes, strict=True):
         for machine in _levels(rows, "machine"):
@@ -145,23 +145,19 @@ def _seconds_figure(rows: list[dict]) -> matplotlib.figure.Figure:
             devices = [row["devices"] for row in own]
             seconds = [row["seconds"] for row in own]
             ax.plot(devices, seconds, "o-", markersize=3, label=machine)
-        ax.set(
-            xscale="log",
-            yscale="log",
-            xlabel="devices",
-            ylabel="seconds an image",
-            title=f"{tokens} tokens",
-        )
+        ax.set(xscale="log", yscale="log", xlabel="devices", title=f"{tokens} tokens")
         # Devices double.
-        ax.set_xscale("log", base=2)
-        ax.xaxis.set_major_formatter("{x:g}")
-    axes[0].legend()
+        report.measured_ticks(ax.xaxis, _levels(rows, "devices"))
+        report.decade_ticks(ax.yaxis, ax.get_ylim())
+    axes[0].set_ylabel("seconds an image")
+    handles = axes[0].get_legend_handles_labels()
+    fig.legend(*handles, loc="outside lower center", ncols=4)
     return fig
 
 
 def _devices_figure(worth: list[dict]) -> matplotlib.figure.Figure:
     """The most devices that pay, as a heat map over machines and tokens."""
-    fig, ax = report.canvas(height=2.6)
+    fig, ax = report.canvas(width=6.4, height=3.0)
     report.heatmap(
         ax,
         worth,
@@ -169,7 +165,7 @@ def _devices_figure(worth: list[dict]) -> matplotlib.figure.Figure:
         y="machine",
         value="devices",
         log=True,
-        label="devices",
+        label="devices worth it",
         text=lambda n: f"{n:.0f}",
     )
     ax.set(ylabel="")
@@ -192,6 +188,30 @@ def _range(worth: list[dict], tokens: int) -> str:
     )
 
 
+def _quickest(rows: list[dict]) -> str:
+    """The quickest image of the most tokens, as a claim."""
+    tokens = max(_levels(rows, "tokens"))
+    best = min((row for row in rows if row["tokens"] == tokens), key=lambda row: row["seconds"])
+    return (
+        f"An image of {tokens} tokens takes {report.sig(best['seconds'])} s at least, on "
+        f"{best['takes']} devices ({best['machine']})"
+    )
+
+
+def claim(rows: list[dict], share: float) -> str:
+    """The most devices that pay for the fewest tokens, over all machines."""
+    tokens = min(_levels(rows, "tokens"))
+    own = [row for row in worth_it(rows, share) if row["tokens"] == str(tokens)]
+    best = max(own, key=lambda row: row["devices"])
+    return f"For {tokens} tokens at most {best['devices']} devices are worth it ({best['machine']})"
+
+
+def summary(rows: list[dict], share: float) -> str:
+    """The line of the page's summary."""
+    text = claim(rows, share)
+    return f"**Few devices pay for a small image**: {text[0].lower()}{text[1:]}."
+
+
 def section(rows: list[dict], command: str, share: float) -> report.Section:
     """The section of the page; `share` as in `pays`."""
     worth = worth_it(rows, share)
@@ -202,11 +222,13 @@ def section(rows: list[dict], command: str, share: float) -> report.Section:
         "they fall, then stay.",
         f"{rows[0]['network']}, {rows[0]['steps']} guided evaluations, "
         "the quickest layout of at most so many devices.",
+        title=_quickest(rows),
     )
     devices = report.picture(
         _devices_figure(worth),
         "Heat map: the most devices worth it, by machine and number of tokens.",
         f"The most devices whose last doubling made an image at least {1 + share:g} times as fast.",
+        title=claim(rows, share),
     )
     return report.Section(
         question="How many devices are worth it for one image, and how should they share it?",

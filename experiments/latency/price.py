@@ -120,10 +120,23 @@ def _slope(layout: layouts.Layout, work: Work, tokens: int, device: Device) -> f
 
 
 def _figure(own: list[dict]) -> matplotlib.figure.Figure:
-    """A heat map over machines and tokens for each of MAPS."""
-    fig, axes = report.canvas(3, 1, height=7.6)
+    """A heat map over machines and tokens for each of MAPS, all with 1 as the middle colour."""
+    fig, axes = report.canvas(len(MAPS), 1, width=7.2, height=2.6 * len(MAPS))
+    # One scale of colours, as far below 1 as above.
+    values = [row[name] for row in own for name in MAPS]
+    reach = max(max(values), 1 / min(values))
     for ax, (name, title) in zip(axes, MAPS.items(), strict=True):
-        report.heatmap(ax, own, x="size", y="machine", value=name, label="times as fast")
+        report.heatmap(
+            ax,
+            own,
+            x="size",
+            y="machine",
+            value=name,
+            log=True,
+            label="times as fast",
+            centre=1.0,
+            reach=reach,
+        )
         ax.set(title=title, xlabel="tokens", ylabel="")
     return fig
 
@@ -142,6 +155,23 @@ def _worth(own: list[dict], name: str, title: str) -> str:
     return f"{title[0].upper()}{title[1:]}: {', '.join(parts)}."
 
 
+def claim(rows: list[dict]) -> str:
+    """The most that displaced patches are worth, over all machines and numbers of tokens."""
+    most = max(row["devices"] for row in rows)
+    best = max((row for row in rows if row["devices"] == most), key=lambda row: row["worth"])
+    return (
+        f"A step with displaced patches is at most {report.sig(best['worth'])} times as fast as "
+        f"the quickest exact one on {most} devices ({best['machine']}, {best['tokens']} tokens)"
+    )
+
+
+def summary(rows: list[dict]) -> str:
+    """The line of the page's summary."""
+    return (
+        f"**Staleness is worth most over slow links**: {claim(rows)[0].lower()}{claim(rows)[1:]}."
+    )
+
+
 def section(rows: list[dict], command: str) -> report.Section:
     """The section of the page."""
     most = max(row["devices"] for row in rows)
@@ -151,8 +181,9 @@ def section(rows: list[dict], command: str) -> report.Section:
     picture = report.picture(
         _figure(own),
         "Heat maps of the worth of a stale step by machine and number of tokens.",
-        "Above 1 the stale step is quicker than the best of gather, ulysses and ring on "
-        f"{most} devices; milliseconds are in the table.",
+        "Red: the stale step is quicker than the best of gather, ulysses and ring on "
+        f"{most} devices; blue: it is slower. Milliseconds are in the table.",
+        title=claim(rows),
     )
     return report.Section(
         question="What is a stale step worth, beside the quickest exact one?",

@@ -17,6 +17,7 @@ from configs.order import Config
 from experiments import report
 from experiments.cli.run import ask
 from experiments.order import (
+    claims,
     clock,
     convergence,
     cost,
@@ -70,6 +71,10 @@ def chapter(workdir: str | pathlib.Path) -> report.Chapter:
         if own:
             read = rows if module in READ_ALL_ROWS else own
             sections.append(module.section(read, origin["command"]))
+    # The claims are judged by the rows of all questions, and stand first.
+    first = claims.section(rows, origin["config"], origin["command"])
+    if first:
+        sections.insert(0, first)
     # The lead is computed from the same rows as the sections.
     title = "How much is a solver's order worth?"
     return report.Chapter(title, lead.lead(rows), sections, origin)

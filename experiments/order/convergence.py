@@ -130,13 +130,16 @@ DRAWN = (
 
 
 def _draw(rows: list[dict]) -> report.Picture:
-    fig, ax = report.canvas(height=4.2)
+    fig, ax = report.canvas(width=5.4, height=4.2)
     drawn = [row for row in rows if row["path"] == "linear" and row["solver"] in DRAWN]
+    order = mean_order(slopes(rows), "DPM++ 3M published, warm start")
     report.log_log(ax, drawn, x="steps", y="error", ylabel="RMS error at t = 0.1", guides=(1, 2, 3))
     return report.picture(
         fig,
         "Error against steps; 3M published runs parallel to 2M, 3M exact and 3S fall with slope 3.",
-        "Linear path, interior span t = 0.9 to 0.1, log-SNR-uniform steps, float64.",
+        "Linear path, from t = 0.9 to 0.1, steps uniform in log-SNR, float64, root mean square "
+        "over 32 exact states.",
+        title=f"DPM++ 3M as published falls with order {report.sig(order, 3)}, like 2M",
     )
 
 

@@ -8,6 +8,8 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
+from experiments import report
+
 
 def plain_ticks(axis: Axis, values: Sequence[float]) -> None:
     """Ticks 0.2, 0.5, 1, 2, ... on a logarithmic axis that spans `values`, not powers of ten."""
@@ -22,18 +24,14 @@ def plain_ticks(axis: Axis, values: Sequence[float]) -> None:
     axis.set_minor_locator(NullLocator())
 
 
-def numbered_ticks(axis: Axis, values: Sequence[int]) -> None:
-    """A tick at each of the values, as a number, and no others."""
-    axis.set_ticks(values, [str(value) for value in values])
-    axis.set_minor_locator(NullLocator())
-
-
 def same_height(axes: Iterable[Axes]) -> None:
     """Give all panels the y limits that hold the curves of each."""
     axes = list(axes)
     low, high = zip(*(ax.get_ylim() for ax in axes), strict=True)
     for ax in axes:
         ax.set_ylim(min(low), max(high))
+        if ax.get_yscale() == "log":
+            report.decade_ticks(ax.yaxis, (min(low), max(high)))
 
 
 def legend_below(fig: Figure, ax: Axes, columns: int) -> None:

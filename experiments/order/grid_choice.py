@@ -252,10 +252,11 @@ def _heatmap(matrix: list[dict], field: str, nfe: int) -> report.Picture:
     # One field and number of evaluations.
     own = [m for m in matrix if (m["field"], m["nfe"]) == (field, nfe)]
     best = min(own, key=lambda m: m["rms"])
-    fig, ax = report.canvas(width=5.2, height=3.6)
-    # Short names: the columns of a phone are narrow.
+    fig, ax = report.canvas(width=5.4, height=3.9)
+    # Short names: the columns are narrow.
     short = [
-        m | {"solver": m["solver"].removeprefix("DPM++ ").replace("published", "pub.")} for m in own
+        m | {"solver": m["solver"].removeprefix("DPM++ ").replace(" published", "\npublished")}
+        for m in own
     ]
     report.heatmap(
         ax, short, x="solver", y="grid", value="rms", log=True, label="relative RMS error"
@@ -265,13 +266,15 @@ def _heatmap(matrix: list[dict], field: str, nfe: int) -> report.Picture:
         f"Error on {field} at {nfe} evaluations; lowest with {best['solver']} on the "
         f"{best['grid']} grid: {report.sig(best['rms'])}.",
         f"Field: {field}, {nfe} evaluations.",
+        title=f"On {field} at {nfe} evaluations {best['solver']} on the {best['grid']} grid has "
+        f"the lowest error, {report.sig(best['rms'])}",
     )
 
 
 def _jump_figure(jumps: list[dict]) -> report.Picture:
     names = list(dict.fromkeys(j["field"] for j in jumps))[:2]
     solver = JUMP_SOLVERS[-1]
-    fig, axes = report.canvas(1, len(names), width=3.2 * len(names) + 1, height=3.6)
+    fig, axes = report.canvas(1, len(names), width=4.6 * len(names), height=3.9)
     axes = np.atleast_1d(axes)
     for ax, field in zip(axes, names, strict=True):
         own = [j for j in jumps if j["field"] == field and j["solver"] == solver]
@@ -282,16 +285,41 @@ def _jump_figure(jumps: list[dict]) -> report.Picture:
         # The shifts themselves, not powers of ten.
         ax.set_xticks(JUMP_SHIFTS, [f"{shift:g}" for shift in JUMP_SHIFTS])
         ax.minorticks_off()
-    drawing.legend_below(fig, axes[0], 2)
+    drawing.same_height(axes)
+    drawing.legend_below(fig, axes[0], 4)
     return report.picture(
         fig,
         f"Errors of {solver} against shift: the whole, the jump alone, before the jump, and with "
         "an exact last step.",
         f"{solver} at {jumps[0]['nfe']} evaluations, one panel a field.",
+        title=_jump_title(jumps),
+    )
+
+
+def _jump_title(jumps: list[dict]) -> str:
+    """What the last jump alone grows by from the least shift to the largest, as a claim."""
+    low, high = min(j["shift"] for j in jumps), max(j["shift"] for j in jumps)
+    alone = {
+        shift: geometric_mean(j["jump alone"] for j in jumps if j["shift"] == shift)
+        for shift in (low, high)
+    }
+    return (
+        f"From shift {low:g} to {high:g} the error of the last jump alone grows "
+        f"{report.sig(alone[high] / alone[low])} times"
     )
 
 
 # ---- words
+
+
+def _columns(line: dict, part: str) -> dict:
+    """The columns whose name does not begin with `part`."""
+    return {name: value for name, value in line.items() if not name.startswith(part)}
+
+
+def _only(line: dict, part: str) -> dict:
+    """The grid and the columns whose name begins with `part`."""
+    return {n: value for n, value in line.items() if n == "grid" or n.startswith(part)}
 
 
 def section(rows: list[dict], command: str) -> report.Section:
@@ -334,7 +362,10 @@ def section(rows: list[dict], command: str) -> report.Section:
         f"{worst_solver} times that of the best and the median one {median_solver} (geometric "
         f"means). {_shift_sentence(jumps)} {_extrapolated(matrix)}",
         figures=tuple(figures),
-        table=by_grid(matrix),
+        table={
+            "Loss of each grid": [_columns(line, "loss of") for line in by_grid(matrix)],
+            "Loss of each grid by solver": [_only(line, "loss of") for line in by_grid(matrix)],
+        },
         caveat="RMS errors at t = 0; log-SNR and Karras grids run from 0.999 to 0.005 and jump at "
         "both ends; Karras (rho 7) is of sigma/alpha, beta (0.6, 0.6) of t. A shift belongs to "
         "how a network was trained: here the field is exact at every time, and only the sampler's "

@@ -83,18 +83,19 @@ def _table_row(row: dict) -> dict:
 # ---- words
 
 
-def answer(rows: Sequence[dict], name: str) -> str:
-    """The short answer: the best scale by Frechet distance, and what its samples are like."""
+def summary(rows: Sequence[dict], name: str) -> list[str]:
+    """Two lines of the page's summary: classes and copies at the best scale by Frechet distance."""
     base, found = _split(rows, name)
     best = min(found, key=lambda row: row["frechet"])
-    scales = ", ".join(f"{row['scale']:g}" for row in found)
     ratio = report.sig(best["frechet"] / base["frechet"])
-    return (
-        f"At guidance **{best['scale']:g}**, the best of {scales} by Frechet distance, samples "
-        f"have the class asked for in **{best['accuracy']:.1%}**, their Frechet distance on a "
-        f"small network's features is {ratio} times that of two draws of the data, and "
-        f"**{best['copies']:.1%}** are copies of a training image."
-    )
+    return [
+        f"**{name}** at guidance {best['scale']:g}: {best['accuracy']:.1%} of the samples have the "
+        "class asked for.",
+        f"**{name}** at guidance {best['scale']:g}: the Frechet distance is {ratio} times that of "
+        "two draws of the data.",
+        f"**{name}** at guidance {best['scale']:g}: {best['copies']:.1%} of the samples are copies "
+        "of a training image.",
+    ]
 
 
 def details(rows: Sequence[dict], name: str) -> str:
@@ -116,13 +117,15 @@ def details(rows: Sequence[dict], name: str) -> str:
     def nearest(row: dict) -> str:
         return report.sig(row["nearest"] / base["nearest"])
 
+    best = min(found, key=lambda row: row["frechet"])
     return (
+        f"The lowest Frechet distance is at guidance **{best['scale']:g}**. "
         f"Class accuracy by guidance: {each(accuracy)}; the classifier is right on "
         f"{base['accuracy']:.1%} of images it has not seen and {base['accuracy_seen']:.1%} of "
-        f"those it has. Frechet distance on a small network's features: {each(frechet)}; two draws "
-        f"of the data {frechet(base)}. The nearest training image lies {each(nearest)} times as "
-        f"far as the data's own nearest neighbours. Copies: {each(copied)}, within the data "
-        f"{base['copies']:.1%}."
+        f"those it has.\nFrechet distance on a small network's features: {each(frechet)}; two "
+        f"draws of the data {frechet(base)}.\nThe nearest training image lies {each(nearest)} "
+        f"times as far as the data's own nearest neighbours. Copies: {each(copied)}, within the "
+        f"data {base['copies']:.1%}."
     )
 
 
@@ -182,7 +185,7 @@ def make_report(workdir: str | os.PathLike) -> list[str]:
         files.write_text(path, json.dumps(metrics(rows, name), indent=2) + "\n")
         made.append(path)
 
-    lead = [f"**{name}.** {answer(rows, name)}" for name in names]
+    lead = [line for name in names for line in summary(rows, name)]
     sections = [section(rows, name, origin["command"]) for name in names]
     title = "How good are the shipped models?"
     page = report.page(title, lead, sections, definitions=WORDS, **origin)

@@ -16,9 +16,19 @@ have the colours of the page around it, light or dark. Importing this module set
 (rcParams), for notebooks too.
 """
 
-from experiments.report.draw import bar_ledger, heatmap, log_log, median_band, roc
+from experiments.report.draw import (
+    bar_ledger,
+    decade_ticks,
+    heatmap,
+    log_log,
+    measured_ticks,
+    median_band,
+    plain,
+    roc,
+)
 from experiments.report.pages import (
     DEFINITIONS,
+    LINES,
     Chapter,
     Picture,
     Section,
@@ -52,6 +62,7 @@ __all__ = [
     "GREEN",
     "GREY",
     "INK",
+    "LINES",
     "PINK",
     "RED",
     "RULE",
@@ -63,13 +74,16 @@ __all__ = [
     "bar_ledger",
     "book",
     "canvas",
+    "decade_ticks",
     "heatmap",
     "image",
     "log_log",
+    "measured_ticks",
     "median_band",
     "origin",
     "page",
     "picture",
+    "plain",
     "roc",
     "sig",
     "style",

@@ -7,14 +7,22 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
-from experiments.report.theme import BLUE, DOTTED, GREY, INK, RED, rank, sig, style
+from experiments.report.theme import BLUE, DOTTED, GREY, INK, RED, TEXT, rank, sig, style
 from flowjax import records
 
 LUMINANCE = (0.3, 0.6, 0.1)  # weights of red, green and blue
-MOST_TICKS = 10  # places that get a tick and a number each
+LEAST_GAP = 0.06  # of the axis, between two ticks with a number
+LABELS = {  # of axes that show these fields
+    "nfe": "evaluations (NFE)",
+    "steps": "steps",
+    "rms": "relative RMS error",
+    "median": "relative median error",
+}
 LONG_NAME = 18  # characters: three columns of longer names do not fit into a narrow figure
 
 
@@ -70,7 +78,7 @@ def log_log(
       ax: where to draw.
       rows: of an experiment.
       x, y, by: names of fields.
-      xlabel, ylabel: of the axes; the names of the fields by default.
+      xlabel, ylabel: of the axes; by default what `LABELS` has, or the names of the fields.
       guides: orders p of thin lines with slope -p.
 
     Returns:
@@ -84,17 +92,59 @@ def log_log(
         looks.append(look)
         _draw_line(ax, list(group), x, str(name), look)
 
-    ax.set(xscale="log", yscale="log", xlabel=xlabel or x, ylabel=ylabel or y)
+    ax.set(
+        xscale="log",
+        yscale="log",
+        xlabel=xlabel or LABELS.get(x, x),
+        ylabel=ylabel or LABELS.get(y, y),
+    )
     places = sorted({point[x] for point in points})
-    if len(places) <= MOST_TICKS:
-        ax.set_xticks(places, [sig(place) for place in places])
-        ax.xaxis.set_minor_locator(NullLocator())
+    measured_ticks(ax.xaxis, places)
 
     seen = [point["median"] for point in points if _shows(point["median"])]
     if seen and len(places) > 1:
         _draw_guides(ax, guides, places[0], places[-1], max(seen))
+    # Panels that share an axis have one set of ticks, and so the limits of the first are enough.
+    if seen:
+        decade_ticks(ax.yaxis, ax.get_ylim())
     _merge_legends(ax.figure)
     return points
+
+
+def measured_ticks(axis: Axis, values: Sequence[float]) -> None:
+    """Ticks of a logarithmic axis at the values measured, with as many numbers as have room."""
+    values = sorted(set(values))
+    logs = np.log(values)
+    whole = max(logs[-1] - logs[0], 1e-9)
+    # From the largest down, so that both ends of what was measured are read.
+    numbered = [len(values) - 1]
+    for i in range(len(values) - 2, 0, -1):
+        is_clear = (logs[i] - logs[0]) / whole >= LEAST_GAP
+        if is_clear and (logs[numbered[-1]] - logs[i]) / whole >= LEAST_GAP:
+            numbered.append(i)
+    numbered.append(0)
+    labels = [sig(value) if i in numbered else "" for i, value in enumerate(values)]
+    axis.set_ticks(values, labels)
+    axis.set_minor_locator(NullLocator())
+
+
+def decade_ticks(axis: Axis, limits: tuple[float, float]) -> None:
+    """Plain numbers (0.01, 0.1, 1) on a logarithmic axis, and no powers of ten."""
+    low, high = sorted(np.log10(limits))
+    # Fewer ticks a decade where there are more decades.
+    decades = high - low
+    mantissas = (1, 2, 5) if decades < 1.5 else (1, 3) if decades < 3 else (1,)
+    every = max(1, round(decades / 8))
+    exponents = range(int(np.floor(low)), int(np.ceil(high)) + 1)
+    ticks = [m * 10.0**e for e in exponents if e % every == 0 for m in mantissas]
+    ticks = [tick for tick in ticks if low - 1e-9 <= np.log10(tick) <= high + 1e-9]
+    axis.set_ticks(ticks, [plain(tick) for tick in ticks])
+    axis.set_minor_locator(NullLocator())
+
+
+def plain(value: float) -> str:
+    """A tick's number without zeros that say nothing: 0.01, 3, 1e-5."""
+    return f"{value:g}".replace("e-0", "e-").replace("e+0", "e")
 
 
 def _points(rows: Sequence[dict], x: str, y: str, by: str) -> list[dict]:
@@ -142,7 +192,7 @@ def _draw_guides(ax: Axes, orders: Sequence[int], first: float, last: float, top
         end = min(last, first * (top / limits[0]) ** (1 / order))
         place = {"xytext": (7, 0), "textcoords": "offset points", "ha": "left", "va": "center"}
         height = top * (end / first) ** -order
-        ax.annotate(f"slope {order}", (end, height), color=GREY, fontsize=7, **place)
+        ax.annotate(f"slope {order}", (end, height), color=GREY, fontsize=TEXT, **place)
     ax.set_ylim(limits)
 
 
@@ -179,6 +229,8 @@ def heatmap(
     log: bool = False,
     label: str | None = None,
     text: Callable[[float], str] = sig,
+    centre: float | None = None,
+    reach: float | None = None,
 ) -> list[dict]:
     """Median of `value` as a coloured cell with its number; no colour where it is not finite.
 
@@ -190,6 +242,8 @@ def heatmap(
       log: whether colours are of the logarithm.
       label: of the colour bar; the name of the field by default.
       text: the number's text.
+      centre: the value without colour, for ratios and differences; blue lies below, red above.
+      reach: how far colours go from the centre (a factor with `log`), for panels with one scale.
 
     Returns:
       The cells, a list of dicts {y, x, value}.
@@ -202,7 +256,10 @@ def heatmap(
     grid = np.asarray([[cells.get((j, i), math.nan) for i in across] for j in down], float)
     without_colour = ~np.isfinite(grid) | (log & (grid <= 0))
     drawn = np.ma.masked_where(without_colour, grid)
-    mesh = ax.pcolormesh(drawn, cmap="cividis", norm="log" if log else "linear", edgecolors="none")
+    colours = "cividis" if centre is None else "RdBu_r"
+    mesh = ax.pcolormesh(
+        drawn, cmap=colours, norm=_norm(drawn, log, centre, reach), edgecolors="none"
+    )
 
     for (j, i), number in np.ndenumerate(grid):
         if without_colour[j, i]:
@@ -212,16 +269,35 @@ def heatmap(
             colour = "white" if is_dark else "black"
         # A missing cell and one that is not finite have no colour; only the second has a number.
         shown = text(float(number)) if (down[j], across[i]) in cells else "–"
-        place = {"ha": "center", "va": "center", "fontsize": 7}
+        place = {"ha": "center", "va": "center", "fontsize": TEXT}
         ax.text(i + 0.5, j + 0.5, shown, color=colour, **place)
 
     ax.set_xticks(np.arange(len(across)) + 0.5, [sig(v) for v in across])
     ax.set_yticks(np.arange(len(down)) + 0.5, [sig(v) for v in down])
-    ax.set(xlabel=x, ylabel=y)
+    ax.set(xlabel=LABELS.get(x, x), ylabel=LABELS.get(y, y))
     ax.invert_yaxis()
     ax.grid(False)
-    ax.figure.colorbar(mesh, ax=ax, label=label or value).outline.set_visible(False)
+    bar = ax.figure.colorbar(mesh, ax=ax, label=label or LABELS.get(value, value))
+    bar.outline.set_visible(False)
+    if log and drawn.count():
+        decade_ticks(bar.ax.yaxis, (mesh.norm.vmin, mesh.norm.vmax))
     return [{y: j, x: i, value: number} for (j, i), number in cells.items()]
+
+
+def _norm(
+    drawn: np.ma.MaskedArray, log: bool, centre: float | None, reach: float | None
+) -> Normalize:
+    """The scale of the colours; with a centre, as far below it as above."""
+    if not drawn.count():
+        return Normalize(0, 1)
+    least, most = float(drawn.min()), float(drawn.max())
+    if centre is not None and log:
+        factor = reach or max(most / centre, centre / least, 1.01)
+        return LogNorm(centre / factor, centre * factor)
+    if centre is not None:
+        reach = reach or max(most - centre, centre - least, 1e-9)
+        return Normalize(centre - reach, centre + reach)
+    return (LogNorm if log else Normalize)(least, most)
 
 
 # ---- ROC curves
@@ -292,6 +368,7 @@ def bar_ledger(
     high: str | None = None,
     xlabel: str | None = None,
     text: Callable[[float], str] = sig,
+    start: float = 0.0,
 ) -> None:
     """One horizontal bar a row, in the order given, with its number at its end.
 
@@ -302,32 +379,39 @@ def bar_ledger(
       value: the field with its length.
       low, high: the fields with the ends of an interval.
       xlabel: of the axis; the name of `value` by default.
-      text: the number's text.
+      text: the number's text, at the bars and on the axis.
+      start: where bars begin: 0, or 1 for ratios.
     """
     places = np.arange(len(rows))
     values = [row[value] for row in rows]
-    lengths = [v if math.isfinite(v) else 0 for v in values]
-    ax.barh(places, lengths, color=[BLUE if v >= 0 else RED for v in lengths], height=0.62)
+    lengths = [v - start if math.isfinite(v) else 0 for v in values]
+    colours = [BLUE if length >= 0 else RED for length in lengths]
+    ax.barh(places, lengths, left=start, color=colours, height=0.62)
 
     # A number stands beyond its bar and beyond its interval.
-    ends = list(lengths)
+    ends = [start + length for length in lengths]
     if low and high:
         lows = [row[low] for row in rows]
         highs = [row[high] for row in rows]
         ax.hlines(places, lows, highs, color=INK, linewidth=1)
         ends = [
-            max(upper, 0) if length >= 0 else min(lower, 0)
+            max(upper, start) if length >= 0 else min(lower, start)
             for length, lower, upper in zip(lengths, lows, highs, strict=True)
         ]
     for place, end, number in zip(places, ends, values, strict=True):
-        side = 1 if end >= 0 else -1
+        side = 1 if end >= start else -1
         at = {"xytext": (4 * side, 0), "textcoords": "offset points", "va": "center"}
         align = "left" if side > 0 else "right"
-        ax.annotate(text(number), (end, place), fontsize=8, ha=align, **at)
+        ax.annotate(text(number), (end, place), fontsize=TEXT, ha=align, **at)
 
     ax.set_yticks(places, [str(row[label]) for row in rows])
-    ax.set(xlabel=xlabel or value)
-    ax.margins(x=0.16)
-    ax.axvline(0, color=INK, linewidth=0.8)
+    ax.set(xlabel=xlabel or LABELS.get(value, value))
+    # Room for the numbers beyond the bars.
+    ax.margins(x=0.2)
+    ax.axvline(start, color=INK, linewidth=0.8)
     ax.grid(False, axis="y")
     ax.invert_yaxis()
+    # The axis has the form of the numbers: fractions with percent, ratios without.
+    if text is not sig:
+        ax.xaxis.set_major_locator(MaxNLocator(5))
+        ax.xaxis.set_major_formatter(lambda at, _: text(at))

@@ -12,6 +12,7 @@ import numbers
 import os
 import pathlib
 import re
+import textwrap
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -19,11 +20,14 @@ from typing import Any, NamedTuple
 import jinja2
 from markupsafe import Markup
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
-from experiments.report.theme import INK, RULE, sig
+from experiments.report.theme import INK, PIXELS, RULE, TEXT, sig
 from flowjax import files, records
 
 FOLDER = pathlib.Path(__file__).parent
+LINES = 7  # of a page's summary at most
+COLUMN = 552  # pixels of one of two columns, where the page has 1200
 LONG_COMMAND = 60  # characters: a longer one is broken before its flags
 DEFINITIONS = {
     "NFE": "Network evaluations for one sample. A step of a multistep solver costs one, of Heun "
@@ -50,10 +54,12 @@ class Picture(NamedTuple):
     Attributes:
       markup: HTML.
       caption: a text with **bold** and `code`, as all texts of a page.
+      title: what the figure shows, as a claim; it stands above the figure.
     """
 
     markup: str
     caption: str = ""
+    title: str = ""
 
 
 class Section(NamedTuple):
@@ -63,19 +69,22 @@ class Section(NamedTuple):
       question: the heading.
       answer: a sentence that holds the number in **bold**; several lines make a list.
       figures: `Picture`s.
-      table: the rows behind the figures, dicts with the same names.
+      table: the rows behind the figures, dicts with the same names; or {title: such rows}, a
+        table for each kind of row.
       caveat: what the answer does not cover.
       command: the command that makes the rows.
       expected: what was expected before the run.
+      badge: a few words beside the heading, where the rows are not those of the page's own run.
     """
 
     question: str
     answer: str
     figures: Sequence[Picture] = ()
-    table: Sequence[dict] | None = None
+    table: Sequence[dict] | Mapping[str, Sequence[dict]] | None = None
     caveat: str = ""
     command: str = ""
     expected: str = ""
+    badge: str = ""
 
 
 class Chapter(NamedTuple):
@@ -83,7 +92,7 @@ class Chapter(NamedTuple):
 
     Attributes:
       title: the heading.
-      lead: the verdict, a text or a list of them, one a paragraph.
+      lead: the verdict, a text or a list of at most `LINES`, each one claim with one number.
       sections: in reading order.
       origin: where the numbers come from, see `origin`.
       definitions: names in DEFINITIONS, or a dict {name: text}.
@@ -99,28 +108,57 @@ class Chapter(NamedTuple):
 # ---- figures
 
 
-def picture(fig: Figure, alt: str, caption: str = "", *, largest: int = 300_000) -> Picture:
+def picture(
+    fig: Figure, alt: str, caption: str = "", *, title: str = "", largest: int = 300_000
+) -> Picture:
     """A matplotlib figure as inline SVG, or as PNG on white where the SVG would be too large.
+
+    All its texts get one size, and a label that is longer than its axis is broken.
 
     Args:
       fig: the figure.
       alt: what a reader who does not see the figure must know; it may not be empty.
       caption: the text below it.
+      title: what the figure shows, as a claim.
       largest: characters of an SVG.
     """
     if not alt.strip():
         raise ValueError("report.picture: alt is empty; say in a sentence what the figure shows.")
+    _fit_texts(fig)
+    width = round(72 * PIXELS * fig.get_figwidth())
     file = io.StringIO()
     fig.savefig(file, format="svg", metadata={"Date": None})
     svg = file.getvalue()
     if len(svg) > largest:
         file = io.BytesIO()
         fig.savefig(file, format="png", dpi=200, facecolor="white")
-        return image(file.getvalue(), alt, caption)
-    return Picture(_inline_svg(svg, alt), caption)
+        return image(file.getvalue(), alt, caption, title=title, width=width)
+    return Picture(_inline_svg(svg, alt, width), caption, title)
 
 
-def _inline_svg(svg: str, alt: str) -> str:
+def _fit_texts(fig: Figure) -> None:
+    """Give all texts one size, and break labels of axes and titles that are too long."""
+    for text in fig.findobj(Text):
+        text.set_fontsize(TEXT)
+    for ax in fig.axes:
+        # Of colour bars too, which have no place in the grid of panels.
+        place = ax.get_subplotspec()
+        columns, rows = (
+            (place.get_gridspec().ncols, place.get_gridspec().nrows) if place else (1, 1)
+        )
+        across = _characters(0.85 * fig.get_figwidth() / columns)
+        down = _characters(0.85 * fig.get_figheight() / rows)
+        ax.set_xlabel(textwrap.fill(ax.get_xlabel(), across))
+        ax.set_ylabel(textwrap.fill(ax.get_ylabel(), down))
+        ax.set_title(textwrap.fill(ax.get_title("left"), across))
+
+
+def _characters(inches: float) -> int:
+    """How many characters of a mean width have room, 10 at least."""
+    return max(10, int(72 * inches / (0.52 * TEXT)))
+
+
+def _inline_svg(svg: str, alt: str, width: int) -> str:
     """The SVG file of matplotlib as an element of a page, in the colours of the page."""
     # The XML declaration, metadata and namespaces belong to a file of its own.
     svg = svg[svg.index("<svg") :]
@@ -138,16 +176,22 @@ def _inline_svg(svg: str, alt: str) -> str:
     svg = re.sub(r' id="([^"]*)"', rename, svg)
     svg = re.sub(r"(url\(|href=\")#", rf"\1#{mark}-", svg).replace("xlink:href", "href")
 
-    # Text and axes follow the page, light or dark; the style sheet sets the size.
+    # Text and axes follow the page, light or dark. One scale for all figures, so that their texts
+    # have one size; a narrow screen shrinks them.
+    shown = f'<svg role="img" style="width:{width}px"'
     svg = svg.replace(INK, "currentColor").replace(RULE, "var(--rule)")
-    svg = re.sub(r'<svg width="([\d.]+)pt" height="[\d.]+pt"', '<svg role="img"', svg, count=1)
+    svg = re.sub(r'<svg width="([\d.]+)pt" height="[\d.]+pt"', shown, svg, count=1)
     return svg.replace("<svg ", f'<svg aria-label="{html.escape(alt)}" ', 1)
 
 
-def image(png: bytes, alt: str, caption: str = "") -> Picture:
-    """A PNG, given as its bytes."""
+def image(
+    png: bytes, alt: str, caption: str = "", *, title: str = "", width: int | None = None
+) -> Picture:
+    """A PNG, given as its bytes; `width` is in pixels of the page."""
     data = base64.b64encode(png).decode()
-    return Picture(f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{data}">', caption)
+    size = f' style="width:{width}px"' if width else ""
+    markup = f'<img alt="{html.escape(alt)}"{size} src="data:image/png;base64,{data}">'
+    return Picture(markup, caption, title)
 
 
 # ---- filters of the template
@@ -188,6 +232,26 @@ def _texts(lead: str | list[str]) -> list[str]:
     return [lead] if isinstance(lead, str) else lead
 
 
+def _is_wide(shown: Picture) -> bool:
+    """Whether a figure is wider than one of two columns."""
+    width = re.search(r'style="width:(\d+)px"', shown.markup)
+    return bool(width) and int(width[1]) > COLUMN
+
+
+def _commands(found: Sequence[str], own: str) -> list[str]:
+    """The commands of kept sections, each line once, without that of the page's own run."""
+    lines = [line for text in found for line in text.splitlines()]
+    return [line for line in dict.fromkeys(lines) if line and line != own]
+
+
+def _tables(
+    table: Sequence[dict] | Mapping[str, Sequence[dict]] | None,
+) -> dict[str, Sequence[dict]]:
+    """{title: rows} of a section's tables, without those that have no rows."""
+    named = table if isinstance(table, Mapping) else {"": table or ()}
+    return {title: rows for title, rows in named.items() if rows}
+
+
 @functools.cache
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
@@ -200,15 +264,17 @@ def _template() -> jinja2.Template:
     environment.filters |= {
         "broken": _broken,
         "columns": _columns,
+        "commands": _commands,
         "digits": functools.partial(sig, digits=3),
         "flat": records.flat,
         "json": json.dumps,
         "rich": _rich,
+        "tables": _tables,
         "terms": _terms,
         "texts": _texts,
         "values": _values,
     }
-    environment.tests["measured"] = _is_measured
+    environment.tests |= {"measured": _is_measured, "wide": _is_wide}
     return environment.get_template("page.html")
 
 
@@ -246,15 +312,18 @@ def page(
 
 
 def book(
-    title: str, lead: str | list[str], figures: Sequence[Picture], chapters: Sequence[Chapter]
+    title: str,
+    lead: str | list[str],
+    figures: Sequence[Picture],
+    chapters: Sequence[tuple[Chapter, str]],
 ) -> str:
-    """Several chapters on one page, as text.
+    """One figure of each question of several chapters, with links to their full pages, as text.
 
     Args:
       title: of the page.
-      lead: a text, or a list of them.
+      lead: a text, or a list of lines.
       figures: those that stand before the chapters.
-      chapters: in reading order.
+      chapters: pairs of a chapter and the address of its full page, in reading order.
     """
     return _render(title=title, lead=_texts(lead), figures=figures, chapters=chapters, is_book=True)
 

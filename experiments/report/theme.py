@@ -24,25 +24,28 @@ SKY = "#56b4e9"
 AMBER = "#e69f00"
 GREY = "#8a8f98"
 DOTTED = (0, (1, 3))  # the line style of guides
+TEXT = 9  # points, of every text in a figure
+PIXELS = 1.4  # of a page, for each point of a figure: text has 12.6 pixels
 
-# The colour is the family and the marker the order; a dashed line with hollow markers is a
-# published form beside our exact one.
+# One colour a solver, the same on every page. Colours of one family are near each other and the
+# marker is the order; a dashed line with hollow markers is a published form beside our exact one.
 SOLVERS = {
     "Euler": (INK, "o", "-"),
     "DDIM": (INK, "o", ":"),
     "Heun": (AMBER, "s", "-"),
-    "RK4": (AMBER, "D", "-"),
-    "AB2": (GREEN, "s", "-"),
-    "AB3": (GREEN, "^", "-"),
+    "RK4": ("#8c6300", "D", "-"),
+    "AB2": ("#7fc97f", "s", "-"),
+    "AB3": ("#00734f", "^", "-"),
     "DPM++ 2M": (BLUE, "s", "-"),
     "DPM++ 3M exact": (RED, "^", "-"),
-    "DPM++ 3M published": (RED, "v", "--"),
+    "DPM++ 3M exact, warm": ("#8f2d00", "D", "-"),
+    "DPM++ 3M published": ("#ee8866", "v", "--"),
     "DPM++ 2S": (PINK, "s", "-"),
-    "DPM++ 3S": (PINK, "^", "-"),
+    "DPM++ 3S": ("#8e4585", "^", "-"),
     "UniPC2": (SKY, "s", "-"),
-    "UniPC3": (SKY, "^", "-"),
-    "DEIS2": (GREY, "s", "-."),
-    "DEIS3": (GREY, "^", "-."),
+    "UniPC3": ("#2f6f8f", "^", "-"),
+    "DEIS2": ("#b3b8bf", "s", "-."),
+    "DEIS3": ("#6b7078", "^", "-."),
 }
 UNKNOWN = (GREY, "x", "-")
 DASHES = ("-", "--", ":", "-.")
@@ -64,9 +67,13 @@ matplotlib.rcParams.update(
         "axes.grid": True,
         "axes.axisbelow": True,
         "axes.titlelocation": "left",
-        "axes.titlesize": 9,
-        "font.size": 9,
-        "legend.fontsize": 8,
+        # One size of text in all figures.
+        "font.size": TEXT,
+        "axes.titlesize": TEXT,
+        "axes.labelsize": TEXT,
+        "xtick.labelsize": TEXT,
+        "ytick.labelsize": TEXT,
+        "legend.fontsize": TEXT,
         "grid.color": RULE,
         "grid.linewidth": 0.6,
         "lines.linewidth": 1.6,
@@ -105,9 +112,9 @@ def sig(x: Any, digits: int = 2) -> str:
 def canvas(
     rows: int = 1, columns: int = 1, *, width: float = 4.6, height: float = 3.4
 ) -> tuple[Figure, Any]:
-    """(figure, axes) at phone size, in inches.
+    """(figure, axes), in inches.
 
-    Text of 9 points on 4.6 inches can be read at 400 pixels, and is not huge at 600.
+    A page shows an inch as 100 pixels: 4.6 inches fit a phone, and 11 a page of 1200 pixels.
     """
     fig = Figure(figsize=(width, height), layout="constrained")
     return fig, fig.subplots(rows, columns)

@@ -7,7 +7,7 @@ cells, its measurement, and three parts: numbers that are read from rows, figure
 import os
 import pathlib
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from experiments import report
 from experiments.cli.run import ask
@@ -15,6 +15,7 @@ from experiments.staleness import (
     claims,
     error,
     forecasts,
+    fractions,
     gallery,
     law,
     loop,
@@ -28,9 +29,12 @@ from experiments.staleness import (
     resolution,
     solvers,
     verdict,
+    viewer,
     warmup,
     window,
+    words,
 )
+from experiments.staleness.loop import threshold
 from flowjax import records
 
 if TYPE_CHECKING:
@@ -47,26 +51,45 @@ QUESTIONS: tuple[ModuleType, ...] = (
     window,
     pareto,
     forecasts,
+    fractions,
     loop,
+    threshold,
     precision,
     solvers,
     partition,
     resolution,
+    viewer,
     pictures,
     gallery,
 )
 TITLE = "How much staleness can you bear?"
-# Of `report.DEFINITIONS`, which the page explains.
-WORDS = ("NFE", "order", "staleness", "misrouted")
+# What the page explains at its end.
+WORDS = {name: report.DEFINITIONS[name] for name in ("order", "staleness", "misrouted")}
+WORDS |= words.DEFINITIONS
 # The rows of the full experiment.
 KEPT = pathlib.Path(__file__).parents[2] / "results" / "staleness"
+# Beside the heading of a section whose rows were not measured in this run.
+BADGE = "kept rows"
 FROM_KEPT = (
-    "Not measured in this run: drawn from the rows that the full experiment left in "
-    "`results/staleness/rows.jsonl`. "
+    "These rows were not measured in this run: they are those that the full experiment left in "
+    "`results/staleness/rows.jsonl`, by the command below. "
 )
 
-# (rows of a question, the command that measured them, whether they are kept ones)
-Gathered = tuple[list[dict], str, bool]
+
+class Gathered(NamedTuple):
+    """The rows of one question, and where they come from.
+
+    Attributes:
+      rows: of the question.
+      command: that measured them.
+      config: with which.
+      is_kept: whether they are those of the full experiment, and not of this run.
+    """
+
+    rows: list[dict]
+    command: str
+    config: dict
+    is_kept: bool
 
 
 def run(config: "Config", workdir: str | os.PathLike) -> list[dict]:
@@ -77,43 +100,43 @@ def run(config: "Config", workdir: str | os.PathLike) -> list[dict]:
 def gathered(workdir: str | os.PathLike) -> dict[str, Gathered]:
     """{question: its rows}: those of `workdir`, and the kept ones of questions that it lacks."""
     places = (KEPT, workdir) if (KEPT / "rows.jsonl").exists() else (workdir,)
-    # {question: (rows, command, kept)}
     found = {}
     for place in places:
-        command, own = report.origin(place)["command"], {}
+        origin, own = report.origin(place), {}
         for row in records.read(place):
             own.setdefault(row["question"], []).append(row)
         # The rows of the work directory come last, and replace the kept ones.
-        found |= {name: (rows, command, place is not workdir) for name, rows in own.items()}
+        found |= {
+            name: Gathered(rows, origin["command"], origin["config"] or {}, place is not workdir)
+            for name, rows in own.items()
+        }
     return found
 
 
 def marked(section: report.Section, kept: bool) -> report.Section:
-    """The section, with a note that its rows were not measured here if they were not."""
+    """The section, with a badge and a note if its rows were not measured in this run."""
     if not kept:
         return section
-    return section._replace(
-        question=f"{section.question} (from kept rows)", caveat=FROM_KEPT + section.caveat
-    )
+    return section._replace(badge=BADGE, caveat=FROM_KEPT + section.caveat)
 
 
 def chapter(workdir: str | os.PathLike) -> report.Chapter:
     """The `report.Chapter` of `workdir`; a question without rows anywhere is left out."""
     found = gathered(workdir)
-    rows = [row for own, _, _ in found.values() for row in own]
+    rows = [row for own in found.values() for row in own.rows]
     sections = []
     for module in QUESTIONS:
         if module.QUESTION in found:
-            own, command, kept = found[module.QUESTION]
-            sections.append(marked(module.section(own, command), kept))
+            own = found[module.QUESTION]
+            sections.append(marked(module.section(own.rows, own.command), own.is_kept))
 
     # The claims are judged by the rows of all questions, and stand first.
-    origin = report.origin(workdir)
-    first = claims.section(rows, origin["command"])
+    commands = dict.fromkeys(own.command for own in found.values() if own.command)
+    configs = {name: own.config for name, own in found.items()}
+    first = claims.section(rows, "\n".join(commands), configs)
     if first:
-        any_kept = any(kept for _, _, kept in found.values())
-        sections.insert(0, marked(first, any_kept))
-    return report.Chapter(TITLE, verdict.lead(rows), sections, origin, WORDS)
+        sections.insert(0, marked(first, any(own.is_kept for own in found.values())))
+    return report.Chapter(TITLE, verdict.lead(rows), sections, report.origin(workdir), WORDS)
 
 
 def make_report(workdir: str | os.PathLike) -> list[str]:

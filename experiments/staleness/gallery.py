@@ -15,7 +15,7 @@ from experiments import report
 from experiments.lab.statistics import row_norms, scale_of
 from experiments.lab.subjects import make_field
 from experiments.lab.truth import reference
-from experiments.staleness import subjects
+from experiments.staleness import draw, subjects
 from flowjax.parallel.emulation.field import emulate_field
 from flowjax.parallel.emulation.network import exchange
 from flowjax.parallel.stale import policies
@@ -147,14 +147,14 @@ def pixels(text: str) -> np.ndarray:
 
 def _figure(rows: list[dict]) -> matplotlib.figure.Figure:
     """A panel for each subject, a strip for each variant."""
-    fig, axes = report.canvas(len(rows), 1, width=6.4, height=6.4 * len(rows))
-    for ax, row in zip(np.atleast_1d(axes), rows, strict=True):
+    # Each strip has as many pixels across as it has images.
+    fig, axes = draw.side_by_side([SUBJECTS[row["subject"]] for row in rows], height=6.4)
+    for ax, row in zip(axes, rows, strict=True):
         names = list(row["images"])
         ax.imshow(np.concatenate([pixels(text) for text in row["images"].values()]))
-        ax.set_yticks(np.arange(len(names)) * SIDE + SIDE / 2, names, fontsize=8)
+        ax.set_yticks(np.arange(len(names)) * SIDE + SIDE / 2, names)
         ax.set_xticks([])
         ax.grid(False)
-        ax.set_title(SUBJECTS[row["subject"]])
     return fig
 
 
@@ -179,14 +179,33 @@ def _answer(row: dict) -> str:
     return f"On {SUBJECTS[row['subject']]}, relative distance to the synchronous images: {moved}."
 
 
+def _order(rows: list[dict]) -> list[str]:
+    """The variants from top to bottom."""
+    return list(rows[0]["images"])
+
+
+def _title(rows: list[dict]) -> str:
+    """Which variant is nearest to the synchronous one, as the claim of the figure."""
+    parts = []
+    for row in rows:
+        errors = {
+            name: float(np.sqrt(np.mean(np.square(found))))
+            for name, found in row["errors"].items()
+            if name in VARIANTS and name != "synchronous" and name.startswith("8, ")
+        }
+        parts.append(f"{min(errors, key=errors.get)} on {SUBJECTS[row['subject']]}")
+    return f"Nearest to the synchronous pictures on 8 devices: {'; '.join(parts)}"
+
+
 def section(rows: list[dict], command: str) -> report.Section:
     """The section of the page."""
     picture = report.picture(
         _figure(rows),
-        "Rows of emoji from the same noise: synchronous, stale on two, four and eight devices, "
-        "with a warm-up, a cool-down, a forecast; converged.",
+        f"Rows of emoji from the same noise: {'; '.join(_order(rows))}.",
         f"{rows[0]['solver']}, {rows[0]['steps']} steps, one synchronous unless a line says "
-        "otherwise; a cool-down of 4 has the first step and the last three.",
+        "otherwise; a cool-down of 4 has the first step and the last three. From top to bottom: "
+        f"{'; '.join(_order(rows))}.",
+        title=_title(rows),
     )
     return report.Section(
         question="What does it look like in colour?",

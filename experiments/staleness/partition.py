@@ -81,9 +81,9 @@ def measure(config: "Config", todo: Iterable[dict]) -> Iterator[tuple[dict, dict
 
 def _figure(others: list[dict]) -> matplotlib.figure.Figure:
     """Bars of the ratio to rows: a panel for each subject."""
-    fig, shown = draw.panels(others, height=1.8)
+    fig, shown = draw.panels(others, height=2.0)
     for ax, _, own in shown:
-        draw.ratio_bars(ax, own, label="part", xlabel="error, over that of rows")
+        draw.ratio_bars(ax, own, label="part", xlabel="RMS error over that of rows")
     return fig
 
 
@@ -96,6 +96,12 @@ def _answer(own: list[dict], subject: str) -> str:
     return f"On {subjects.NAMES[subject]}, error over that of rows: {ratios}."
 
 
+def _title(others: list[dict]) -> str:
+    """How many partitions are told from rows, as the claim of the figure."""
+    apart = [row for row in others if row["rms_low"] > 1 or row["rms_high"] < 1]
+    return f"{len(apart)} of {len(others)} partitions differ from rows beyond their interval"
+
+
 def section(rows: list[dict], command: str) -> report.Section:
     """The section of the page."""
     others = [row for row in rows if row["part"] != BASE]
@@ -105,17 +111,18 @@ def section(rows: list[dict], command: str) -> report.Section:
         "for rows.",
         f"{words.common(rows)}, {DEVICES} devices with 16 of 64 tokens each: two rows, two "
         "columns, a quarter, or every second of every second row.",
+        title=_title(others),
     )
     return report.Section(
         question="Does it matter which tokens a device has, when it has as many?",
         expected=(
-            "The stale share is 3/4 in each case, so a theory of shares says no. If a token "
-            "attends to its neighbours, parts that keep neighbours together (blocks) bear it "
+            "The stale fraction is 3/4 in each case, so a theory of fractions says no. If a token "
+            "attends to its neighbours, shards that keep neighbours together (blocks) bear it "
             "better than those that part them all (scattered)."
         ),
         answer="\n".join(_answer(own, subject) for subject, own in draw.by_subject(others).items()),
         figures=(picture,),
-        table=words.columns(rows, ("subject", "part")),
+        table={"Errors by partition": words.columns(rows, ("subject", "part"))},
         caveat=words.converged(rows),
         command=command,
     )

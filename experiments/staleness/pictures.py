@@ -24,8 +24,13 @@ PITCH = SIDE + 1
 
 
 def cells(config: "Config") -> list[dict]:
-    """One cell a subject: its images at the fewest steps, where staleness is largest."""
-    return [{"question": QUESTION, "subject": subject} for subject in config.subjects]
+    """One cell a subject of digits: its images at the fewest steps, where staleness is largest."""
+    return [
+        {"question": QUESTION, "subject": subject}
+        for subject in config.subjects
+        # A picture here has one channel; those in colour stand in the question gallery.
+        if subject not in subjects.EMOJI
+    ]
 
 
 def measure(config: "Config", todo: Iterable[dict]) -> Iterator[tuple[dict, dict]]:
@@ -67,7 +72,7 @@ def change(row: dict) -> float:
 
 def _figure(rows: list[dict]) -> matplotlib.figure.Figure:
     """A panel for each subject, a line of images for each run."""
-    fig, shown = draw.panels(rows, height=3.1, width=6.4)
+    fig, shown = draw.panels(rows, height=3.1)
     for ax, _, (row,) in shown:
         names = list(row["images"])
         ax.imshow(_sheet(row["images"].values()), cmap="gray", vmin=0, vmax=255)
@@ -88,27 +93,34 @@ def _sheet(lines: Iterable[list]) -> np.ndarray:
 # -- words
 
 
-def section(rows: list[dict], command: str) -> report.Section:
-    """The section of the page."""
-    moved = "; ".join(
-        f"{subjects.NAMES[row['subject']]}: **{report.sig(change(row))}** of 255 levels"
+def _moved(rows: list[dict]) -> str:
+    """The mean change of a pixel on each subject."""
+    return "; ".join(
+        f"**{report.sig(change(row))}** of 255 levels on {subjects.NAMES[row['subject']]}"
         for row in rows
     )
+
+
+def section(rows: list[dict], command: str) -> report.Section:
+    """The section of the page."""
     picture = report.picture(
         _figure(rows),
         "Rows of digits from the same noise: synchronous, stale on two, four and eight devices, "
         "converged.",
         f"{rows[0]['solver']}, {rows[0]['steps']} steps, one synchronous step; the last line is "
         "the converged run.",
+        title=f"The same digits with other strokes: {_moved(rows)}".replace("**", ""),
     )
     return report.Section(
         question="What does it look like?",
         expected=(
             "The same digits with other strokes: staleness moves a sample along what the data "
-            "allow; a blur, or torn edges between the devices' parts, would be a bug or far too "
+            "allow; a blur, or torn edges between the devices' shards, would be a bug or far too "
             "few steps."
         ),
-        answer=(f"Mean change of a pixel from synchronous to {most_stale(rows[-1])}: {moved}."),
+        answer=(
+            f"Mean change of a pixel from synchronous to {most_stale(rows[-1])}: {_moved(rows)}."
+        ),
         figures=(picture,),
         command=command,
     )

@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments import report
 from experiments.lab.statistics import paired
-from experiments.staleness import draw, subjects
+from experiments.staleness import draw, subjects, words
 from flowjax.parallel.stale import policies
 
 if TYPE_CHECKING:
@@ -16,19 +16,6 @@ if TYPE_CHECKING:
 
 QUESTION = "placement"
 check = subjects.check_survey
-# Of the table on the page.
-COLUMNS = (
-    "subject",
-    "count",
-    "place",
-    "sync_rms",
-    "exact_rms",
-    "misrouted",
-    "rms_ratio",
-    "rms_low",
-    "rms_high",
-    "rms_verdict",
-)
 PLACES = ("start", "spread", "middle", "end")
 # The place that the others are compared with.
 BASE = "start"
@@ -105,10 +92,10 @@ def measure(config: "Config", todo: Iterable[dict]) -> Iterator[tuple[dict, dict
 
 def _figure(elsewhere: list[dict]) -> matplotlib.figure.Figure:
     """Bars of the ratio to the start, for each count and place: a panel for each subject."""
-    named = [{**row, "name": f"{row['count']}, {row['place']}"} for row in elsewhere]
-    fig, shown = draw.panels(named, height=2.8)
+    named = [{**row, "name": f"{row['count']} steps, {row['place']}"} for row in elsewhere]
+    fig, shown = draw.panels(named, height=3.0)
     for ax, _, own in shown:
-        draw.ratio_bars(ax, own, label="name", xlabel="error, over that of as many at the start")
+        draw.ratio_bars(ax, own, label="name", xlabel="RMS error over that of as many at the start")
     return fig
 
 
@@ -129,6 +116,36 @@ def _answer(own: list[dict], subject: str, count: int) -> str:
     )
 
 
+def best(own: list[dict]) -> dict:
+    """The row with the least ratio; it may be above 1."""
+    return min(own, key=lambda row: row["rms_ratio"])
+
+
+def _title(elsewhere: list[dict]) -> str:
+    """The best place on each subject, as the claim of the figure."""
+    found = {subject: best(own) for subject, own in draw.by_subject(elsewhere).items()}
+    parts = [
+        f"{row['place']} on {subjects.NAMES[subject]} ({report.sig(row['rms_ratio'])} times)"
+        for subject, row in found.items()
+    ]
+    return f"The best place for {elsewhere[0]['count']} synchronous steps: {', '.join(parts)}"
+
+
+def _listed(rows: list[dict]) -> list[dict]:
+    """The rows as the page lists them."""
+    return [
+        {name: row[name] for name in ("subject", "count", "place")}
+        | {
+            "error": words.error(row),
+            "ratio of RMS": words.ratio(row).replace("**", ""),
+            "ratio of medians": words.ratio(row, "median").replace("**", ""),
+            "against the start": row["rms_verdict"],
+            "misrouted": row["misrouted"],
+        }
+        for row in rows
+    ]
+
+
 def section(rows: list[dict], command: str) -> report.Section:
     """The section of the page."""
     elsewhere = [row for row in rows if row["place"] != BASE]
@@ -140,6 +157,7 @@ def section(rows: list[dict], command: str) -> report.Section:
         "at the end, over that at the start.",
         f"{rows[0]['solver']}, {rows[0]['steps']} steps, {rows[0]['devices']} devices; "
         "the first step is always synchronous.",
+        title=_title([row for row in elsewhere if row["count"] == most]),
     )
     return report.Section(
         question="Where should the same number of synchronous steps be placed?",
@@ -148,12 +166,12 @@ def section(rows: list[dict], command: str) -> report.Section:
             "later on. A synchronous step also makes the copy fresh for one more step only, "
             "so spreading should not help much by itself."
         ),
-        answer=(
-            "Error over that of the same steps at the start, with 95 % intervals on shared "
-            f"starts. {' '.join(answers)}"
-        ),
+        answer="\n".join(answers),
         figures=(picture,),
-        table=[{name: row[name] for name in COLUMNS} for row in rows],
-        caveat="A place is a share of the steps of this grid, and another grid decides elsewhere.",
+        table={"Errors by place": _listed(rows)},
+        caveat=(
+            "Ratios are to the same number of steps at the start, on shared starts. A place is a "
+            "part of the steps of this grid; on another grid the sample decides in other steps."
+        ),
         command=command,
     )

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 import matplotlib.axes
 import matplotlib.figure
-import numpy as np
 
 from experiments import report
 from experiments.cli.run import check_names
@@ -19,8 +18,6 @@ QUESTION = "precision"
 FORMS = {"plain": False, "residual": True}
 # {devices: forecasts}; the linear one is not stable on 8.
 FORECASTS = {2: (0, 1, "tuned"), 8: (0, "tuned")}
-# {forecast: its name on the page}
-NAMES = {0: "held", 1: "linear", 2: "quadratic", "tuned": "tuned"}
 # Bits of a number that is sent as it is.
 FULL = 32
 # What `flowjax.parallel.stale.precision.rounded` knows: integers, bfloat16, and as it is.
@@ -96,50 +93,91 @@ def groups(rows: list[dict]) -> dict[tuple[str, int], list[dict]]:
 def _figure(rows: list[dict]) -> matplotlib.figure.Figure:
     """Distance to the synchronous run against bits: a panel for each subject and devices."""
     own = groups(rows)
-    fig, axes = report.canvas(len(own), 1, height=3.2 * len(own))
-    for ax, ((subject, devices), mine) in zip(np.atleast_1d(axes), own.items(), strict=True):
+    titles = [f"{subjects.NAMES[name]}, {devices} devices" for name, devices in own]
+    fig, axes = draw.side_by_side(titles, height=3.8)
+    for ax, mine in zip(axes, own.values(), strict=True):
         _draw(ax, mine)
-        ax.set_title(f"{subjects.NAMES[subject]}, {devices} devices")
+    axes[0].set_ylabel("distance to the synchronous run")
+    draw.legend(fig, columns=3)
     return fig
 
 
 def _draw(ax: matplotlib.axes.Axes, own: list[dict]) -> None:
-    """A curve for each forecast and form; both forms begin at full precision."""
-    full = [{**row, "form": form} for row in own if row["bits"] == FULL for form in FORMS]
-    fewer = [row for row in own if row["bits"] != FULL]
-    shown = [
-        {**row, "curve": f"{NAMES[row['forecast']]}, {row['form']}"} for row in [*full, *fewer]
-    ]
-    draw.lines(ax, shown, x="bits", y="sync_rms", by="curve", band=False)
-    ax.set(
-        xscale="log",
-        yscale="log",
-        xlabel="bits of a number",
-        ylabel="RMS distance to the synchronous run",
-    )
-    draw.ticks(ax, sorted({row["bits"] for row in own}))
-    ax.legend(fontsize=7)
+    """A curve for each forecast and form: full where sent as it is, dashed where as a residual."""
+    for forecast in dict.fromkeys(row["forecast"] for row in own):
+        for form in FORMS:
+            # Both forms begin at full precision.
+            mine = [
+                row
+                for row in own
+                if row["forecast"] == forecast and (row["form"] == form or row["bits"] == FULL)
+            ]
+            mine.sort(key=lambda row: row["bits"])
+            name = draw.FORECASTS[forecast]
+            is_plain = form == "plain"
+            ax.plot(
+                [row["bits"] for row in mine],
+                [row["sync_rms"] for row in mine],
+                "-" if is_plain else "--",
+                marker="o",
+                color=draw.COPIES[name],
+                markerfacecolor=draw.COPIES[name] if is_plain else "none",
+                label=f"{name}, {form}",
+            )
+    ax.set(xscale="log", yscale="log", xlabel="bits of a number")
+    draw.ticks(ax, [row["bits"] for row in own])
+    draw.decades(ax)
 
 
 # -- words
 
 
-def _answer(own: list[dict], subject: str, devices: int) -> str:
-    """What fewer bits cost on one subject: plain and residual, for each forecast."""
+def few_bits(rows: list[dict], form: str, bits: int) -> list[dict]:
+    """The rows of held copies on the common number of devices with so many bits."""
+    return [
+        row
+        for row in rows
+        if (row["devices"], row["forecast"]) == (subjects.DEVICES, 0)
+        and (row["form"], row["bits"]) == (form, bits)
+    ]
+
+
+def _answer(rows: list[dict]) -> list[str]:
+    """What `NAMED` bits cost held copies and tuned forecasts, a sentence a number of bits."""
+    lines = []
+    for bits in NAMED:
+        parts = []
+        for forecast in (0, "tuned"):
+            for form in FORMS:
+                own = [
+                    row
+                    for row in rows
+                    if (row["forecast"], row["form"], row["bits"]) == (forecast, form, bits)
+                    and row["devices"] == subjects.DEVICES
+                ]
+                if own:
+                    each = ", ".join(
+                        f"{words.ratio(row)} on {subjects.NAMES[row['subject']]}" for row in own
+                    )
+                    parts.append(f"{draw.FORECASTS[forecast]}, {form}: {each}")
+        if parts:
+            lines.append(
+                f"With {bits} bits, error over that of full precision on {subjects.DEVICES} "
+                f"devices: {'; '.join(parts)}."
+            )
+    return lines
+
+
+def _title(rows: list[dict]) -> str:
+    """What four bits cost as they are and as residuals, as the claim of the figure."""
     parts = []
-    for forecast in dict.fromkeys(row["forecast"] for row in own):
-        at = {(row["form"], row["bits"]): row for row in own if row["forecast"] == forecast}
-        ratios = ", ".join(
-            f"{bits} bits {form} {words.ratio(at[form, bits])}"
-            for bits in NAMED
-            for form in FORMS
-            if (form, bits) in at
-        )
-        parts.append(f"{NAMES[forecast]}: {ratios}")
-    return (
-        f"On {subjects.NAMES[subject]} with {devices} devices, error over that of full precision, "
-        f"{'; '.join(parts)}."
-    )
+    for form in FORMS:
+        own = few_bits(rows, form, 4)
+        if own:
+            parts.append(f"{words.span([row['rms_ratio'] for row in own])} times ({form})")
+    if not parts:
+        return ""
+    return f"With 4 bits held copies have the error of full precision {', '.join(parts)}"
 
 
 def section(rows: list[dict], command: str) -> report.Section:
@@ -148,21 +186,24 @@ def section(rows: list[dict], command: str) -> report.Section:
         _figure(rows),
         "Distance to the synchronous run against bits of a number, plain and residual, for each "
         "forecast.",
-        f"{words.common(rows)}, one synchronous, whose messages are whole. {FULL} bits are sent "
-        "as they are; 16 are bfloat16, the others integers with one scale a head and token.",
+        f"{words.common(rows)}, one synchronous, whose messages are not rounded. {FULL} bits are "
+        "sent as they are; 16 are bfloat16, the others integers with one scale a head and token.",
+        title=_title(rows),
     )
+    named = [row | {"copies": draw.FORECASTS[row["forecast"]]} for row in rows]
+    columns = ("subject", "devices", "copies", "form", "bits")
     return report.Section(
-        question="How few bits do keys and values need on their way?",
+        question="How few bits do keys and values need in a message?",
         expected=(
-            "8 are free. Rounding is a noise that a forecast multiplies, so plainly sent in 4 "
+            "8 are enough. Rounding is a noise that a forecast multiplies, so plainly sent in 4 "
             "bits it costs a forecast its advantage; what the forecast missed is small, and sent "
             "with error feedback it needs 3 or 4 bits."
         ),
-        answer="\n".join(_answer(own, *group) for group, own in groups(rows).items()),
+        answer="\n".join(_answer(rows)),
         figures=(picture,),
-        table=words.columns(rows, ("subject", "devices", "forecast", "form", "bits")),
+        table={"Errors by bits": words.columns(named, columns)},
         caveat=(
-            "The residual wants that both sides keep what was told, everyone's keys and values. "
+            "A residual requires that both sides keep the buffers of everyone's keys and values. "
             f"{words.converged(rows)}"
         ),
         command=command,

@@ -5,6 +5,7 @@ A subject is a velocity with the starts of all seeds:
     field      the exact field of the digits in float64: no error but the solver's and staleness
     network    the shipped digits network in float32, unguided; a token is a pixel
     emoji      the shipped emoji network in float32, guided; a token is 4 x 4 pixels
+    emoji-smooth   its twin, which receives 1 - t
     8 pixels   the exact field of the emoji averaged to 8 x 8 pixels, in float64; so too 16 pixels
                and 32 pixels, from the same noise
 
@@ -41,6 +42,7 @@ NAMES = {
     "field": "the exact field",
     "network": "the digits network",
     "emoji": "the emoji network",
+    "emoji-smooth": "the emoji-smooth network",
     **{f"{side} pixels": f"the exact field of {side} x {side} emoji" for side in PIXELS},
 }
 # {subject: (H, W, C)}
@@ -48,9 +50,12 @@ SHAPES = {
     "field": (8, 8, 1),
     "network": (8, 8, 1),
     "emoji": (32, 32, 3),
+    "emoji-smooth": (32, 32, 3),
     **{f"{side} pixels": (side, side, 3) for side in PIXELS},
 }
-NETWORKS = ("network", "emoji")
+NETWORKS = ("network", "emoji", "emoji-smooth")
+# The networks that are guided, each with its own data of colour.
+EMOJI = ("emoji", "emoji-smooth")
 # Of an image of digits.
 TOKENS = 64
 # Of all comparisons that do not vary the number of devices.
@@ -90,7 +95,8 @@ class Subject(NamedTuple):
       program: (plan, `Exchange`) -> `Solution`; compiled once for each number of rows.
       exact: (B, *D) the converged endpoints.
       doubling: how far doubling the steps moved them (RMS, relative).
-      nearest: endpoints -> the index of the datum that each is near.
+      nearest: endpoints -> the index of the datum that each is near; None for a network whose
+        data are not here.
     """
 
     name: str
@@ -101,7 +107,7 @@ class Subject(NamedTuple):
     program: Callable[[Plan, Exchange], flowjax.Solution]
     exact: np.ndarray
     doubling: float
-    nearest: Callable[[np.ndarray], jax.Array]
+    nearest: Callable[[np.ndarray], jax.Array] | None
 
     def exchange(
         self, plan: Plan, devices: int, *, shards: np.ndarray | None = None, **options: Any
@@ -148,17 +154,20 @@ class Subject(NamedTuple):
         Returns:
           {sync_...: the `summary` of the errors to `own`, exact_...: of those to the converged
           endpoints, own_rms: the RMS error of `own` itself, misrouted: the fraction of samples that
-          are near another datum than in `own`}.
+          are near another datum than in `own`, NaN where the data are not here}.
         """
         # Staleness alone; staleness and the solver; the solver alone.
         to_sync = summary(self.errors(found, own), self.seed)
         to_exact = summary(self.errors(found, self.exact), self.seed)
         discretisation = self.errors(own, self.exact)
+        misrouted = np.nan
+        if self.nearest:
+            misrouted = float(np.mean(self.nearest(found) != self.nearest(own)))
         return {
             **{f"sync_{name}": value for name, value in to_sync.items()},
             **{f"exact_{name}": value for name, value in to_exact.items()},
             "own_rms": float(np.sqrt(np.mean(discretisation**2))),
-            "misrouted": float(np.mean(self.nearest(found) != self.nearest(own))),
+            "misrouted": misrouted,
         }
 
 
@@ -178,9 +187,10 @@ class Key(NamedTuple):
       seeds: the number of seeds.
       starts: for each seed.
       slots: as in `Subject`.
-      reference_steps: RK4 steps of the converged run.
-      network: the name of the digits network.
+      reference_steps: of the converged run.
+      network: the name of a network for `flowjax.models.load`; without meaning for a field.
       guidance: scale of classifier-free guidance.
+      reference_solver: of the converged run of a network, a name of `REFERENCES`.
     """
 
     name: str
@@ -190,6 +200,7 @@ class Key(NamedTuple):
     reference_steps: int
     network: str
     guidance: float
+    reference_solver: str = "RK4"
 
 
 def surveyed(config: "Config", name: str) -> Key:
@@ -198,17 +209,17 @@ def surveyed(config: "Config", name: str) -> Key:
     return Key(
         name=name,
         seeds=config.seeds,
-        starts=starts[name],
+        starts=starts.get(name, config.compared_emoji_starts),
         slots=max(config.devices),
         reference_steps=config.reference_steps,
-        network=config.network,
-        guidance=1,
+        network=network_of(config, name),
+        guidance=guidance_of(config, name),
     )
 
 
 def compared(config: "Config", name: str) -> Key:
     """The subject `name` in the sizes of the comparisons."""
-    kind = "pixel" if name.endswith("pixels") else name
+    kind = "pixel" if name.endswith("pixels") else name.removesuffix("-smooth")
     steps = {"field": config.reference_steps, "emoji": config.emoji_fine_steps}
     return Key(
         name=name,
@@ -216,15 +227,29 @@ def compared(config: "Config", name: str) -> Key:
         starts=getattr(config, f"compared_{kind}_starts"),
         # Fields of many pixels are dear, and no question puts them on more than four devices.
         slots=4 if kind == "pixel" else DEVICES,
-        reference_steps=steps.get(name, config.fine_steps),
-        network=config.network,
-        guidance=config.emoji_guidance if name == "emoji" else 1,
+        reference_steps=steps.get(kind, config.fine_steps),
+        network=network_of(config, name),
+        guidance=guidance_of(config, name),
     )
+
+
+def network_of(config: "Config", name: str) -> str:
+    """The name of the network that a subject is; a field has that of the digits."""
+    if config.network == RANDOM:
+        return RANDOM
+    return name if name in EMOJI else config.network
+
+
+def guidance_of(config: "Config", name: str) -> float:
+    """The scale of classifier-free guidance of a subject; a field is not guided."""
+    if name in EMOJI:
+        return config.emoji_guidance
+    return config.network_guidance if name in NETWORKS else 1
 
 
 def check_survey(config: "Config") -> None:
     """Refuse subjects, networks and solvers of the survey that there are not."""
-    check_names("subjects", config.subjects, ("field", "network"))
+    check_names("subjects", config.subjects, ("field", *NETWORKS))
     check_names("solvers", config.solvers, ONE_ROW_SOLVERS)
     check_names("one_solver", config.one_solver, ONE_ROW_SOLVERS)
     check_network(config, config.subjects)
@@ -252,7 +277,7 @@ def field(name: str = "field") -> fields.DataSet:
 
     Of emoji it is the field of the pictures, averaged to so many pixels.
     """
-    if name in ("field", "network"):
+    if SHAPES[name] == SHAPES["field"]:
         return make_field("digits")
     full = make_field("emoji")
     side = SHAPES[name][0]
@@ -271,13 +296,23 @@ def averaged(images: np.ndarray, pixels: int) -> np.ndarray:
     return blocks.mean((2, 4))
 
 
-def starts_of(name: str, seeds: int, starts: int) -> np.ndarray:
-    """The noise (B, *D) of a subject, seed by seed.
+def shape_of(key: Key) -> tuple[int, ...]:
+    """(H, W, C) of a subject; of a network it is that of its card, which may be one of your own."""
+    if key.name not in NETWORKS or key.network == RANDOM:
+        return SHAPES[key.name]
+    size = models.load(key.network).card.config
+    return (*size.size, size.channels)
+
+
+def starts_of(
+    name: str, seeds: int, starts: int, shape: tuple[int, ...] | None = None
+) -> np.ndarray:
+    """The noise (B, *D) of a subject, seed by seed; `shape` is D, that of `SHAPES` by default.
 
     That of fewer pixels is the mean over blocks, times the factor that makes its variance 1, so
     that all sizes draw the same pictures.
     """
-    shape = SHAPES[name]
+    shape = shape or SHAPES[name]
     drawn = SHAPES["emoji"] if name.endswith("pixels") else shape
     noise = np.concatenate(
         [flowjax.draw_noise(jax.random.key(s), np.arange(starts), drawn) for s in range(seeds)]
@@ -310,20 +345,30 @@ def _network(name: str, network: str) -> models.Model:
     """The model of a subject."""
     if network == RANDOM:
         return random_network(SHAPES[name])
-    return models.load("emoji" if name == "emoji" else network)
+    return models.load(network)
+
+
+def _adams_bashforth(grid: np.ndarray) -> Plan:
+    return plans.adams_bashforth(grid, 2)
+
+
+# {solver of a converged run: grid -> plan}. A network that receives 1000 t bends within a step of
+# RK4, whose four evaluations then buy less than as many short steps of order 2.
+REFERENCES = {"RK4": plans.rk4, "AB2": _adams_bashforth}
 
 
 def _converged(
-    velocity: Callable[..., jax.Array], noise: np.ndarray, steps: int
+    velocity: Callable[..., jax.Array], noise: np.ndarray, steps: int, solver: str
 ) -> tuple[np.ndarray, float]:
-    """(endpoints, how far doubling the steps moved them) by RK4 on uniform grids."""
+    """(endpoints, how far doubling the steps moved them) on uniform grids."""
 
     @jax.jit
     def solve(plan):
         return flowjax.sample(velocity, noise, plan).x
 
+    build = REFERENCES[solver]
     coarse, fine = (
-        np.asarray(solve(plans.rk4(grids.uniform(n))), np.float64) for n in (steps // 2, steps)
+        np.asarray(solve(build(grids.uniform(n))), np.float64) for n in (steps // 2, steps)
     )
     moved = np.sqrt(np.mean(row_norms(coarse - fine) ** 2))
     return fine, float(moved / scale_of(fine))
@@ -335,8 +380,10 @@ def _converged(
 @functools.cache
 def subject(key: Key) -> Subject:
     """The `Subject` of a key; made once in a process."""
-    noise = starts_of(key.name, key.seeds, key.starts)
-    data = field(key.name)
+    shape = shape_of(key)
+    noise = starts_of(key.name, key.seeds, key.starts, shape)
+    # The data of a network of your own are not here.
+    data = field(key.name) if shape == SHAPES[key.name] else None
     make = _field_program
     if key.name in NETWORKS:
         make, noise = _network_program, noise.astype(np.float32)
@@ -350,7 +397,7 @@ def subject(key: Key) -> Subject:
         program=program,
         exact=exact,
         doubling=doubling,
-        nearest=jax.jit(lambda x: data.nearest(x)),
+        nearest=jax.jit(lambda x: data.nearest(x)) if data else None,
     )
 
 
@@ -387,7 +434,7 @@ def _network_program(key: Key, noise: np.ndarray) -> tuple[Callable, int, np.nda
     if key.guidance != 1:
         null = np.full_like(label, model.card.null_label)
         velocity = guidance.classifier_free(network, label, null, key.guidance)
-    exact, doubling = _converged(velocity, noise, key.reference_steps)
+    exact, doubling = _converged(velocity, noise, key.reference_steps, key.reference_solver)
     run = functools.partial(program, model.params)
     return run, tokens_of(model, noise), exact, doubling
 

@@ -8,24 +8,13 @@ import matplotlib.figure
 import numpy as np
 
 from experiments import report
-from experiments.staleness import draw, subjects
+from experiments.staleness import draw, subjects, words
 
 if TYPE_CHECKING:
     from configs.staleness import Config
 
 QUESTION = "warmup"
 check = subjects.check_survey
-# Of the table on the page.
-COLUMNS = (
-    "subject",
-    "devices",
-    "warmup",
-    "sync_rms",
-    "sync_rms_low",
-    "sync_rms_high",
-    "exact_rms",
-    "misrouted",
-)
 # The warm-ups in the answer, as fractions of the steps.
 PARTS = (0.25, 0.5)
 
@@ -131,24 +120,23 @@ def left(own: list[dict], devices: int, part: float) -> tuple[int, float]:
 
 def _figure(rows: list[dict]) -> matplotlib.figure.Figure:
     """Distance to the synchronous run against the warm-up: a panel for each subject."""
-    fig, shown = draw.panels(rows, height=3.2)
+    fig, shown = draw.panels(rows, height=3.4)
     for ax, _, own in shown:
         _draw(ax, own)
+    shown[0][0].set_ylabel("distance to the synchronous run")
+    draw.legend(fig, columns=5)
     return fig
 
 
 def _draw(ax: matplotlib.axes.Axes, own: list[dict]) -> None:
     """The curves of one subject, one for each number of devices."""
     curves = sorted(own, key=lambda row: row["devices"])
-    curves = [{**row, "curve": f"n = {row['devices']}"} for row in curves]
-    draw.lines(ax, curves, x="warmup", y="sync_rms", by="curve")
+    curves = [{**row, "curve": f"{row['devices']} devices"} for row in curves]
+    colours = {f"{n} devices": colour for n, colour in draw.DEVICES.items()}
+    draw.lines(ax, curves, x="warmup", y="sync_rms", by="curve", colours=colours)
     draw.own_error(ax, own[0]["own_rms"])
-    ax.set(
-        xlabel=f"synchronous steps at the start, of {own[0]['steps']}",
-        ylabel="RMS distance to the synchronous run",
-        ylim=(0, None),
-    )
-    ax.legend(loc="upper right")
+    ax.set(xlabel=f"synchronous steps at the start, of {own[0]['steps']}", ylim=(0, None))
+    ax.set_xticks(sorted({row["warmup"] for row in own}))
 
 
 # -- words
@@ -174,6 +162,16 @@ def _answer(own: list[dict], table: list[dict], subject: str) -> str:
     )
 
 
+def _title(rows: list[dict]) -> str:
+    """What half of the steps leave on the most devices, as the claim of the figure."""
+    most = max(row["devices"] for row in rows)
+    parts = []
+    for subject, own in draw.by_subject(rows).items():
+        count, fraction = left(own, most, PARTS[-1])
+        parts.append(f"{fraction:.0%} on {subjects.NAMES[subject]}")
+    return f"{count} of {rows[0]['steps']} steps at the start leave {', '.join(parts)}"
+
+
 def section(rows: list[dict], command: str) -> report.Section:
     """The section of the page."""
     table = demands(rows)
@@ -184,7 +182,18 @@ def section(rows: list[dict], command: str) -> report.Section:
         "falling to 0.",
         f"{rows[0]['solver']}, {rows[0]['steps']} steps; bands are 95 % intervals over seeds and "
         "starts.",
+        title=_title(rows),
     )
+    listed = [
+        {name: row[name] for name in ("subject", "devices", "warmup")}
+        | {
+            "error": words.error(row),
+            "median error": row["sync_median"],
+            "to the converged run": row["exact_rms"],
+            "misrouted": row["misrouted"],
+        }
+        for row in rows
+    ]
     return report.Section(
         question="What does a warm-up buy, and do more devices need more of it?",
         expected=(
@@ -194,7 +203,7 @@ def section(rows: list[dict], command: str) -> report.Section:
         ),
         answer="\n".join(answers),
         figures=(picture,),
-        table=[*table, *({name: row[name] for name in COLUMNS} for row in rows)],
+        table={"Steps that halve the error": table, "Errors by warm-up": listed},
         caveat="Steps needed are interpolated between the warm-ups that were measured.",
         command=command,
     )

@@ -75,11 +75,11 @@ def measure(config: "Config", todo: Iterable[dict]) -> Iterator[tuple[dict, dict
 
 def _figure(rows: list[dict]) -> matplotlib.figure.Figure:
     """Bars of the ratio to one synchronous step: a panel for each subject."""
-    fig, shown = draw.panels(rows, height=2.6)
+    fig, shown = draw.panels(rows, height=2.9)
     for ax, _, own in shown:
         # The first row is the cell of comparison itself.
         draw.ratio_bars(
-            ax, own[1:], label="place", xlabel="error, over that of one synchronous step"
+            ax, own[1:], label="place", xlabel="RMS error over that of one synchronous step"
         )
     return fig
 
@@ -91,13 +91,28 @@ def _answer(own: list[dict], subject: str) -> str:
     """What the places leave of one subject's error."""
     left = {row["place"]: words.ratio(row) for row in own}
     # All places of FEW steps are compared, whatever their kind.
-    few = [row for row in own if row["synced"] == FEW]
-    best = min(few, key=lambda row: row["rms_ratio"])["place"]
+    best = few_of(own)[1]["place"]
     return (
         f"On {subjects.NAMES[subject]} a warm-up of {FEW} steps leaves {left[f'warm-up {FEW}']} "
         f"of the error of one step, of {MANY} steps {left[f'warm-up {MANY}']}; the best {FEW} are "
         f"those of {best}: {left[best]}; a cool-down of {MANY} leaves {left[f'cool-down {MANY}']}."
     )
+
+
+def few_of(own: list[dict]) -> tuple[dict, dict]:
+    """(the warm-up of FEW steps, the best row of as many) of one subject."""
+    few = [row for row in own if row["synced"] == FEW]
+    warm = next(row for row in few if row["place"] == f"warm-up {FEW}")
+    return warm, min(few, key=lambda row: row["rms_ratio"])
+
+
+def _title(rows: list[dict]) -> str:
+    """The best places of FEW steps, as the claim of the figure."""
+    parts = [
+        f"{few_of(own)[1]['place']} on {subjects.NAMES[subject]}"
+        for subject, own in draw.by_subject(rows).items()
+    ]
+    return f"Which {FEW} of {STEPS} steps are best depends on the subject: {', '.join(parts)}"
 
 
 def section(rows: list[dict], command: str) -> report.Section:
@@ -110,6 +125,7 @@ def section(rows: list[dict], command: str) -> report.Section:
         "that of one synchronous step.",
         f"{rows[0]['solver']}, {STEPS} steps, {rows[0]['devices']} devices. A window begins at "
         "the time that its name says; the first step is always synchronous, and counts.",
+        title=_title(rows),
     )
     return report.Section(
         question=(
@@ -119,11 +135,11 @@ def section(rows: list[dict], command: str) -> report.Section:
         expected=(
             f"{FEW} at the start hardly: what follows is stale as before. {MANY} cost "
             f"{percent:.0f} % of what staleness was to save. The steps in which the sample "
-            "decides count most, and after a cool-down nothing stale is left to be said."
+            "decides count most."
         ),
         answer="\n".join(answers),
         figures=(picture,),
-        table=words.columns(rows, ("subject", "place", "synced")),
+        table={"Errors by place": words.columns(rows, ("subject", "place", "synced"))},
         caveat=words.converged(rows),
         command=command,
     )

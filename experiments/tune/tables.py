@@ -23,11 +23,11 @@ from flowjax.plans.table import DEPTH
 from flowjax.records import plain
 from flowjax.schedules import Linear, Schedule
 from flowjax.tune import numbers as numbering
+from flowjax.tune.facts import path_of as path_of_schedule
 from flowjax.tune.recipe import LEAST_STARTS, published_solvers
 
 FREE = ("times", "state", "outputs")  # what `flowjax.tune.tune` frees by default
 ON_GRID = " on the uniform grid of shift "  # between the solver and the shift in `Tuned.name`
-PROBES = (0.25, 0.5, 0.75)  # times at which a path is described
 # Facts that two tables must share to be one: other facts are results.
 SETTINGS = ("network", "field", "guidance", "steps", "starts", "seed", "iterations")
 SETTINGS += ("free", "depth", "begun_from", "dtype")
@@ -178,9 +178,7 @@ def _settings(
 
 def describe(subject: Subject) -> dict[str, Any]:
     """What a plan of this subject fits: its path, and of a network its clock and channels."""
-    # Log-SNR at three times tells the parameters of a path, whatever its class calls them.
-    log_snr = [float(subject.schedule.log_snr(np.float64(t))) for t in PROBES]
-    found = {"path": {"name": type(subject.schedule).__name__, "log_snr": log_snr}}
+    found = {"path": path_of_schedule(subject.schedule)}
     if subject.is_network:
         sizes, _, _, clock = subject.field.kind
         found |= {"clock": clock, "channels": int(sizes.channels)}

@@ -11,7 +11,7 @@ from flowjax.adaptive.lanes import RUNNING, Lanes, advance, begin
 from flowjax.adaptive.options import check_model, check_noise, make_rule
 from flowjax.adaptive.solve import AdaptiveStats, one_runs, same_values
 from flowjax.adaptive.varying import vary, varying_axes
-from flowjax.sampling import Solution
+from flowjax.sampling import Solution, check_velocity
 from flowjax.schedules import Schedule
 from flowjax.types import Array
 
@@ -81,6 +81,7 @@ def sample_adaptive_many(
     name = "flowjax.sample_adaptive_many"
 
     # Check what was given.
+    check_velocity(model, name)
     x = check_noise(name, noise)
     count = len(x)
     if isinstance(lanes, (bool, float)) or lanes not in range(1, count + 1):

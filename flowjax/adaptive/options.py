@@ -44,7 +44,7 @@ def make_rule(
     peers = controller == "peers"
     pair = find_pair(name, method, order, variant)
     check_schedule(name, schedule)
-    start, end = _check_span(name, span, tolerance)
+    start, end = check_span(name, span, tolerance)
     tolerance = check_tolerance(name, tolerance)
 
     # Ends that a method in log-SNR reaches by a jump.
@@ -125,8 +125,17 @@ def check_tolerance(name: str, tolerance: Tolerance) -> Tolerance:
     return tolerance
 
 
-def _check_span(name, span, tolerance):
-    """(start, end) as floats."""
+def check_span(name: str, span: tuple[float, float], tolerance: Tolerance) -> tuple[float, float]:
+    """(start, end) of a run as floats.
+
+    Args:
+      name: the public function that an error message names.
+      span: what the caller gave.
+      tolerance: what the caller gave for it; the two are told apart.
+
+    Raises:
+      ValueError: no pair of two different times in [0, 1].
+    """
     # Both are pairs of numbers, so a swap would pass as a strange run.
     if isinstance(span, Tolerance) or _looks_swapped(span, tolerance):
         raise ValueError(

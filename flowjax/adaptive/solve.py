@@ -50,7 +50,7 @@ from flowjax.adaptive.control import Tolerance
 from flowjax.adaptive.lanes import RUNNING, advance, begin
 from flowjax.adaptive.options import check_carry, check_model, check_noise, make_rule
 from flowjax.adaptive.varying import vary, varying_axes
-from flowjax.sampling import Solution, lift
+from flowjax.sampling import Solution, check_velocity, lift
 from flowjax.schedules import Schedule
 from flowjax.types import Array, PyTree
 
@@ -137,6 +137,7 @@ def sample_adaptive(
     name = "flowjax.sample_adaptive"
 
     # Check what was given.
+    check_velocity(model, name)
     x = check_noise(name, noise)
     check_carry(name, carry, len(x))
     lockstep = lockstep or controller == "peers"

@@ -2,29 +2,43 @@
 
 A discrete VP network of N training steps receives an index n = 0, ..., N-1; here that is the time
 t = (n + 1)/N. A flow network receives 1000 t. Wrap either with
-`flowjax.schedules.as_velocity(network, diffusers_schedule(config), kind, label)`.
+
+    flowjax.schedules.as_velocity(
+        network, diffusers_schedule(config), kind, diffusers_label(config)
+    )
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from flowjax import plans
-from flowjax.compat.scheduler_config import NETWORKS, read, schedule_of
+from flowjax.compat.scheduler_config import (
+    is_told_noise_level,
+    network_of,
+    read,
+    schedule_of,
+)
+from flowjax.compat.scheduler_hooks import correction_of
+from flowjax.compat.scheduler_lists import Asked, own_times, steps_of_strength
 from flowjax.compat.scheduler_rules import RULES
 from flowjax.compat.scheduler_solvers import Request
 from flowjax.compat.scheduler_times import flow_evaluations, vp_evaluations
+from flowjax.compat.scheduler_values import check_number
 from flowjax.errors import check_choice
 from flowjax.plans import Plan
-from flowjax.schedules import Linear, Schedule
+from flowjax.schedules import Linear, Schedule, VPDiscrete, array_module
+from flowjax.types import Array, Times
 
 
 def diffusers_schedule(config: Mapping[str, Any], **overrides: Any) -> Schedule:
-    """The schedule of a scheduler_config.json: `Linear()`, or the VP schedule of its betas.
+    """The schedule of a scheduler_config.json.
 
-    It is the same object for the same betas, so that it can be a static argument of compiled
-    functions.
+    It is `Linear()` for a flow and the VP schedule of the betas otherwise: the same object for the
+    same betas, so that it can be a static argument of compiled functions. A network that is told
+    its noise level (timestep_type="continuous" with v_prediction) has `Cosine()`, the path on which
+    sigma/alpha takes every value.
 
     Args:
       config: the dictionary of a scheduler_config.json.
@@ -36,28 +50,76 @@ def diffusers_schedule(config: Mapping[str, Any], **overrides: Any) -> Schedule:
     return schedule_of(read("compat.diffusers_schedule", config, overrides))
 
 
+def diffusers_label(config: Mapping[str, Any], **overrides: Any) -> Callable[[Times], Array]:
+    """The function from t to the number that the network of a scheduler receives.
+
+        flow                                           N t
+        VP, discrete                                   N t - 1, the index of the training step
+        VP, timestep_type="continuous", v_prediction   log(sigma/alpha)/4
+
+    with N training steps. An index is never below 0: diffusers has no label there either.
+
+    Args:
+      config: the dictionary of a scheduler_config.json.
+      overrides: options that replace those of `config`.
+
+    Returns:
+      Function of times of any shape, numpy or jax.numpy. Of a plan take `plan.label_time`, which
+      with labels="peers" gives the truncated or rounded numbers of diffusers.
+
+    Raises:
+      ValueError: a class, option or value is not known here.
+    """
+    options = read("compat.diffusers_label", config, overrides)
+    schedule = schedule_of(options)
+
+    def flow_label(t: Times) -> Array:
+        return options["num_train_timesteps"] * t
+
+    def noise_level(t: Times) -> Array:
+        return schedule.log_snr(t) / -4
+
+    def index(t: Times) -> Array:
+        return array_module(t).maximum(schedule.steps * t - 1, 0.0)
+
+    if isinstance(schedule, Linear):
+        return flow_label
+    return noise_level if is_told_noise_level(options) else index
+
+
 def diffusers_plan(
     config: Mapping[str, Any],
-    steps: int,
+    steps: int | None = None,
     *,
     mu: float | None = None,
     eta: float = 0.0,
+    strength: float = 1.0,
+    sigmas: Sequence[float] | None = None,
+    timesteps: Sequence[float] | None = None,
     labels: str = "continuous",
     grid: str = "corrected",
     third_order: str = "published",
+    with_hook: bool = False,
     **overrides: Any,
 ) -> Plan:
     """The plan that a scheduler of diffusers runs in `steps` steps.
 
     Args:
       config: the dictionary of a scheduler_config.json, with "_class_name" (the known classes are
-        the keys of `scheduler_config.DEFAULTS`). An option that is left out has the default of
-        that class.
-      steps: the num_inference_steps of diffusers.
+        the keys of `scheduler_options.OPTIONS`). An option that is left out has the default of that
+        class.
+      steps: the num_inference_steps of diffusers; None with `sigmas` or `timesteps`.
       mu: exponent of the dynamic shift, needed where use_dynamic_shifting is on. The shift is
         exp(mu), or mu itself where time_shift_type is "linear".
         `numpy.log(grids.dynamic_shift(tokens))` is that of FLUX.
       eta: of DDIM, from 0 (deterministic) to 1 (ancestral).
+      strength: of image-to-image. The plan is the last int(steps strength) steps, and begins at
+        plan.t[0] without a history; the state there is the schedule's add_noise(data, noise, t).
+      sigmas: noise levels in place of a number of steps. FlowMatchEuler and UniPC on flows take one
+        a step, before the shift; Euler takes sigma/alpha with the end of the last step besides.
+      timesteps: times in place of a number of steps, in the numbers of the network. The DPM-Solver
+        classes, Euler and Heun take them on VP networks. FlowMatchEuler takes them as the states
+        before the shift and as labels="peers"; with `sigmas` besides they are the labels alone.
       labels: "continuous" gives the network the time of the state; "peers" gives it the truncated
         or rounded label of diffusers.
       grid: "corrected", or "peers" where diffusers does something else. In diffusers,
@@ -68,43 +130,82 @@ def diffusers_plan(
       third_order: "published" is what diffusers does, "exact" has order 3. The third order of
         "sde-dpmsolver++" also has "diffusers", with the wrong sign of diffusers (see
         `plans.dpm_solver_sde`).
-      overrides: options that replace those of `config`.
+      with_hook: a config that clips or thresholds the data prediction needs
+        data_hook=diffusers_data_hook(config, plan) in `flowjax.sample`. True says that the caller
+        passes it; False refuses such a config.
+      overrides: options that replace those of `config`; "_class_name" reads it as another class.
 
     Raises:
-      ValueError: a class, option or value is not known here; the dynamic shift lacks `mu`; or the
-        steps have no length.
+      ValueError: a class, option or value is not known here; the dynamic shift lacks `mu`; the
+        config corrects the data prediction and `with_hook` is False; or a step has no length.
     """
     name = "compat.diffusers_plan"
     check_choice(name, "labels", labels, ("continuous", "peers"))
     check_choice(name, "grid", grid, ("corrected", "peers"))
+    check_number(name, "eta", eta, least=0, most=1, example=0.0)
     options = read(name, config, overrides)
+    correction = correction_of(options)
+    if correction and not with_hook:
+        raise ValueError(
+            f"{name}: {correction.reason}, which a plan alone does not; give flowjax.sample "
+            "data_hook=compat.diffusers_data_hook(config, plan) and pass with_hook=True here, or "
+            f"set {correction.option}=False."
+        )
     schedule = schedule_of(options)
     rules = RULES[options["class"]]
     peers = grid == "peers"
-    is_flow = isinstance(schedule, Linear)
 
     # Where the network is evaluated.
-    if is_flow:
-        evaluations = flow_evaluations(options, rules.flow, steps, mu, peers)
+    steps, sigmas, timesteps = own_times(name, options, rules.accepted, steps, sigmas, timesteps)
+    asked = Asked(steps, mu, peers, sigmas, timesteps)
+    if isinstance(schedule, Linear):
+        evaluations = flow_evaluations(options, rules.flow, asked)
     else:
-        evaluations = vp_evaluations(options, rules.vp, schedule, steps)
+        evaluations = vp_evaluations(options, rules.vp, schedule, asked)
+    count = len(evaluations.times)
+    evaluations = evaluations.last(steps_of_strength(name, count, strength))
 
     # The plan on those times.
-    request = Request(options, schedule, evaluations, steps, eta, third_order, peers)
-    if len(request.grid) < 2:
-        raise ValueError(
-            f"{name}: steps={steps} leaves no step of positive length; take more steps."
-        )
+    request = Request(options, schedule, evaluations, count, eta, third_order, peers)
+    _check_grid(name, request)
     plan = rules.make_plan(request)
     if peers and evaluations.last_step_is_empty:
         # diffusers evaluates the network there all the same, so the row counts.
         rows = plan.rows + 1
         plan = plans.pad(plan, rows)._replace(counted=np.ones(rows, bool))
 
-    # The labels of diffusers, one for each row.
-    if labels == "peers":
+    # The times that the network receives, one for each row.
+    row_labels = plan.label_time
+    if labels == "peers" or evaluations.labels_given:
         first, later = np.split(evaluations.label_times, [1])
-        row_labels = np.append(first, np.repeat(later, rules.evaluations_per_step))
-        network = "velocity" if is_flow else NETWORKS[options["prediction_type"]]
-        plan = plans.with_labels(plan, row_labels[: plan.rows], network=network, schedule=schedule)
-    return plan
+        row_labels = np.append(first, np.repeat(later, rules.evaluations_per_step))[: plan.rows]
+    elif isinstance(schedule, VPDiscrete):
+        # No network has a label below its first training step.
+        row_labels = np.maximum(row_labels, 1 / schedule.steps)
+    if np.array_equal(row_labels, plan.label_time):
+        return plan
+    return plans.with_labels(plan, row_labels, network=network_of(options), schedule=schedule)
+
+
+def _check_grid(name, request):
+    """Refuse a grid that does not decrease, with the reason for which it may not."""
+    evaluations, grid = request.evaluations, request.grid
+    times, end = evaluations.times, evaluations.end
+    if end > times[-1] * (1 + 1e-9):
+        raise ValueError(
+            f"{name}: final_sigmas_type='sigma_min' ends at t = {end:.6g}, the noise level of the "
+            f"first training step, and the last evaluation lies below it, at t = {times[-1]:.6g}; "
+            "take fewer steps, a larger sigma_min, or final_sigmas_type='zero'."
+        )
+    if len(grid) < 2:
+        raise ValueError(
+            f"{name}: steps={request.steps} leaves no step of positive length; take more steps."
+        )
+    equal = np.flatnonzero(np.diff(grid) >= 0)
+    if len(equal):
+        i = equal[0]
+        raise ValueError(
+            f"{name}: evaluations {i + 1} and {i + 2} of steps={request.steps} lie at t = "
+            f"{grid[i]:.6g} and {grid[i + 1]:.6g}, so that the step between them has no length; "
+            "take fewer steps, or a smaller shift (mu)."
+        )

@@ -22,7 +22,7 @@ class Request(NamedTuple):
       options: as `scheduler_config.read` returns them.
       schedule: the path of the config.
       evaluations: where the class evaluates the network.
-      steps: number of inference steps.
+      steps: number of inference steps of the complete grid.
       eta: of DDIM.
       third_order: the form of the third order in the DPM-Solver classes.
       peers: reproduce the grid of diffusers where it differs from the corrected one.
@@ -114,25 +114,28 @@ def dpm_multistep(request: Request) -> Plan:
 
 def dpm_singlestep(request: Request) -> Plan:
     """DPMSolverSinglestep: blocks of `solver_order` evaluations, and shorter ones at the end."""
-    grid, options = request.grid, request.options
-    order = options["solver_order"]
-    ends_at_zero = grid[-1] == 0
-
-    # Sizes of the blocks. diffusers lists an order for each evaluation, such as 1, 2, 3, 1, 2, 3,
-    # and a block begins wherever that list has a 1.
-    full_blocks, rest = divmod(len(grid) - 1, order)
-    sizes = [order] * full_blocks
-    if rest:
-        sizes.append(rest)
-    splits_full_block = options["lower_order_final"] or ends_at_zero
-    if rest == 0 and order > 1 and splits_full_block:
-        sizes[-1:] = [order - 1, 1]
-    # A block of one evaluation is the only one that can end at t = 0, where log-SNR is infinite.
-    elif ends_at_zero and sizes[-1] > 1:
-        sizes[-1:] = [sizes[-1] - 1, 1]
+    grid, options, evaluations = request.grid, request.options, request.evaluations
+    sizes = _block_sizes(
+        evaluations.count,
+        options["solver_order"],
+        options["lower_order_final"],
+        options["final_sigmas_type"] == "zero",
+    )
+    # A run that begins inside a block takes the rest of it as a block of its own.
+    skipped = evaluations.skipped
+    while skipped:
+        taken = min(skipped, sizes[0])
+        skipped -= taken
+        sizes[:1] = [sizes[0] - taken] if taken < sizes[0] else []
+    if evaluations.last_step_is_empty and sizes.pop() > 1:
+        raise ValueError(
+            f"compat.diffusers_plan: the last block of {evaluations.count} steps would evaluate "
+            "where it ends, since its last step has no length; take another number of steps, "
+            "lower_order_final=True, or final_sigmas_type='zero'."
+        )
 
     # The times of each block, its two ends included.
-    ends = np.append(0, np.cumsum(sizes))
+    ends = np.append(0, np.cumsum(sizes)).astype(int)
     blocks = [tuple(grid[i : j + 1]) for i, j in itertools.pairwise(ends)]
     variant = _variant(options)
     return plans.singlestep(
@@ -144,6 +147,24 @@ def dpm_singlestep(request: Request) -> Plan:
     )
 
 
+def _block_sizes(count, order, lowers_last, ends_at_zero):
+    """Sizes of the blocks of `count` evaluations, in the order in which they are taken.
+
+    diffusers lists an order for each evaluation, such as 1, 2, 3, 1, 2, 3, and a block begins
+    wherever that list has a 1.
+    """
+    full_blocks, rest = divmod(count, order)
+    sizes = [order] * full_blocks
+    if rest:
+        sizes.append(rest)
+    if rest == 0 and order > 1 and (lowers_last or ends_at_zero):
+        sizes[-1:] = [order - 1, 1]
+    # A block of one evaluation is the only one that can end at t = 0, where log-SNR is infinite.
+    elif ends_at_zero and sizes[-1] > 1:
+        sizes[-1:] = [sizes[-1] - 1, 1]
+    return sizes
+
+
 def unipc(request: Request) -> Plan:
     """UniPCMultistep, with the corrector at every step or at none."""
     options, evaluations = request.options, request.evaluations
@@ -152,13 +173,14 @@ def unipc(request: Request) -> Plan:
             "compat.diffusers_plan: grid='peers' does not support UniPC with a last step of no "
             "length; keep grid='corrected'."
         )
-    count = len(evaluations.times)
-    disabled = sorted(options["disable_corrector"])
-    if disabled and not set(range(count - 1)) <= set(disabled):
+    # The steps of the complete grid that a corrector follows.
+    corrected = set(range(evaluations.skipped, evaluations.count - 1))
+    disabled = corrected & set(options["disable_corrector"])
+    if disabled and disabled != corrected:
         raise ValueError(
-            f"compat.diffusers_plan: disable_corrector={disabled!r} switches the corrector off at "
-            f"some of the steps only; plans.unipc has it on at all steps ([]) or off at all steps "
-            f"(list(range({count})))."
+            f"compat.diffusers_plan: disable_corrector={options['disable_corrector']!r} switches "
+            "the corrector off at some of the steps only; plans.unipc has it on at all steps ([]) "
+            f"or off at all steps (list(range({evaluations.count})))."
         )
     final = "auto"
     if options["lower_order_final"]:
@@ -203,13 +225,12 @@ def _prediction(algorithm):
 def _final_orders(request):
     """The highest orders of the last steps, in the form that `final` of `flowjax.plans` takes."""
     options, evaluations = request.options, request.evaluations
-    count = len(evaluations.times)
-    lowers = options["lower_order_final"] and count < FEW_STEPS
+    lowers = options["lower_order_final"] and evaluations.count < FEW_STEPS
     ends_at_zero = request.grid[-1] == 0
     last_is_first_order = lowers or ends_at_zero or options.get("euler_at_final")
     orders = (
         2 if lowers else HIGHEST_ORDER,
         1 if last_is_first_order else HIGHEST_ORDER,
-    )[-count:]
+    )[-len(evaluations.times) :]
     # diffusers counts a last step of no length, and the grid does not have it.
     return orders[:-1] if evaluations.last_step_is_empty else orders

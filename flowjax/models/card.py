@@ -4,6 +4,8 @@ Public networks differ in these conventions. They are resolved here, so that eve
 
     apply(params, x, t, label) -> velocity,      t = 1 noise, t = 0 data,      x (B, H, W, C)
 
+A network that draws for a text takes a `models.Condition` in the place of the label.
+
 This module is the only one that converts them, for training (`Card.predict`) and for sampling
 (`Card.velocity`) alike:
 
@@ -21,7 +23,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flowjax.models import dit
+from flowjax.models import condition as conditions
+from flowjax.models import dit, networks
+from flowjax.models.condition import Condition
+from flowjax.models.dc_ae import AutoencoderDC
+from flowjax.models.networks import Config
 from flowjax.models.vae import Autoencoder
 from flowjax.schedules import PREDICTIONS, Linear, Schedule, to_velocity
 from flowjax.types import Array, PyTree, Scalar
@@ -55,24 +61,26 @@ class Card:
 
     Attributes:
       name: of the network.
-      config: its sizes, a `DiTConfig`.
+      config: its sizes, a `DiTConfig` or a `SanaConfig`.
       schedule: the path on which it was trained.
       prediction: what it outputs, one of `flowjax.schedules.PREDICTIONS`.
       clock: the name of the number that it receives as the time: "1000 t", "1 - t" or "index".
+      clock_scale: the factor of that number; the timestep_scale of diffusers' SANA.
       details: whatever else is known, such as the configuration and the metrics of the training; a
         dictionary for JSON.
       scheduler: the scheduler_config.json of a pipeline, or None.
-      vae: the `Autoencoder` of a latent model's pipeline, or None.
+      vae: the `Autoencoder` or `AutoencoderDC` of a latent model's pipeline, or None.
     """
 
     name: str
-    config: dit.DiTConfig
+    config: Config
     schedule: Schedule = Linear()
     prediction: str = "velocity"
     clock: str = "1000 t"
+    clock_scale: float = 1.0
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
     scheduler: dict[str, Any] | None = None
-    vae: Autoencoder | None = None
+    vae: Autoencoder | AutoencoderDC | None = None
 
     def __post_init__(self):
         """Refuse a prediction or a clock that is not known."""
@@ -84,9 +92,38 @@ class Card:
             )
 
     @property
-    def null_label(self) -> int:
-        """The label that training puts in the place of a dropped one."""
+    def null_label(self) -> int | None:
+        """The label that training puts in the place of a dropped one; None of a text's network.
+
+        Raises:
+          ValueError: the network was trained without one.
+        """
+        if networks.takes_text(self.config):
+            return None
+        if not self.config.has_null:
+            raise ValueError(
+                f"{self.name} was trained without a null label, so it cannot be guided or sampled "
+                "without labels; give labels, and guidance of scale 1."
+            )
         return self.config.classes
+
+    def branches(self, label: Array | Condition) -> tuple[Any, Any]:
+        """The two conditions of classifier-free guidance: the given one, and the null one.
+
+        Args:
+          label: (B,) integers; or a `Condition`, whose negative embeddings are the null condition.
+        """
+        if networks.takes_text(self.config):
+            label = conditions.checked(self.name, label, self.config.caption)
+            return conditions.branches(self.name, label)
+        return label, self.null_label
+
+    @property
+    def label_words(self) -> str:
+        """The labels that there are, in words for a refusal."""
+        classes = self.config.classes
+        null = f", or {classes}, the null label" if self.config.has_null else ""
+        return f"integers from 0 to {classes - 1}{null}"
 
     # Images and tokens.
 
@@ -107,7 +144,7 @@ class Card:
 
     def clock_at(self, t: Array) -> Array:
         """The number that the network receives for the time `t`, shaped like `t`."""
-        return CLOCKS[self.clock](self.schedule, t)
+        return self.clock_scale * CLOCKS[self.clock](self.schedule, t)
 
     def _prediction_of(self, output: jax.Array) -> jax.Array:
         """The prediction of an output: a velocity dx/ds by the time s = 1 - t becomes -dx/ds."""
@@ -122,9 +159,9 @@ class Card:
         params: PyTree,
         x: Array,
         clock: Array,
-        label: Array | None,
+        label: Array | Condition | None,
         *,
-        attention: dit.Attention | None = None,
+        attention: Any = None,
         carry: PyTree = None,
     ) -> jax.Array | tuple[jax.Array, PyTree]:
         """The network's own output at its own time.
@@ -133,8 +170,9 @@ class Card:
           params: the tree of parameters.
           x: (B, H, W, C).
           clock: scalar or (B,), as `clock_at` gives it.
-          label: (B,) integers, or None for the null label.
-          attention: as models.dit describes; None for plain softmax attention.
+          label: (B,) integers, or None for the null label; of a SANA, a `Condition`.
+          attention: as models.dit describes, or the `Mixing` of models.sana; None for that of a
+            device that has all tokens.
           carry: given to the attention.
 
         Returns:
@@ -142,20 +180,23 @@ class Card:
         """
         x = jnp.asarray(x)
         size = x.shape[1:3]
-        positions = dit.positions(self.config, size)
+        positions = networks.positions(self.config, size)
+        attention = attention or networks.on_one_device(self.config, size)
         patches = self.patchify(x)
         output, after = self._call(params, patches, clock, label, positions, attention, carry)
         output = self.unpatchify(output, size)
         return output if carry is None else (output, after)
 
-    def predict(self, params: PyTree, x: Array, t: Array, label: Array | None) -> jax.Array:
+    def predict(
+        self, params: PyTree, x: Array, t: Array, label: Array | Condition | None
+    ) -> jax.Array:
         """The prediction that `prediction` names, by the time t: what training compares.
 
         Args:
           params: the tree of parameters.
           x: (B, H, W, C).
           t: scalar or (B,).
-          label: (B,) integers, or None for the null label.
+          label: as for `raw`.
 
         Returns:
           (B, H, W, C), without learned variances.
@@ -168,9 +209,9 @@ class Card:
         params: PyTree,
         x: Array,
         t: Scalar,
-        label: Array | None,
+        label: Array | Condition | None,
         *,
-        attention: dit.Attention | None = None,
+        attention: Any = None,
         carry: PyTree = None,
     ) -> jax.Array | tuple[jax.Array, PyTree]:
         """The velocity (B, H, W, C) at the state `x` and time `t`; with a carry, (velocity, carry).
@@ -179,7 +220,8 @@ class Card:
         """
         x = jnp.asarray(x)
         size = x.shape[1:3]
-        positions = dit.positions(self.config, size)
+        positions = networks.positions(self.config, size)
+        attention = attention or networks.on_one_device(self.config, size)
         patches = self.patchify(x)
         found, after = self.velocity_of_patches(
             params, patches, t, label, positions, attention, carry
@@ -194,9 +236,9 @@ class Card:
         params: PyTree,
         patches: jax.Array,
         t: Scalar,
-        label: Array | None,
+        label: Array | Condition | None,
         positions: Array,
-        attention: dit.Attention | None = None,
+        attention: Any = None,
         carry: PyTree = None,
     ) -> tuple[jax.Array, PyTree]:
         """The velocity of some of the tokens: what a device computes for the tokens that it holds.
@@ -205,9 +247,10 @@ class Card:
           params: the tree of parameters.
           patches: (B, L, P) the state, as `patchify` cuts it; all tokens or some of them.
           t: scalar or (B,).
-          label: (B,) integers, or None for the null label.
-          positions: (L, E), the rows of `models.dit.positions` for these tokens.
-          attention: as models.dit describes; None for plain softmax attention.
+          label: as for `raw`.
+          positions: (L, E), the rows of `models.networks.positions` for these tokens.
+          attention: as models.dit describes, None for plain softmax attention; or the `Mixing` of
+            models.sana for these tokens.
           carry: given to the attention.
 
         Returns:
@@ -241,9 +284,9 @@ class Card:
         params: PyTree,
         patches: jax.Array,
         clock: Array,
-        label: Array | None,
+        label: Array | Condition | None,
         positions: Array,
-        attention: dit.Attention | None,
+        attention: Any,
         carry: PyTree,
     ) -> tuple[jax.Array, PyTree]:
         """The network itself; a scalar clock or label is broadcast to the batch.
@@ -254,11 +297,31 @@ class Card:
         patches = _at_least_float32(patches)
         batch = patches.shape[:1]
         clock = jnp.broadcast_to(jnp.asarray(clock, patches.dtype), batch)
-        label = jnp.broadcast_to(self._checked(label), batch)
         positions = jnp.asarray(positions, patches.dtype)
-        attention = attention or dit.softmax_attention
-        apply = dit.network(self.config).apply
+        if networks.takes_text(self.config):
+            label = self._checked_text(label, len(patches))
+        else:
+            label = jnp.broadcast_to(self._checked(label), batch)
+            attention = attention or dit.softmax_attention
+        apply = networks.network(self.config).apply
         return apply(params, patches, clock, label, positions, attention, carry)
+
+    def _checked_text(self, condition: Condition, batch: int) -> Condition:
+        """The condition of `batch` samples."""
+        condition = conditions.checked(self.name, condition, self.config.caption)
+        if (condition.guidance is not None) != self.config.guidance_embeds:
+            raise ValueError(
+                f"{self.name}: a condition {'without' if self.config.guidance_embeds else 'with'} "
+                "guidance for a network whose guidance_embeds is "
+                f"{self.config.guidance_embeds}; give Condition(..., guidance=(B,)) to the networks "
+                "that receive the scale of guidance, and to no other."
+            )
+        if len(condition.embeddings) not in (1, batch):
+            raise ValueError(
+                f"{self.name}: {len(condition.embeddings)} texts for {batch} samples; wanted one "
+                "each, or one for all."
+            )
+        return conditions.broadcast(condition, batch)
 
     def _checked(self, label: Array | None) -> jax.Array:
         """Labels as an array. Their values can be checked only outside of jit."""
@@ -267,10 +330,9 @@ class Card:
         if not isinstance(label, jax.core.Tracer):
             values = np.asarray(label)
             integers = np.issubdtype(values.dtype, np.integer)
-            if not integers or np.any((values < 0) | (values > self.null_label)):
+            if not integers or np.any((values < 0) | (values >= self.config.labels)):
                 raise ValueError(
-                    f"{self.name}: labels {values.ravel()[:8].tolist()}; wanted integers from 0 to "
-                    f"{self.null_label - 1}, or {self.null_label}, the null label."
+                    f"{self.name}: labels {values.ravel()[:8].tolist()}; wanted {self.label_words}."
                 )
         return jnp.asarray(label)
 
@@ -285,7 +347,8 @@ class Model(NamedTuple):
     Attributes:
       apply: (params, x, t, label, *, attention=None, carry=None) -> velocity (B, H, W, C), with t a
         scalar or (B,), and label (B,) integers or None; with a carry, (velocity, carry). A label
-        out of range is refused where its value is known; inside jit it gives NaN.
+        out of range is refused where its value is known; inside jit it gives NaN. A network that
+        draws for a text takes a `Condition` in the place of the label.
       params: the tree of parameters.
       card: its `Card`.
     """
@@ -300,7 +363,7 @@ def model(card: Card, params: PyTree) -> Model:
     return Model(card.velocity, params, card)
 
 
-def init(config: dit.DiTConfig, key: jax.Array, **card: Any) -> Model:
+def init(config: Config, key: jax.Array, **card: Any) -> Model:
     """An untrained `Model`.
 
     Args:
@@ -309,4 +372,4 @@ def init(config: dit.DiTConfig, key: jax.Array, **card: Any) -> Model:
       **card: fields of `Card` to set.
     """
     fields = {"name": "untrained", "config": config, **card}
-    return model(Card(**fields), dit.network(config).init(key))
+    return model(Card(**fields), networks.network(config).init(key))

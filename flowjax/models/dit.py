@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from flowjax.models.attention import softmax_attention
 from flowjax.models.sizes import SIZES, DiTConfig, preset
 from flowjax.models.tokens import patchify, positions, unpatchify
 from flowjax.types import PyTree
@@ -56,44 +57,27 @@ ZEROS = nnx.initializers.zeros
 NORMAL = nnx.initializers.normal(0.02)
 
 
-# Attention.
-
-
-def softmax_attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, layer: Any = None, carry: PyTree = None
-) -> tuple[jax.Array, PyTree]:
-    """Plain attention, softmax(q k' / sqrt(d)) v, with the softmax in float32 at least.
-
-    Args:
-      q, k, v: (B, L, heads, d). The queries may be fewer than the keys.
-      layer: not used.
-      carry: returned as it is.
-
-    Returns:
-      (out (B, L, heads, d) in the dtype of v, carry).
-    """
-    exact = jnp.promote_types(q.dtype, jnp.float32)
-    scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=exact)
-    scores = scores * q.shape[-1] ** -0.5  # (B, heads, queries, keys)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    out = jnp.einsum("bhqk,bkhd->bqhd", weights, v, preferred_element_type=exact)
-    return out.astype(v.dtype), carry
-
-
 # The network.
 
 
-def _linear(
-    inputs: int, outputs: int, config: DiTConfig, rngs: nnx.Rngs, kernel: Callable = XAVIER
+def linear(
+    inputs: int,
+    outputs: int,
+    config: DiTConfig,
+    rngs: nnx.Rngs,
+    kernel: Callable = XAVIER,
+    use_bias: bool = True,
 ) -> nnx.Linear:
     """A dense layer that multiplies in the compute dtype and adds up in float32.
 
-    Sums in bfloat16 would lose speed and digits on a CPU.
+    Sums in bfloat16 would lose speed and digits on a CPU. Of the configuration only `dtype` counts.
     """
     options = {}
     if config.dtype:
         options = {"dtype": jnp.dtype(config.dtype), "preferred_element_type": jnp.float32}
-    return nnx.Linear(inputs, outputs, kernel_init=kernel, rngs=rngs, **options)
+    return nnx.Linear(
+        inputs, outputs, kernel_init=kernel, use_bias=use_bias, rngs=rngs, **options
+    )
 
 
 def _modulation(config: DiTConfig, parts: int, rngs: nnx.Rngs) -> nnx.Linear:
@@ -104,14 +88,21 @@ def _modulation(config: DiTConfig, parts: int, rngs: nnx.Rngs) -> nnx.Linear:
     return nnx.Linear(config.width, parts * config.width, kernel_init=ZEROS, rngs=rngs)
 
 
-def _norm(width: int, epsilon: float, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """LayerNorm without learned scale and bias: the modulation takes their place."""
+def plain_norm(
+    width: int, epsilon: float, rngs: nnx.Rngs, affine: bool = False
+) -> nnx.LayerNorm:
+    """LayerNorm, usually without learned scale and bias: the modulation takes their place."""
     return nnx.LayerNorm(
-        width, epsilon=epsilon, use_bias=False, use_scale=False, use_fast_variance=False, rngs=rngs
+        width,
+        epsilon=epsilon,
+        use_bias=affine,
+        use_scale=affine,
+        use_fast_variance=False,
+        rngs=rngs,
     )
 
 
-def _modulate(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
+def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
     """x (B, L, E) scaled and shifted by the same numbers (B, E) at every token."""
     return x * (1 + scale[:, None]) + shift[:, None]
 
@@ -131,14 +122,14 @@ class Block(nnx.Module):
         self.config = config
         # The order of construction fixes the random numbers that each layer starts from.
         self.modulation = _modulation(config, 6, rngs)
-        self.norm1 = _norm(width, 1e-6, rngs)
-        self.norm2 = _norm(width, config.mlp_epsilon, rngs)
-        self.query = _linear(width, width, config, rngs)
-        self.key = _linear(width, width, config, rngs)
-        self.value = _linear(width, width, config, rngs)
-        self.out = _linear(width, width, config, rngs)
-        self.mlp1 = _linear(width, hidden, config, rngs)
-        self.mlp2 = _linear(hidden, width, config, rngs)
+        self.norm1 = plain_norm(width, 1e-6, rngs)
+        self.norm2 = plain_norm(width, config.mlp_epsilon, rngs)
+        self.query = linear(width, width, config, rngs)
+        self.key = linear(width, width, config, rngs)
+        self.value = linear(width, width, config, rngs)
+        self.out = linear(width, width, config, rngs)
+        self.mlp1 = linear(width, hidden, config, rngs)
+        self.mlp2 = linear(hidden, width, config, rngs)
 
     def __call__(
         self, x: jax.Array, condition: jax.Array, attention: Attention
@@ -158,7 +149,7 @@ class Block(nnx.Module):
         shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(modulation, 6, axis=-1)
 
         # x + gate1 attention(norm(x), modulated)
-        y = _modulate(self.norm1(x), shift1, scale1)
+        y = modulate(self.norm1(x), shift1, scale1)
         q = self._heads(self.query(y), y.dtype)
         k = self._heads(self.key(y), y.dtype)
         v = self._heads(self.value(y), y.dtype)
@@ -167,7 +158,7 @@ class Block(nnx.Module):
         x = x + gate1[:, None] * y.astype(x.dtype)
 
         # x + gate2 mlp(norm(x), modulated)
-        y = _modulate(self.norm2(x), shift2, scale2)
+        y = modulate(self.norm2(x), shift2, scale2)
         y = jax.nn.gelu(self.mlp1(y), approximate=True)  # (B, L, mlp_ratio E)
         y = self.mlp2(y)  # (B, L, E)
         return x + gate2[:, None] * y.astype(x.dtype), carry
@@ -188,17 +179,17 @@ class DiT(nnx.Module):
         width = config.width
         self.config = config
         # The order of construction fixes the random numbers that each layer starts from.
-        self.patches = _linear(config.patch**2 * config.channels, width, config, rngs)
+        self.patches = linear(config.patch**2 * config.channels, width, config, rngs)
         self.time1 = nnx.Linear(FREQUENCIES, width, kernel_init=NORMAL, rngs=rngs)
         self.time2 = nnx.Linear(width, width, kernel_init=NORMAL, rngs=rngs)
-        self.labels = nnx.Embed(config.classes + 1, width, embedding_init=NORMAL, rngs=rngs)
+        self.labels = nnx.Embed(config.labels, width, embedding_init=NORMAL, rngs=rngs)
         # All layers in one module, whose arrays have a leading axis of K.
         stack = nnx.vmap(functools.partial(Block, config))
         self.blocks = stack(rngs.split(config.depth))
-        self.norm = _norm(width, 1e-6, rngs)
+        self.norm = plain_norm(width, 1e-6, rngs)
         self.modulation = _modulation(config, 2, rngs)
         outputs = config.patch**2 * config.outputs
-        self.outputs = _linear(width, outputs, config, rngs, kernel=ZEROS)
+        self.outputs = linear(width, outputs, config, rngs, kernel=ZEROS)
 
     def embed(
         self, patches: jax.Array, clock: jax.Array, label: jax.Array, positions: jax.Array
@@ -216,7 +207,7 @@ class DiT(nnx.Module):
         time = self._embed_clock(clock)
         # Not self.labels(label), which rounds to float32. Index -1 would be the null label in
         # jnp.take, where NaN is wanted: an index past the end gives it.
-        label = jnp.where(label < 0, self.config.classes + 1, label)
+        label = jnp.where(label < 0, self.config.labels, label)
         classes = jnp.take(self.labels.embedding[...], label, axis=0, mode="fill")  # (B, E)
         return tokens, jax.nn.silu(time + classes)
 
@@ -265,7 +256,7 @@ class DiT(nnx.Module):
     def head(self, tokens: jax.Array, condition: jax.Array) -> jax.Array:
         """tokens (B, L, E) -> (B, L, p p outputs), in the order (row, column, channel)."""
         shift, scale = jnp.split(self.modulation(condition), 2, axis=-1)  # (B, E) each
-        return self.outputs(_modulate(self.norm(tokens), shift, scale)).astype(tokens.dtype)
+        return self.outputs(modulate(self.norm(tokens), shift, scale)).astype(tokens.dtype)
 
     def __call__(
         self,
@@ -287,23 +278,25 @@ class DiT(nnx.Module):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Network:
-    """The functions of a DiT on a tree of parameters, nested dictionaries of arrays.
+    """The functions of a network on a tree of parameters, nested dictionaries of arrays.
 
     Make one by `network(config)`.
 
     Attributes:
-      config: its `DiTConfig`.
+      config: its sizes.
+      module: its nnx module, such as `DiT`, which is made from (config, rngs).
       graph, abstract: the module's structure without arrays, and the shapes and dtypes of its
         arrays, as `nnx.split` gives them.
     """
 
-    config: DiTConfig
+    config: Any
+    module: type
     graph: Any = dataclasses.field(repr=False)
     abstract: Any = dataclasses.field(repr=False)
 
     def init(self, key: jax.Array) -> PyTree:
         """Parameters as the paper starts training."""
-        return _init(self.config, key)
+        return _init(self.module, self.config, key)
 
     def shapes(self) -> PyTree:
         """The tree of shapes and dtypes that `init` returns, without computing it."""
@@ -313,12 +306,13 @@ class Network:
         """(params, patches, clock, label, positions, attention, carry) -> (out, carry).
 
         Patches are (B, L, P), clock and label (B,), positions (L, E), out (B, L, p p outputs). The
-        clock is the network's own time, as it was in training.
+        clock is the network's own time, as it was in training. A SANA takes a condition in the
+        place of the label, and a `Mixing` in the place of the attention.
         """
         return self.part("__call__", params, *args)
 
     def part(self, name: str, params: PyTree, *args: Any) -> Any:
-        """The method `name` of `DiT`, "embed", "layers" or "head", on its arguments `args`."""
+        """The method `name` of the module, "embed", "layers" or "head", on its arguments `args`."""
         # replace_by_pure_dict writes into the state, so each call takes a copy of the cached one.
         state = jax.tree.map(lambda leaf: leaf, self.abstract)
         nnx.replace_by_pure_dict(state, params)
@@ -326,17 +320,17 @@ class Network:
         return getattr(module, name)(*args)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _init(config: DiTConfig, key: jax.Array) -> PyTree:
-    return nnx.to_pure_dict(nnx.state(DiT(config, nnx.Rngs(key)), nnx.Param))
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _init(module: type, config: Any, key: jax.Array) -> PyTree:
+    return nnx.to_pure_dict(nnx.state(module(config, nnx.Rngs(key)), nnx.Param))
 
 
 @functools.cache
-def network(config: DiTConfig) -> Network:
-    """The `Network` of these sizes."""
-    abstract_module = nnx.eval_shape(lambda: DiT(config, nnx.Rngs(0)))
+def network(config: Any, module: type = DiT) -> Network:
+    """The `Network` of these sizes; `module` is the class of another network of this form."""
+    abstract_module = nnx.eval_shape(lambda: module(config, nnx.Rngs(0)))
     graph, abstract = nnx.split(abstract_module)
-    return Network(config, graph, abstract)
+    return Network(config, module, graph, abstract)
 
 
 def overview(params: PyTree) -> str:

@@ -4,6 +4,10 @@ import dataclasses
 import math
 from typing import Any
 
+from flowjax.errors import check_number, check_whole
+
+# The smallest value of each size. A network without labels has the null label alone.
+LEAST = {"channels": 1, "patch": 1, "width": 1, "depth": 1, "heads": 1, "classes": 0}
 COMPUTE_DTYPES = (None, "float32", "bfloat16", "float16")
 
 
@@ -18,6 +22,8 @@ class DiTConfig:
       width, depth, heads: E, the number of layers, and the number of heads. E is a multiple of
         `heads` and of 4.
       classes: number of labels; label `classes` is the null label.
+      has_null: whether the network was trained with the null label. Without it only guidance of
+        scale 1 is possible.
       out_channels: channels of the output. None means C. The original DiT has 2 C: it also learns a
         variance, which sampling drops.
       mlp_ratio: hidden width of the MLP over E.
@@ -43,11 +49,24 @@ class DiTConfig:
     mlp_epsilon: float = 1e-6
     dtype: str | None = None
     remat: bool = False
+    has_null: bool = True
 
     def __post_init__(self):
-        """Refuse sizes that do not fit together."""
+        """Refuse what is no size, and sizes that do not fit together."""
+        for option, least in LEAST.items():
+            check_whole("DiTConfig", option, getattr(self, option), least)
+        for option in ("mlp_ratio", "mlp_epsilon"):
+            check_number("DiTConfig", option, getattr(self, option), 0, above=True)
+        # The frequencies are divided by 128 less the shift.
+        check_whole("DiTConfig", "frequency_shift", self.frequency_shift, 0, 1)
+        if self.out_channels is not None:
+            check_whole("DiTConfig", "out_channels", self.out_channels, 1)
+        if not isinstance(self.size, (tuple, list)):
+            raise ValueError(f"DiTConfig: size={self.size!r}; wanted (H, W).")
         # A list, as JSON gives it, would make the configuration unhashable.
         object.__setattr__(self, "size", tuple(self.size))
+        for side in self.size:
+            check_whole("DiTConfig", "size", side, 1)
         if len(self.size) != 2 or any(s < self.patch or s % self.patch for s in self.size):
             raise ValueError(
                 f"DiTConfig: size={self.size} is not (H, W), both multiples of patch={self.patch}."
@@ -61,11 +80,18 @@ class DiTConfig:
                 f"DiTConfig: out_channels={self.out_channels} is less than "
                 f"channels={self.channels}."
             )
+        if not self.labels:
+            raise ValueError("DiTConfig: classes=0 and has_null=False leave no label at all.")
         if self.dtype not in COMPUTE_DTYPES:
             choices = ", ".join(map(str, COMPUTE_DTYPES))
             raise ValueError(
                 f"DiTConfig: dtype={self.dtype!r} is not known; the choices are {choices}."
             )
+
+    @property
+    def labels(self) -> int:
+        """The number of labels that the network knows, the null label among them."""
+        return self.classes + bool(self.has_null)
 
     @property
     def outputs(self) -> int:

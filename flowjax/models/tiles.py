@@ -30,7 +30,13 @@ class Window(NamedTuple):
     start: int
 
 
-def run(side: int, layer: Callable[..., jax.Array], p: PyTree, *arrays: np.ndarray) -> np.ndarray:
+def run(
+    side: int,
+    layer: Callable[..., jax.Array],
+    p: PyTree,
+    *arrays: np.ndarray,
+    reach: int = 1,
+) -> np.ndarray:
     """The result of a layer on images, tile by tile: (B, h, w, C), or (B, 2h, 2w, C).
 
     All windows have one shape, so a layer compiles once. At an edge of the image the window ends
@@ -38,23 +44,26 @@ def run(side: int, layer: Callable[..., jax.Array], p: PyTree, *arrays: np.ndarr
     the outermost pixel of the window, which is dropped.
 
     Args:
-      side: of a tile, in pixels of `arrays`; a window has side + 2.
+      side: of a tile, in pixels of `arrays`; a window has side + 2 reach.
       layer: a jitted function (p, *arrays) -> array of the same or twice the resolution. It reads
-        at most one pixel beyond its own.
+        at most `reach` pixels beyond its own.
       p: its parameters, the statistics of a norm among them.
       *arrays: (B, h, w, C), of one h and w.
+      reach: how far the layer reads; 1 for a 3 x 3 convolution, 2 for one of 5 x 5.
     """
     height, width = arrays[0].shape[1:3]
     out = None
-    for row, column in itertools.product(_windows(height, side), _windows(width, side)):
+    size_of_window = side + 2 * reach
+    places = _windows(height, side, reach), _windows(width, side, reach)
+    for row, column in itertools.product(*places):
         # Compute one window.
-        rows = slice(row.start, row.start + side + 2)
-        columns = slice(column.start, column.start + side + 2)
+        rows = slice(row.start, row.start + size_of_window)
+        columns = slice(column.start, column.start + size_of_window)
         windows = [a[:, rows, columns] for a in arrays]
         found = np.asarray(layer(p, *windows))
 
         # The first window tells the resolution, the channels and the dtype of the result.
-        scale = found.shape[1] // min(side + 2, height)  # 2 where the layer upsamples, else 1
+        scale = found.shape[1] // min(size_of_window, height)  # 2 where the layer upsamples, else 1
         if out is None:
             size = (height * scale, width * scale)
             out = np.empty((found.shape[0], *size, found.shape[-1]), found.dtype)
@@ -69,10 +78,12 @@ def run(side: int, layer: Callable[..., jax.Array], p: PyTree, *arrays: np.ndarr
     return out
 
 
-def _windows(size: int, side: int) -> list[Window]:
-    """The windows along an axis of this size: one pixel before each tile, but inside the image."""
-    last_start = max(0, size - side - 2)  # 0 where the image is smaller than a window
-    return [Window(tile, start=min(max(0, tile - 1), last_start)) for tile in range(0, size, side)]
+def _windows(size: int, side: int, reach: int) -> list[Window]:
+    """The windows along an axis: `reach` pixels before each tile, but inside the image."""
+    last_start = max(0, size - side - 2 * reach)  # 0 where the image is smaller than a window
+    return [
+        Window(tile, start=min(max(0, tile - reach), last_start)) for tile in range(0, size, side)
+    ]
 
 
 def moments(x: np.ndarray, groups: int) -> tuple[Array, Array]:

@@ -29,7 +29,9 @@ def unpatchify(patches: Array, patch: int, size: tuple[int, int]) -> Array:
     return x.reshape(batch, *size, x.shape[-1])
 
 
-def positions(config: DiTConfig, size: tuple[int, int] | None = None) -> np.ndarray:
+def positions(
+    config: DiTConfig, size: tuple[int, int] | None = None, scale: float = 1.0
+) -> np.ndarray:
     """The embedding of each token's place, (L, E) float64, for the column and then for the row.
 
     With the frequencies w_i = 10000^(-4 i/E), i = 0 .. E/4 - 1, a coordinate u gives sin(w u), then
@@ -39,6 +41,7 @@ def positions(config: DiTConfig, size: tuple[int, int] | None = None) -> np.ndar
       config: the sizes of the network.
       size: (H, W) of the image, config.size by default. An image of another size covers the same
         coordinates more or less densely.
+      scale: the factor of all coordinates.
     """
     height, width = size or config.size
     rows, columns = height // config.patch, width // config.patch
@@ -49,6 +52,6 @@ def positions(config: DiTConfig, size: tuple[int, int] | None = None) -> np.ndar
     frequencies = 10000.0 ** (-4 * np.arange(config.width // 4) / config.width)
     features = []
     for coordinate in (column, row):
-        angles = coordinate.reshape(-1, 1) * frequencies  # (L, E/4)
+        angles = scale * coordinate.reshape(-1, 1) * frequencies  # (L, E/4)
         features += [np.sin(angles), np.cos(angles)]
     return np.concatenate(features, axis=1)

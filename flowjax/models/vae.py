@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flowjax.errors import check_number, check_whole
 from flowjax.models import tiles
 from flowjax.types import Array, PyTree
 
@@ -55,6 +56,22 @@ class AutoencoderConfig:
     post_quant: bool = True
     scale: float = 0.18215
     shift: float = 0.0
+
+    def __post_init__(self):
+        """Refuse what is no size, and sizes that do not fit together."""
+        name = "AutoencoderConfig"
+        for option in ("layers", "groups", "latent_channels", "channels", "out_channels"):
+            check_whole(name, option, getattr(self, option), 1)
+        check_number(name, "scale", self.scale, 0, above=True)
+        check_number(name, "shift", self.shift)
+        if not isinstance(self.widths, tuple) or not self.widths:
+            raise ValueError(f"{name}: widths={self.widths!r}; wanted the channels of each block.")
+        for width in self.widths:
+            check_whole(name, "widths", width, 1)
+            if width % self.groups:
+                raise ValueError(
+                    f"{name}: a width of {width} does not divide into groups={self.groups}."
+                )
 
     @property
     def factor(self) -> int:

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from flowjax.errors import check_choice
-from flowjax.models.dit import softmax_attention
+from flowjax.models.attention import by_queries, softmax_attention
 from flowjax.parallel.mesh import RING, SEQ, token_axes
 from flowjax.types import PyTree, Scalar
 
@@ -97,11 +97,15 @@ def corrected(
       (B, l, heads, d).
     """
     keys, values = everyone  # (B, L, heads, d) each
-    weights = _weights(q, keys)
-    stale = jnp.sum(weights, axis=-1, where=~fresh)  # (B, heads, l), the weight of stale keys
-    own_miss = _mean(_weights(q, own, valid), missed, q.dtype)
-    out = _mean(weights, values, q.dtype)
-    return (out + fraction * _like_out(stale) * own_miss).astype(values.dtype)
+
+    def corrected(q: jax.Array) -> jax.Array:
+        weights = _weights(q, keys)
+        stale = jnp.sum(weights, axis=-1, where=~fresh)  # (B, heads, l), the weight of stale keys
+        own_miss = _mean(_weights(q, own, valid), missed, q.dtype)
+        out = _mean(weights, values, q.dtype)
+        return (out + fraction * _like_out(stale) * own_miss).astype(values.dtype)
+
+    return by_queries(corrected, q, keys.shape[1])
 
 
 def _weights(q, keys, among=None):
@@ -234,6 +238,17 @@ def ring_attention(
 
 def _partial_softmax(q, k, v, valid):
     """Maximum and sum of exponentials (B, heads, l), and unnormalised output, of some keys."""
+
+    def of_some(q):
+        most, weight, out = _partial_softmax_at_once(q, k, v, valid)
+        return most.swapaxes(1, 2), weight.swapaxes(1, 2), out  # (B, l, ...) each
+
+    most, weight, out = by_queries(of_some, q, k.shape[1])
+    return most.swapaxes(1, 2), weight.swapaxes(1, 2), out
+
+
+def _partial_softmax_at_once(q, k, v, valid):
+    """`_partial_softmax` with all scores in memory."""
     scores = _scores(q, k)
     if valid is not None:
         # Finite, so that a block of padding alone gives no NaN: _merged takes its weight away.

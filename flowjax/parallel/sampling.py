@@ -200,11 +200,8 @@ def _checked_label(
     label = np.asarray(card.null_label if label is None else label)
     if label.shape not in ((), (batch,)) or not np.issubdtype(label.dtype, np.integer):
         raise ValueError(f"{name}: label is {label.dtype}{label.shape}; wanted {batch} integers.")
-    if np.any((label < 0) | (label > card.null_label)):
-        raise ValueError(
-            f"{name}: labels {label.ravel()[:8].tolist()}; wanted integers from 0 to "
-            f"{card.null_label - 1}, or {card.null_label}, the null label."
-        )
+    if np.any((label < 0) | (label >= card.config.labels)):
+        raise ValueError(f"{name}: labels {label.ravel()[:8].tolist()}; wanted {card.label_words}.")
     return np.broadcast_to(label, (batch,))
 
 

@@ -10,7 +10,7 @@ A plan of your own is collected row by row with a `Builder`, which checks it. He
 A grid that decreases samples, and one that increases inverts data to noise: all plans here but the
 stochastic ones accept both.
 
-table.py                what a row is; pad, concat
+table.py                what a row is; pad, concat, tail
 builder.py              from rows to a plan
 consistency.py          the checks of a plan of one's own
 labels.py               plans whose network receives other times; the path of a data correction
@@ -32,7 +32,7 @@ from flowjax.plans.predictor_corrector import unipc
 from flowjax.plans.rho import deis
 from flowjax.plans.sde import ddim, dpm_solver_sde
 from flowjax.plans.storage import load, load_with_facts, save
-from flowjax.plans.table import Plan, concat, pad
+from flowjax.plans.table import Plan, concat, pad, tail
 from flowjax.plans.velocity import adams_bashforth, euler, heun, rk4
 
 __all__ = [
@@ -53,6 +53,7 @@ __all__ = [
     "save",
     "singlestep",
     "snap_labels",
+    "tail",
     "unipc",
     "with_labels",
     "with_path",

@@ -58,6 +58,16 @@ class Plan(NamedTuple):
     data_v: Array
     counted: Array
 
+    def __getitem__(self, key: int) -> Array:
+        """A column by its number. Rows are not cut out like this, since they need their history."""
+        if isinstance(key, slice):
+            raise ValueError(
+                "flowjax.Plan: a slice of a plan is no plan, since its rows use the evaluations of "
+                "the rows before them; plans.tail(plan, steps) gives the last steps where that is "
+                "exact, and the columns are plan.t, plan.b and so on."
+            )
+        return tuple.__getitem__(self, key)
+
     @property
     def rows(self) -> int:
         """Number of rows, padding included."""
@@ -158,3 +168,52 @@ def concat(first: Plan, second: Plan) -> Plan:
             f"begins at {second.t[0]:.6g}; the two must meet."
         )
     return Plan(*(np.concatenate(pair) for pair in zip(first, second, strict=True)))
+
+
+def tail(plan: Plan, steps: int) -> Plan:
+    """The last `steps` steps of a plan, as a plan of its own: it begins at `plan.grid[-steps - 1]`.
+
+    It exists where the rest of the plan needs nothing of what comes before: singlestep and
+    Runge-Kutta methods, DDIM, and a multistep method of order 1. Other multistep methods begin with
+    a history of no evaluations, and their first steps have lower orders than those of the complete
+    plan, so that the rows themselves differ.
+
+    Args:
+      plan: any plan; rows that pad stay.
+      steps: number of steps of the result, from 1 to those of `plan`.
+
+    Raises:
+      ValueError: `steps` is no such number; or a row of the last steps uses an earlier evaluation,
+        or a state that the step before leaves to it.
+    """
+    name = "plans.tail"
+    check_whole(name, "steps", steps, 1, plan.steps)
+    dropped = plan.steps - steps
+    if dropped == 0:
+        return plan
+    # The first row that is kept follows the last row of the dropped steps.
+    first = int(np.flatnonzero(plan.ends_step)[dropped - 1]) + 1
+    way_out = (
+        "build the solver on the last points of its grid instead, for example "
+        f"plans.dpm_solver_pp(schedule, plan.grid[-{steps + 1}:], order); compat.diffusers_plan has "
+        "strength= for that."
+    )
+
+    # No row may reach back beyond the first one.
+    age = np.arange(DEPTH)
+    rows = np.arange(plan.rows)
+    reaches_back = rows[:, None] - age < first  # (rows, DEPTH)
+    uses_older = np.any(reaches_back & ((plan.b != 0) | (plan.d != 0)), axis=1)
+    wrong = np.flatnonzero(uses_older & (rows >= first))
+    if len(wrong):
+        raise ValueError(
+            f"{name}: row {wrong[0]} of the plan uses an evaluation before row {first}, where the "
+            f"last {steps} steps begin, and a tail has no history; {way_out}"
+        )
+    # The base must lie where the state lies, since a run begins with both at the same place.
+    if plan.c[first - 1] != 1 or np.any(plan.d[first - 1] != 0):
+        raise ValueError(
+            f"{name}: row {first} of the plan corrects the step before it, which a tail does not "
+            f"have; {way_out}"
+        )
+    return Plan(*(column[first:] for column in plan))

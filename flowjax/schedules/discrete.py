@@ -1,11 +1,12 @@
 """The path of a network that was trained on discrete steps, continued to all times."""
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from flowjax.errors import check_choice
+from flowjax.errors import check_choice, check_whole
 from flowjax.schedules.base import array_module, as_time
 from flowjax.schedules.paths import VariancePreserving
 from flowjax.types import Array, Times
@@ -142,13 +143,12 @@ class VPDiscrete(VariancePreserving):
         return xp.where(log_alpha == 0, xp.zeros_like(t), t)
 
 
-@functools.cache
 def of_betas(
     kind: str,
     steps: int,
     first: float,
     last: float,
-    trained: tuple[float, ...] | None = None,
+    trained: Sequence[float] | None = None,
 ) -> VPDiscrete:
     """The `VPDiscrete` that a diffusers configuration names, with all its nodes.
 
@@ -163,12 +163,39 @@ def of_betas(
       trained: the betas themselves, in place of all else; or None.
 
     Raises:
-      ValueError: an unknown kind.
+      ValueError: an unknown kind, or what is no number in its range. The sentence has the names
+        that the configuration gives to the arguments.
     """
+    name = "schedules.of_betas"
     if trained is not None:
-        return VPDiscrete(np.array(trained), log_snr_min=None)
-    check_choice("schedules.of_betas", "kind", kind, BETA_SCHEDULES)
+        if not isinstance(trained, list | tuple | np.ndarray):
+            raise ValueError(f"{name}: trained_betas={trained!r}; wanted a list of numbers.")
+        _check_inside(name, "trained_betas", trained)
+        return _trained(tuple(trained))
+    check_choice(name, "kind", kind, BETA_SCHEDULES)
+    check_whole(name, "num_train_timesteps", steps, 2)
+    _check_inside(name, "beta_start", [first])
+    _check_inside(name, "beta_end", [last])
+    return _of_betas(kind, steps, first, last)
+
+
+@functools.cache
+def _trained(betas):
+    return VPDiscrete(np.array(betas), log_snr_min=None)
+
+
+@functools.cache
+def _of_betas(kind, steps, first, last):
     if kind == "squaredcos_cap_v2":
         return VPDiscrete.cosine(steps, log_snr_min=None)
     make = VPDiscrete.linear if kind == "linear" else VPDiscrete.scaled_linear
     return make(steps, first, last, log_snr_min=None)
+
+
+def _check_inside(name, option, betas):
+    """Refuse a beta that is no number between 0 and 1; the values of a file may be anything."""
+    for beta in betas:
+        is_real = isinstance(beta, int | float | np.number) and not isinstance(beta, bool)
+        if not is_real or not 0 < beta < 1:
+            hint = ", not a string" if isinstance(beta, str) else ""
+            raise ValueError(f"{name}: {option}={beta!r}; wanted a number between 0 and 1{hint}.")

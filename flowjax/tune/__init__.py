@@ -7,8 +7,10 @@ levenberg_marquardt.py  refine: all numbers of a table at once
 jacobian.py             the derivatives of an endpoint by the numbers of its table
 numbers.py              the numbers that may change
 runner.py               a model in JAX, or as a black box
+facts.py                which network a plan was made for; the plans that come with flowjax
 """
 
+from flowjax.tune.facts import check_fits, facts_of, shipped
 from flowjax.tune.levenberg_marquardt import Iteration, Refined, Starts, refine
 from flowjax.tune.recipe import Errors, Tuned, tune
 from flowjax.tune.row_by_row import least_squares
@@ -21,8 +23,11 @@ __all__ = [
     "Refined",
     "Starts",
     "Tuned",
+    "check_fits",
+    "facts_of",
     "least_squares",
     "reference",
     "refine",
+    "shipped",
     "tune",
 ]

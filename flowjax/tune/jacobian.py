@@ -23,49 +23,57 @@ from flowjax.tune.runner import Runner, rows_of
 from flowjax.types import Array, PyTree
 
 
-def normal_equations(
+def endpoints_and_jacobian(
     runner: Runner,
     plan: Plan,
     tangents: list[Plan],
     noise: Array,
-    target: np.ndarray,
     condition: PyTree = None,
     at_once: int | None = None,
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """The normal equations of the endpoint's error r = endpoint - target, of which J = dr/dp.
+) -> tuple[np.ndarray, np.ndarray]:
+    """The endpoints of a table and their derivatives by its numbers.
 
     Args:
       runner: the model.
-      plan, tangents: the table and its derivatives by each number.
+      plan, tangents: the table and its derivatives by each of P numbers.
       noise: (B, *D) the starts.
-      target: (B, *D) the converged endpoints.
       condition: a pytree with leading axis B, or None.
       at_once: how many evaluations of the network may be in memory at a time; B by default.
 
     Returns:
-      J J^T (P, P), J r (P,), and the sum of r^2.
+      (B, *D) float64, and (P, B D) in the type of the starts, on the host.
     """
     batch = len(noise)
     count = len(tangents)
-    at_once = batch if at_once is None else at_once
-    # About eight tangents of each start share one evaluation of the network.
-    starts = max(1, min(batch, at_once // 8))
-    chunk = max(1, at_once // starts)  # numbers whose tangents are pushed together
-    matrix = np.zeros((count, count))
-    vector = np.zeros(count)
-    squares = 0.0
-    # Sums over parts of the starts: the columns of all starts never lie in memory together.
+    starts, chunk = at_once_shape(batch, at_once)
+    ends, columns = [], []
+    # Parts of the starts, so that the device never holds the tangents of all of them.
     for first in range(0, batch, starts):
         part = slice(first, first + starts)
         of_part = jax.tree.map(lambda leaf, part=part: leaf[part], condition)
-        end, columns = endpoint_tangents(runner, plan, tangents, noise[part], of_part, chunk)
-        # The sums are taken in float64, since J J^T squares the condition of J.
-        residual = (np.asarray(end, np.float64) - target[part]).ravel()
-        columns = np.asarray(columns, np.float64).reshape(count, -1)
-        matrix += columns @ columns.T
-        vector += columns @ residual
-        squares += float(residual @ residual)
-    return matrix, vector, squares
+        end, column = endpoint_tangents(runner, plan, tangents, noise[part], of_part, chunk)
+        ends.append(np.asarray(end, np.float64))
+        columns.append(np.asarray(column).reshape(count, -1))
+    return np.concatenate(ends), np.concatenate(columns, axis=1)
+
+
+def at_once_shape(batch: int, at_once: int | None) -> tuple[int, int]:
+    """How many starts, and how many numbers' tangents of each, go through the network together."""
+    at_once = batch if at_once is None else at_once
+    # About six tangents of each start share one evaluation of the network. A tangent needs the
+    # evaluation beside it, so six take the memory of eight evaluations.
+    starts = max(1, min(batch, at_once // 8))
+    return starts, max(1, 3 * at_once // (4 * starts))
+
+
+def pushes(tangents: list[Plan]) -> int:
+    """How many derivatives of the network one Jacobian takes for each start."""
+    moved = np.zeros(len(tangents), bool)
+    count = 0
+    for row_dot in _row_tangents(tangents, np.float64):
+        count += int(np.sum(moved | (row_dot.label_time != 0)))
+        moved |= _acts(row_dot)
+    return count
 
 
 def endpoint_tangents(
@@ -76,7 +84,7 @@ def endpoint_tangents(
     condition: PyTree = None,
     chunk: int = 8,
 ) -> tuple[Array, Array]:
-    """The endpoints of a plan and their derivatives by its numbers.
+    """The same for starts that fit into memory, on the device.
 
     Args:
       runner: the model.

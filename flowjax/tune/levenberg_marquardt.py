@@ -8,6 +8,13 @@ and theta are the 60 to 120 numbers of tune.numbers. With J = dr/dtheta the step
 accepted if the sum of squares falls; then mu is divided by 5, otherwise multiplied (Marquardt 1963,
 doi:10.1137/0111030). A row whose outputs' weights grow beyond a bound adds the excess as a further
 residual, since such rows multiply the rounding errors of a network in half precision.
+
+The Jacobian J costs as much as many runs of the table, so after each accepted step it is first
+corrected by what the step has shown of it (Broyden, Math. Comp. 19, 1965, p. 577),
+
+    J <- J + (y - J d) (D d)^T / (d^T D d),     y the change of r, D = diag(J^T J),
+
+and computed anew when such a step gains too little.
 """
 
 from collections.abc import Callable
@@ -19,7 +26,7 @@ from flowjax.distances import rms
 from flowjax.errors import check_choice
 from flowjax.plans.table import DEPTH, Plan
 from flowjax.tune import numbers as numbering
-from flowjax.tune.jacobian import normal_equations
+from flowjax.tune.jacobian import endpoints_and_jacobian
 from flowjax.tune.numbers import Numbers
 from flowjax.tune.runner import DERIVATIVES, Runner
 from flowjax.tune.truth import errors
@@ -28,7 +35,11 @@ from flowjax.types import Array, PyTree
 FIRST_DAMPING = 1e-4
 DAMPING_FACTOR = 5  # by which mu falls after an accepted step and grows after a rejected one
 TRIES = 7  # dampings that are tried in an iteration
-PATIENCE = 3  # iterations without a better validation error after which refinement ends
+PATIENCE = 3  # Jacobians without a better validation error after which refinement ends
+LITTLE = 0.01  # the part of the error that an iteration gains at least; after less, it ends
+SECANT_STEPS = 8  # with one Jacobian and its corrections, at most
+SECANT_TRIES = 2  # dampings that are tried in each of them
+SECANT_GAIN = 0.03  # the part of the cost that each of them gains at least
 
 
 class Iteration(NamedTuple):
@@ -55,8 +66,8 @@ class Refined(NamedTuple):
       plan: the table with the least validation error, or the least training error without
         validation starts.
       history: the start and every accepted step.
-      stopped: why it ended: "iterations", "validation", or "no step" (no damping lowered the
-        error).
+      stopped: why it ended: "iterations", "validation", "little" (an iteration gained too little),
+        or "no step" (no damping lowered the error).
     """
 
     plan: Plan
@@ -101,7 +112,7 @@ def refine(
       grid: (steps+1,) where tuning begins.
       train: the starts that are fitted.
       validation: starts that decide which iteration is kept, and when to stop.
-      iterations: accepted steps at most.
+      iterations: Jacobians at most; each serves several steps.
       free: which numbers may change: "times", "labels" (the times that the network receives),
         "state", "outputs".
       depth: how many of the last outputs a row may use.
@@ -120,17 +131,10 @@ def refine(
     runner = Runner(model, derivatives)
     numbers = numbering.numbers_of("tune.refine", make, np.asarray(grid, float), free, depth)
     check_starts("tune.refine", numbers, train)
-    return search(
-        runner,
-        numbers,
-        np.asarray(grid, float),
-        train,
-        validation,
-        iterations,
-        bound,
-        at_once,
-        progress,
+    search = Search(
+        runner, numbers, np.asarray(grid, float), train, validation, bound, at_once, progress
     )
+    return search.go(iterations)
 
 
 def check_starts(name: str, numbers: Numbers, train: Starts) -> None:
@@ -145,64 +149,153 @@ def check_starts(name: str, numbers: Numbers, train: Starts) -> None:
         )
 
 
-def search(
-    runner: Runner,
-    numbers: Numbers,
-    grid: np.ndarray,
-    train: Starts,
-    validation: Starts | None,
-    iterations: int,
-    bound: float | None,
-    at_once: int | None = None,
-    progress: Callable[[Iteration], None] | None = None,
-) -> Refined:
-    """`refine` with a `Runner` and `Numbers`, whose arguments have been checked."""
-    # The start: the published plan itself.
-    theta = _Point(numbering.gaps_of(grid), np.zeros(numbers.count))
-    plan = numbers.plan(grid, theta.corrections)
-    damping = FIRST_DAMPING
-    stopped = "iterations"
-    cost = _cost(runner, plan, train, bound)
-    if not np.isfinite(cost):
-        raise ValueError(
-            "tune.refine: the model is not finite on the way of the starting table; begin with "
-            "another grid or plan."
-        )
-    history = [_iteration(runner, plan, train, validation, damping)]
-    best = (plan, _score(history[-1]))
-    waited = 0
-    if progress:
-        progress(history[-1])
-    for _ in range(iterations):
-        # One Jacobian, then the smallest damping whose step lowers the cost.
-        step = _equations(runner, numbers, theta, plan, train, bound, at_once)
-        found = None
-        for _ in range(TRIES):
-            trial = _moved(theta, *step(damping))
-            trial_plan = _plan_of(numbers, trial)
-            trial_cost = np.inf if trial_plan is None else _cost(runner, trial_plan, train, bound)
-            if trial_cost < cost:
-                found = trial, trial_plan, trial_cost
+class Search:
+    """`refine` with a `Runner` and `Numbers` whose arguments have been checked.
+
+    It can be continued, so that several starting tables can be compared after a few iterations.
+
+    Attributes:
+      history: the start and every accepted step.
+      best: the plan of the least validation error so far, and that error.
+      stopped: why the last call of `go` ended, as in `Refined`.
+      jacobians: how many were computed.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        numbers: Numbers,
+        grid: np.ndarray,
+        train: Starts,
+        validation: Starts | None,
+        bound: float | None,
+        at_once: int | None = None,
+        progress: Callable[[Iteration], None] | None = None,
+    ):
+        """Begin at the table that `numbers` makes on `grid`.
+
+        Raises:
+          ValueError: the endpoints of that table are not finite.
+        """
+        self.runner = runner
+        self.numbers = numbers
+        self.train = train
+        self.validation = validation
+        self.bound = bound
+        self.at_once = at_once
+        self.progress = progress
+        self.damping = FIRST_DAMPING
+        self.stopped = "iterations"
+        self.jacobians = 0
+        # The start: the published plan itself.
+        self.point = _Point(numbering.gaps_of(grid), np.zeros(numbers.count))
+        self.plan = numbers.plan(grid, self.point.corrections)
+        self.size = np.sqrt(np.sum(np.square(train.exact)))
+        ends = runner.run(self.plan, train.noise, train.condition)
+        self.cost = float(np.sum(np.square(self._residual(self.plan, ends))))
+        if not np.isfinite(self.cost):
+            raise ValueError(
+                "tune.refine: the model is not finite on the way of the starting table; begin "
+                "with another grid or plan."
+            )
+        self.history: list[Iteration] = []
+        self.waited = 0  # Jacobians since the best table
+        self.best = (self.plan, np.inf)
+        self._note()
+
+    def go(self, iterations: int) -> Refined:
+        """At most so many further Jacobians, with the steps that each of them serves."""
+        self.stopped = "iterations"
+        for _ in range(iterations):
+            before, best = self.cost, self.best[1]
+            self.jacobians += 1
+            if not self._steps():
+                self.stopped = "no step"
                 break
-            damping *= DAMPING_FACTOR
-        if found is None:
-            stopped = "no step"
-            break
-        theta, plan, cost = found
-        history.append(_iteration(runner, plan, train, validation, damping))
-        damping /= DAMPING_FACTOR
-        if progress:
-            progress(history[-1])
+            self.waited = 0 if self.best[1] < best else self.waited + 1
+            if self.waited >= PATIENCE:
+                self.stopped = "validation"
+                break
+            # The cost is a square.
+            if self.cost > (1 - LITTLE) ** 2 * before:
+                self.stopped = "little"
+                break
+        return Refined(self.best[0], self.history, self.stopped)
+
+    def _steps(self) -> bool:
+        """The steps of one Jacobian; False if not even the first lowers the cost."""
+        residual, jacobian = self._linearised()
+        for count in range(1 + SECANT_STEPS):
+            cost, damping = self.cost, self.damping
+            found = self._step(residual, jacobian, SECANT_TRIES if count else TRIES)
+            if found is None:
+                # A corrected Jacobian that fails says nothing about the damping of the next one.
+                self.damping = damping
+                return count > 0
+            # Broyden's correction: along the step, J gives what was measured.
+            step, moved = found
+            size = np.sum(np.square(jacobian), axis=0) * step
+            miss = moved - residual - jacobian @ step
+            jacobian = jacobian + np.outer(miss, size / (size @ step))
+            residual = moved
+            self._note()
+            if self.cost > (1 - SECANT_GAIN) * cost:
+                break
+        return True
+
+    def _linearised(self) -> tuple[np.ndarray, np.ndarray]:
+        """The residual (M,) at the present table and its Jacobian (M, P')."""
+        grid = numbering.grid_of(self.point.log_gaps, self.numbers.span)
+        tangents = self.numbers.tangents(grid, self.point.corrections)
+        train = self.train
+        ends, columns = endpoints_and_jacobian(
+            self.runner, self.plan, tangents, train.noise, train.condition, self.at_once
+        )
+        columns = np.asarray(columns, np.float64) / self.size  # (P, B D)
+        excess = _excess_by_numbers(self.numbers, grid, self.point, self.plan, self.bound)
+        columns = np.concatenate([columns, excess], axis=1)
+        residual = self._residual(self.plan, ends)
+        return residual, _by_gaps(self.numbers, grid, columns.T)
+
+    def _residual(self, plan: Plan, ends: np.ndarray) -> np.ndarray:
+        """(M,) relative errors of the endpoints, and what passes the bound."""
+        error = (ends - self.train.exact).ravel() / self.size
+        return np.concatenate([error, _excess(plan, self.bound)])
+
+    def _step(
+        self, residual: np.ndarray, jacobian: np.ndarray, tries: int
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Go to the table of the smallest damping that lowers the cost.
+
+        Returns:
+          The step (P',) and the residual there (M,); None, and no move, where no damping does.
+        """
+        matrix, vector = jacobian.T @ jacobian, jacobian.T @ residual
+        for _ in range(tries):
+            step = _solved(matrix, vector, self.damping)
+            point = _moved(self.numbers, self.point, step)
+            plan = _plan_of(self.numbers, point)
+            if plan is not None:
+                ends = self.runner.run(plan, self.train.noise, self.train.condition)
+                moved = self._residual(plan, ends)
+                cost = float(np.sum(np.square(moved)))
+                if cost < self.cost:  # False for NaN
+                    self.point, self.plan, self.cost = point, plan, cost
+                    return step, moved
+            self.damping *= DAMPING_FACTOR
+        return None
+
+    def _note(self) -> None:
+        """Put the present table into the history, and keep it if it is the best."""
+        found = _iteration(self.runner, self.plan, self.train, self.validation, self.damping)
+        self.history.append(found)
+        if len(self.history) > 1:
+            self.damping /= DAMPING_FACTOR
+        if self.progress:
+            self.progress(found)
         # The plan of the least validation error is returned, not the last one.
-        if _score(history[-1]) < best[1]:
-            best = (plan, _score(history[-1]))
-            waited = 0
-        else:
-            waited += 1
-        if waited >= PATIENCE:
-            stopped = "validation"
-            break
-    return Refined(best[0], history, stopped)
+        if _score(found) < self.best[1]:
+            self.best = (self.plan, _score(found))
 
 
 class _Point(NamedTuple):
@@ -234,53 +327,35 @@ def _plan_of(numbers: Numbers, point: _Point) -> Plan | None:
     return plan if inside and finite else None
 
 
-def _moved(point: _Point, gap_step: np.ndarray, step: np.ndarray) -> _Point:
-    return _Point(point.log_gaps + gap_step, point.corrections + step)
+def _is_time(numbers: Numbers) -> np.ndarray:
+    return np.array([name == "t" for name in numbers.column])
 
 
-def _equations(
-    runner: Runner,
-    numbers: Numbers,
-    point: _Point,
-    plan: Plan,
-    train: Starts,
-    bound: float | None,
-    at_once: int | None,
-) -> Callable[[float], tuple[np.ndarray, np.ndarray]]:
-    """The equations at a point, as a function damping -> steps of (log_gaps, corrections)."""
-    grid = numbering.grid_of(point.log_gaps, numbers.span)
-    tangents = numbers.tangents(grid, point.corrections)
-    matrix, vector, _ = normal_equations(
-        runner, plan, tangents, train.noise, train.exact, train.condition, at_once
-    )
-    # Relative errors, so that the bound's residuals weigh the same for every model.
-    scale = np.sum(np.square(train.exact))
-    matrix = matrix / scale
-    vector = vector / scale
-    if bound is not None:
-        matrix, vector = _with_bound(numbers, grid, point, plan, bound, matrix, vector)
-    # By the chain rule from times to logarithms of gaps: theta = (log gaps, corrections).
-    is_time = np.array([name == "t" for name in numbers.column])
-    other = np.flatnonzero(~is_time)
-    chain = numbering.grid_by_gaps(grid) if is_time.any() else np.zeros((0, 0))
-    steps = chain.shape[1]
-    change = np.zeros((numbers.count, steps + len(other)))
-    change[np.flatnonzero(is_time), :steps] = chain
-    change[other, steps + np.arange(len(other))] = 1
-    matrix = change.T @ matrix @ change
-    vector = change.T @ vector
+def _by_gaps(numbers: Numbers, grid: np.ndarray, jacobian: np.ndarray) -> np.ndarray:
+    """A Jacobian (M, P) by the numbers, as (M, P') by (logarithms of gaps, other numbers)."""
+    is_time = _is_time(numbers)
+    if not is_time.any():
+        return jacobian
+    of_gaps = jacobian[:, is_time] @ numbering.grid_by_gaps(grid)
+    return np.concatenate([of_gaps, jacobian[:, ~is_time]], axis=1)
 
-    def step(damping: float) -> tuple[np.ndarray, np.ndarray]:
-        size = np.diag(matrix)
-        # The gaps have one number too many, since their common factor changes nothing. The small
-        # term chooses the shortest step.
-        damped = matrix + np.diag(damping * size + 1e-12 * np.mean(size))
-        found = -np.linalg.solve(damped, vector)
-        corrections = np.zeros(numbers.count)
-        corrections[other] = found[steps:]
-        return (found[:steps] if steps else np.zeros_like(point.log_gaps)), corrections
 
-    return step
+def _moved(numbers: Numbers, point: _Point, step: np.ndarray) -> _Point:
+    """The point after a step (P',) of (logarithms of gaps, other numbers)."""
+    is_time = _is_time(numbers)
+    gaps = len(point.log_gaps) if is_time.any() else 0
+    corrections = point.corrections.copy()
+    corrections[~is_time] += step[gaps:]
+    return _Point(point.log_gaps + step[:gaps] if gaps else point.log_gaps, corrections)
+
+
+def _solved(matrix: np.ndarray, vector: np.ndarray, damping: float) -> np.ndarray:
+    """The step of the damped normal equations."""
+    size = np.diag(matrix)
+    # The gaps have one number too many, since their common factor changes nothing. The small term
+    # chooses the shortest step.
+    damped = matrix + np.diag(damping * size + 1e-12 * np.mean(size))
+    return -np.linalg.solve(damped, vector)
 
 
 def _excess(plan: Plan, bound: float | None) -> np.ndarray:
@@ -290,21 +365,15 @@ def _excess(plan: Plan, bound: float | None) -> np.ndarray:
     return 0.01 * np.maximum(numbering.l1_sizes(plan) / bound - 1, 0)
 
 
-def _with_bound(
-    numbers: Numbers,
-    grid: np.ndarray,
-    point: _Point,
-    plan: Plan,
-    bound: float,
-    matrix: np.ndarray,
-    vector: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The normal equations with the residuals of `_excess`, differentiated by differences."""
+def _excess_by_numbers(
+    numbers: Numbers, grid: np.ndarray, point: _Point, plan: Plan, bound: float | None
+) -> np.ndarray:
+    """(P, N) derivatives of `_excess` by the numbers, by differences."""
     excess = _excess(plan, bound)
-    # Within the bound nothing is added.
-    if not np.any(excess):
-        return matrix, vector
     rows = np.zeros((numbers.count, plan.rows))
+    # Within the bound they are zero.
+    if not np.any(excess):
+        return rows
     for k, (name, j) in enumerate(zip(numbers.column, numbers.index, strict=True)):
         small = 1e-6
         if name == "t":
@@ -319,18 +388,7 @@ def _with_bound(
             moved = numbers.plan(grid, corrections)
             size = small
         rows[k] = (_excess(moved, bound) - excess) / size
-    return matrix + rows @ rows.T, vector + rows @ excess
-
-
-def _cost(runner: Runner, plan: Plan, train: Starts, bound: float | None) -> float:
-    """Mean square relative error of the training starts, plus the squared excess of the bound.
-
-    It is infinite where the endpoints are not finite, so that such a step is rejected.
-    """
-    ends = runner.run(plan, train.noise, train.condition)
-    cost = np.sum(np.square(ends - train.exact)) / np.sum(np.square(train.exact))
-    cost += np.sum(np.square(_excess(plan, bound)))
-    return float(cost) if np.isfinite(cost) else np.inf
+    return rows
 
 
 def _iteration(

@@ -3,7 +3,8 @@
 1. Split the starts by a key: half train, a quarter validates, a quarter tests.
 2. Choose the best published plan and grid on the validation starts.
 3. Integrate all starts to converged endpoints.
-4. Refine from that plan, and from least squares on its grid; validation decides between the two.
+4. Refine from that plan, and side by side from least squares on its grid, as long as both keep up
+   on the validation starts. Where the velocity is rough in time, more plans take part.
 5. Accept the table only if it is better on the test starts, which nothing before has seen.
 """
 
@@ -21,7 +22,7 @@ from flowjax.errors import check_choice, check_whole
 from flowjax.plans.table import DEPTH, Plan
 from flowjax.schedules import Linear, Schedule
 from flowjax.tune import numbers as numbering
-from flowjax.tune.levenberg_marquardt import Iteration, Refined, Starts, error_of, search
+from flowjax.tune.levenberg_marquardt import Iteration, Search, Starts, error_of
 from flowjax.tune.row_by_row import fit, on_other_grids, table
 from flowjax.tune.runner import DERIVATIVES, Runner
 from flowjax.tune.truth import converged, errors
@@ -32,6 +33,12 @@ FIRST_TOLERANCE = 5e-3  # of the reference that ranks the published plans
 PART = 1 / 20  # tolerance of the final reference, as a part of the best published error
 FLOORS = {"float64": 1e-6, "float32": 1e-5}  # the least tolerance that a type can reach
 LEAST_STARTS = 8  # two of them test, which is the least for an interval
+FEW = 8  # validation starts on which all published plans are compared
+FINALISTS = 8  # of them are compared on all validation starts
+HEAT = 2  # iterations of every refinement between two comparisons
+BEHIND = 2.0  # times the least validation error, beyond which a refinement ends
+SMOOTH = 3.0  # second differences in time fall 4 times at half the step where they are smooth
+ROUGH_RESTARTS = 3  # published plans that are refined where they are not
 
 
 class Errors(NamedTuple):
@@ -87,6 +94,7 @@ def tune(
     schedule: Schedule | None = None,
     start: Callable[[np.ndarray], Plan] | None = None,
     iterations: int = 8,
+    restarts: int | None = None,
     key: jax.Array | None = None,
     depth: int = DEPTH,
     free: tuple[str, ...] = ("times", "state", "outputs"),
@@ -105,7 +113,10 @@ def tune(
       condition: a pytree with leading axis B, such as labels; each start keeps its own.
       schedule: the path of the model; linear by default.
       start: grid -> Plan, a solver to begin from instead of the published ones.
-      iterations: accepted steps of each refinement at most.
+      iterations: Jacobians at most, for each starting table that keeps up with the best.
+      restarts: how many published plans, the best ones on different grids, are refined side by
+        side. None: 1, or 3 where the velocity is rough in time at the step of the grid (see
+        `roughness`), since the error then has many minima in the times.
       key: splits the starts; jax.random.key(0) by default.
       depth, free, bound, derivatives, at_once, progress: as in `refine`.
       tolerance: of the converged endpoints; by default a twentieth of the error of the best
@@ -118,6 +129,8 @@ def tune(
     # Refuse first what would only fail after minutes.
     check_whole("tune.tune", "steps", steps, 1)
     check_whole("tune.tune", "iterations", iterations, 0)
+    if restarts is not None:
+        check_whole("tune.tune", "restarts", restarts, 1)
     check_choice("tune.tune", "derivatives", derivatives, DERIVATIVES)
     schedule = schedule or Linear()
     noise = np.asarray(noise) if derivatives == "differences" else jnp.asarray(noise)
@@ -127,35 +140,48 @@ def tune(
     # The best published plan, and the endpoints to measure against.
     runner = Runner(model, derivatives)
     train, validation, test = split(len(noise), jax.random.key(0) if key is None else key)
-    best, best_error = _best(runner, candidates, noise, condition, validation, tolerance)
+    ranked, best_error = _ranked(runner, candidates, noise, condition, validation, tolerance)
+    best = ranked[0]
+    if not np.isfinite(best_error):
+        raise ValueError(
+            f"tune.tune: the model is not finite on the way of every published plan of {steps} "
+            "steps; look at its output there."
+        )
     if tolerance is None:
         tolerance = max(PART * best_error, FLOORS.get(str(noise.dtype), 1e-5))
     # At the times of its grid, since least squares wants the states there.
     states = converged(runner, noise, best.grid, tolerance, condition).states
     parts = [_part(noise, states[-1], condition, which) for which in (train, validation, test)]
 
-    # Refine, from the published weights and from fitted ones.
-    makes = [best.make]
+    # Refine, from the published weights and from fitted ones: neither is always the better start.
+    if restarts is None:
+        is_rough = (
+            steps > 1 and roughness(runner, noise[:8], _part_of(condition, 8), steps) < SMOOTH
+        )
+        restarts = ROUGH_RESTARTS if is_rough else 1
+    begins = [(published.make, published.grid) for published in _on_different_grids(ranked)]
+    begins = begins[:restarts]
     if {"state", "outputs"} <= set(free):
         of_train = parts[0].condition
         weights = fit(runner, parts[0].noise, best.grid, states[:, train], of_train, depth)
         fitted = table(best.grid, *weights, schedule)
-        makes.append(on_other_grids(best.grid, fitted, schedule))
-    refined = [
-        _refined(runner, make, best.grid, parts, free, depth, iterations, bound, at_once, progress)
-        for make in makes
+        begins.append((on_other_grids(best.grid, fitted, schedule), best.grid))
+    searches = [
+        _search(runner, make, grid, parts, free, depth, bound, at_once, progress)
+        for make, grid in begins
     ]
-    kept = min(refined, key=_least_validation)
+    kept = _best_search([search for search in searches if search], iterations)
 
     # Accept it on the starts that nothing has seen.
     published = best.make(best.grid)
     # Both on the same starts, with the same reference.
     before = Errors(*(error_of(runner, published, part) for part in parts))
-    after = Errors(*(error_of(runner, kept.plan, part) for part in parts))
-    ratio = _ratio_on(runner, kept.plan, published, parts[2])
+    tuned = kept.best[0]
+    after = Errors(*(error_of(runner, tuned, part) for part in parts))
+    ratio = _ratio_on(runner, tuned, published, parts[2])
     accepted = bool(ratio.high < 1)
     return Tuned(
-        plan=kept.plan if accepted else published,
+        plan=tuned if accepted else published,
         start=published,
         name=best.name,
         before=before,
@@ -230,49 +256,119 @@ def _part(noise: Array, exact: np.ndarray, condition: PyTree, which: np.ndarray)
     return Starts(noise[which], exact[which], of_part)
 
 
-def _best(
+def roughness(runner: Runner, noise: Array, condition: PyTree, steps: int) -> float:
+    """How much smaller second differences of the velocity in time become at half the step.
+
+    The state is held, so that only the dependence on the time counts. A velocity that is smooth at
+    the step 1/steps gives 4, and one that is rough there gives about 1.
+    """
+    sizes, velocities = [], []
+    for h in (0.5 / steps, 0.25 / steps):
+        middles = np.linspace(0.25, 0.75, 5)
+        total = 0.0
+        for t in middles:
+            before, here, after = (
+                np.asarray(runner.velocity(noise, t + k * h, condition), np.float64)
+                for k in (-1, 0, 1)
+            )
+            total += float(np.mean(np.square(before - 2 * here + after)))
+            velocities.append(float(np.sqrt(np.mean(np.square(here)))))
+        sizes.append(np.sqrt(total / len(middles)))
+    # A velocity that hardly depends on the time has differences of rounding errors only.
+    if sizes[0] <= 1e-5 * max(velocities):
+        return 4.0
+    return sizes[0] / sizes[1]
+
+
+def _part_of(condition: PyTree, count: int) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf[:count], condition)
+
+
+def _ranked(
     runner: Runner,
     candidates: list[_Published],
     noise: Array,
     condition: PyTree,
     validation: np.ndarray,
     tolerance: float | None,
-) -> tuple[_Published, float]:
-    """The candidate of the least error on the validation starts, and that error."""
+) -> tuple[list[_Published], float]:
+    """The candidates, that of the least error on the validation starts first; and that error."""
     starts = _part(noise, noise, condition, validation)
     rough = tolerance or FIRST_TOLERANCE
     ends = converged(runner, starts.noise, [1.0, 0.0], rough, starts.condition).states[-1]
     starts = starts._replace(exact=ends)
-    found = []
-    for candidate in candidates:
-        # All plans of one length run in one compiled program.
-        error = error_of(runner, candidate.make(candidate.grid), starts)
-        # A plan whose samples are not finite is never the best.
-        found.append(error if np.isfinite(error) else np.inf)
-    first = int(np.argmin(found))
-    return candidates[first], found[first]
+    # All on a few starts, then the better ones on all of them.
+    few = _part(starts.noise, ends, starts.condition, np.arange(min(FEW, len(validation))))
+    ranked, _ = _sorted_by_error(runner, candidates, few)
+    better, errors_of_better = _sorted_by_error(runner, ranked[:FINALISTS], starts)
+    return better + ranked[FINALISTS:], errors_of_better[0]
 
 
-def _refined(
+def _sorted_by_error(
+    runner: Runner, candidates: list[_Published], starts: Starts
+) -> tuple[list[_Published], list[float]]:
+    """The candidates with their errors on some starts, the least first."""
+    # All plans of one length run in one compiled program.
+    found = [error_of(runner, candidate.make(candidate.grid), starts) for candidate in candidates]
+    # A plan whose samples are not finite is never the best.
+    found = [error if np.isfinite(error) else np.inf for error in found]
+    order = np.argsort(found, kind="stable")
+    return [candidates[i] for i in order], [found[i] for i in order]
+
+
+def _on_different_grids(ranked: list[_Published]) -> list[_Published]:
+    """The best plan of each grid, in order of their errors."""
+    found: dict[bytes, _Published] = {}
+    for candidate in ranked:
+        found.setdefault(candidate.grid.tobytes(), candidate)
+    return list(found.values())
+
+
+def _search(
     runner: Runner,
     make: Callable[[np.ndarray], Plan],
     grid: np.ndarray,
     parts: list[Starts],
     free: tuple[str, ...],
     depth: int,
-    iterations: int,
     bound: float | None,
     at_once: int | None,
     progress: Callable[[Iteration], None] | None,
-) -> Refined:
-    """One table refined on the training starts; the validation starts stop it early."""
+) -> Search | None:
+    """A refinement on the training starts, which the validation starts stop early.
+
+    It is None where the endpoints of the starting table are not finite.
+    """
     numbers = numbering.numbers_of("tune.tune", make, grid, free, depth)
     train, validation, _ = parts
-    return search(runner, numbers, grid, train, validation, iterations, bound, at_once, progress)
+    try:
+        return Search(runner, numbers, grid, train, validation, bound, at_once, progress)
+    except ValueError:
+        return None
 
 
-def _least_validation(refined: Refined) -> float:
-    return min(iteration.validation for iteration in refined.history)
+def _best_search(searches: list[Search], iterations: int) -> Search:
+    """The best of several refinements, each with at most `iterations` Jacobians.
+
+    They run side by side. One that falls behind ends, and so does one that cannot go on.
+    """
+
+    def score(search: Search) -> float:
+        return search.best[1]
+
+    running = searches
+    left = iterations
+    while running and left > 0:
+        for search in running:
+            search.go(min(HEAT, left))
+        left -= HEAT
+        best = min(map(score, searches))
+        running = [
+            search
+            for search in running
+            if search.stopped == "iterations" and score(search) <= BEHIND * best
+        ]
+    return min(searches, key=score)
 
 
 def _ratio_on(runner: Runner, plan: Plan, published: Plan, test: Starts) -> Ratio:

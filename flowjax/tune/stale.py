@@ -66,7 +66,7 @@ def refine_run(
     check_starts(name, numbers, train)
     # The search begins at the published table itself.
     problem = _Problem(run, numbers, grid, train, validation, progress)
-    if not np.all(np.isfinite(problem.residual(problem.start))):
+    if not np.all(np.isfinite(problem.ends(problem.plan(problem.start), train))):
         raise ValueError(f"{name}: the run of the first table is not finite; begin with another.")
     problem.note(problem.start)
     # MINPACK has no limit on derivatives, so an exception ends it.

@@ -1,9 +1,11 @@
 """Converged states of a model's own ODE: what a tuned table is measured against.
 
 The classical Runge-Kutta method integrates from the starts through the times that are asked for,
-with k steps in each interval. The same with 2 k steps says by how much that moves the end. The
-number of steps doubles until the end moves by less than the tolerance; a velocity that is rough in
-time may never get there, and then the reference is refused.
+with k steps in each interval, and again with 2 k, 4 k, ... steps. The error that remains follows
+from how much the last two doublings moved the end, d and then d': if each doubling divides the
+change by r = d/d' > 2, the changes still to come add up to d'/(r - 1); otherwise d' itself is the
+estimate. The steps double until this is less than the tolerance. A velocity that is rough in time
+may never get there, and then the reference is refused.
 """
 
 from collections.abc import Callable
@@ -18,6 +20,8 @@ from flowjax.errors import check_choice
 from flowjax.tune.runner import DERIVATIVES, Runner
 from flowjax.types import Array, PyTree
 
+FIRST_STEPS = 10  # Runge-Kutta steps of the first attempt, over all intervals
+
 
 class Reference(NamedTuple):
     """Converged states.
@@ -25,8 +29,9 @@ class Reference(NamedTuple):
     Attributes:
       times: (T,) decreasing, times[0] is where the starts lie.
       states: (T, B, *D).
-      doubling: root mean square change of the end when the steps were doubled, relative to the size
-        of the end.
+      error: the estimated error of the end that remains, relative to the size of the end (root
+        mean square).
+      doubling: the change of the end when the steps were last doubled, relative alike.
       steps: Runge-Kutta steps over all intervals; each takes four evaluations.
       evaluations: network evaluations of one sample that were spent, those of coarser attempts
         included.
@@ -34,6 +39,7 @@ class Reference(NamedTuple):
 
     times: np.ndarray
     states: np.ndarray
+    error: float
     doubling: float
     steps: int
     evaluations: int
@@ -55,16 +61,15 @@ def reference(
       model: (x, t) -> velocity (B, *D); with a condition, (x, t, condition) -> velocity.
       noise: (B, *D) states at times[0].
       times: (T,) strictly monotone.
-      tolerance: the change of the end under doubling of the steps that is accepted, relative to the
-        root mean square norm of the end. A tenth of the error of the tables that are compared is
-        small enough.
+      tolerance: the estimated error of the end that is accepted, relative to the root mean square
+        norm of the end. A tenth of the error of the tables that are compared is small enough.
       condition: a pytree with leading axis B, such as labels.
       most_steps: Runge-Kutta steps at which the attempt is given up.
       derivatives: "differences" marks a model that JAX cannot trace (see `tune.refine`).
 
     Raises:
-      ValueError: the velocity is not finite on the way, or the end still moves by more than
-        `tolerance` at `most_steps` steps; the message says by how much.
+      ValueError: the velocity is not finite on the way, or more than `tolerance` remains at
+        `most_steps` steps; the message says how much the end still moves.
     """
     check_choice("tune.reference", "derivatives", derivatives, DERIVATIVES)
     return converged(Runner(model, derivatives), noise, times, tolerance, condition, most_steps)
@@ -82,15 +87,16 @@ def converged(
     times = np.asarray(times, np.float64)
     before = runner.evaluations
     intervals = len(times) - 1
-    # At least 40 steps in all at first; with fewer, the doubling says little.
-    substeps = max(1, -(-40 // intervals))
+    substeps = max(1, -(-FIRST_STEPS // intervals))
     coarse = _integrate(runner, noise, times, substeps, condition)
+    earlier = np.nan
     # Double until the end stays.
     while True:
         substeps *= 2
         fine = _integrate(runner, noise, times, substeps, condition)
         doubling = change(coarse[-1], fine[-1])
-        if doubling <= tolerance:
+        error = _remaining(earlier, doubling)
+        if error <= tolerance:
             break
         # The next attempt would take twice as many steps as this one.
         if 2 * substeps * intervals > most_steps:
@@ -101,10 +107,17 @@ def converged(
                 "tolerance if tables of that error are of use, or larger most_steps; a network "
                 "that receives 1000 t may be too rough in time to converge at all."
             )
-        coarse = fine
+        coarse, earlier = fine, doubling
     # The runner counts over all starts; the reference reports evaluations of one sample.
     spent = (runner.evaluations - before) // len(noise)
-    return Reference(times, fine, doubling, substeps * intervals, spent)
+    return Reference(times, fine, error, doubling, substeps * intervals, spent)
+
+
+def _remaining(earlier: float, doubling: float) -> float:
+    """The error that remains after two doublings changed the end by `earlier` and `doubling`."""
+    # A rate beyond that of the method, 16, would be luck. NaN, of the first doubling, is no rate.
+    rate = min(earlier / max(doubling, 1e-300), 16.0)
+    return doubling / (rate - 1) if rate > 2 else doubling
 
 
 def _integrate(

@@ -30,6 +30,7 @@ def options(**changes):
     [
         ({"tolerance": Tolerance(0.0, 0.0)}, "atol=0 and rtol=0"),
         ({"tolerance": Tolerance(-1e-3, 1e-2)}, "atol=-0.001"),
+        ({"model": "a"}, r"model must be a function \(x, t\) -> velocity; a str"),
         ({"order": 5}, r"order=5 of method='dpm_solver_pp'"),
         ({"order": 1}, "wanted one of"),
         ({"method": "dpm_solver_p"}, "did you mean 'dpm_solver_pp'"),

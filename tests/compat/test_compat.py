@@ -12,7 +12,7 @@ from scipy import integrate
 import flowjax
 from flowjax import compat, fields, grids, plans
 from flowjax.compat import __main__ as command
-from flowjax.compat.scheduler_config import DEFAULTS
+from flowjax.compat.scheduler_options import DEFAULTS
 from flowjax.compat.scheduler_rules import RULES
 from flowjax.schedules import Linear, VPDiscrete, VPLinear
 
@@ -340,7 +340,7 @@ def test_same_betas_are_the_same_schedule():
         (SANA, {"thresholding": True}, "data_hook"),
         (DIT, {"clip_sample": True}, "data_hook"),
         (SANA, {"solver_order": 4}, "solver_order=4"),
-        (SANA, {"rescale_betas_zero_snr": True}, "trained_betas"),
+        (DIT, {"rescale_betas_zero_snr": True}, "EulerDiscreteScheduler"),
         (SANA, {"zeal": 3}, "zeal=3"),
         (SANA, {"use_karras_sigmas": True, "use_beta_sigmas": True}, "keep one"),
         (WAN, {"disable_corrector": [0]}, "disable_corrector"),

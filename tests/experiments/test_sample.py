@@ -1,6 +1,7 @@
 """Images by label: what an image depends on, what is refused, what the work directory holds."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import pathlib
@@ -15,9 +16,11 @@ from PIL import Image
 import flowjax
 from configs.sample import Config
 from experiments import sample
-from experiments.cli import archive, images, labels
-from flowjax import models
+from experiments.cli import archive, flags, images, labels, mesh
+from flowjax import models, parallel
 from flowjax.models import DiTConfig
+from flowjax.parallel import options
+from flowjax.parallel.options import Options
 
 ROOT = pathlib.Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "models"
@@ -25,6 +28,7 @@ SIZES = DiTConfig((4, 4), channels=1, patch=2, width=8, depth=1, heads=2, classe
 NINE = dict(size=(4, 4), channels=1, patch=2, width=8, depth=1, heads=2, classes=9)
 THOUSAND = dict(size=(4, 4), channels=4, patch=2, width=8, depth=1, heads=2, classes=1000)
 IMAGENET = models.Card("toy", DiTConfig(**THOUSAND))
+HTML = b"<!DOCTYPE html><html><body>Not found</body></html>"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -348,8 +352,8 @@ PIPELINE = "--config.attention=pipefusion"
         (["--config.size=4"], "wanted (height, width)"),
         (["--config.dtype=float64"], "dtype='float64' is not known"),
         # Numbers.
-        (["--config.count=0"], "count=0; wanted at least 1"),
-        (["--config.batch=0"], "batch=0; wanted at least 1"),
+        (["--config.count=0"], "--config.count=0; wanted a whole number from 1"),
+        (["--config.batch=0"], "--config.batch=0; wanted a whole number from 1"),
         (["--config.guidance_interval=0.5,"], "wanted (low, high)"),
         # The mesh, and attention over it.
         (["--config.mesh=seq=2,sqe=2"], "'sqe=2' is not understood"),
@@ -429,3 +433,101 @@ def test_grid_pads_clips_and_refuses_latents():
     assert shown[0, 64, 0] == 255 and shown[65, 65, 0] == 255
     with pytest.raises(ValueError, match="decode latents first"):
         images.grid(np.zeros((1, 4, 4, 4)))
+
+
+# ---- every option of parallel sampling
+
+# A text of the command line for each option, with the other words that it needs, and its value.
+OPTIONS = {
+    "attention": ("ring", [], "ring"),
+    "guidance": ("2.5", [], None),
+    "warmup": ("2", STALE, 2),
+    "policy": ("every=2", STALE, [-1, np.inf, -1]),
+    "refresh": ("None", STALE, None),
+    "gather": ("early", STALE, "early"),
+    "forecast": ("tuned", STALE, "tuned"),
+    "correction": ("0.25", STALE, 0.25),
+    "comm_dtype": ("int8", STALE, "int8"),
+    "residual": ("True", STALE, True),
+    "gains_per": ("token", STALE, "token"),
+    "patches": ("2", [PIPELINE], 2),
+}
+
+
+def test_every_option_of_parallel_sampling_has_a_field():
+    assert OPTIONS.keys() == set(Options._fields)
+    assert OPTIONS.keys() <= {field.name for field in dataclasses.fields(Config)}
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIONS if name != "guidance"])
+def test_every_option_of_parallel_sampling_is_set_from_the_command_line(name):
+    text, others, wanted = OPTIONS[name]
+    words = ["--config=configs/sample_digits.py", "--workdir=w", *others, f"--config.{name}={text}"]
+    config, _ = flags.parse(["sample", *words])
+    plan = flowjax.plans.euler(flowjax.grids.uniform(3))
+    chosen = mesh.options(config, plan, parallel.make_mesh(seq=2))
+    found = Options(**chosen)
+    np.testing.assert_array_equal(getattr(found, name), wanted)
+    # The library takes it as it is.
+    options.check("parallel.sample", found, plan)
+
+
+def test_images_of_a_run_that_is_older_than_a_field_are_still_its_images(drawn, tmp_path, capsys):
+    workdir = shutil.copytree(drawn[0], tmp_path / "out")
+    arrays = contents(workdir)
+    settings = json.loads(str(arrays.pop("settings")))
+    del settings["config"]["gains_per"], settings["config"]["gather"]
+    np.savez(workdir / "samples.npz", settings=json.dumps(settings), **arrays)
+    command(workdir, SDE)
+    assert "--overwrite draws them again" in capsys.readouterr().out
+    said = refused(capsys, workdir, SDE, "--config.gains_per=token")
+    assert "gains_per: 'device' there, 'token' now" in said
+
+
+@pytest.mark.parametrize("content", [b"", HTML, b"PK"])
+def test_an_archive_that_is_damaged_is_named_in_one_line(drawn, tmp_path, capsys, content):
+    workdir = shutil.copytree(drawn[0], tmp_path / "out")
+    (workdir / "samples.npz").write_bytes(content)
+    assert "was not written by this program" in refused(capsys, workdir, SDE)
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.5, 0.9, 0.99])
+def test_an_archive_that_was_cut_short_is_named_in_one_line(drawn, tmp_path, capsys, fraction):
+    workdir = shutil.copytree(drawn[0], tmp_path / "out")
+    whole = (workdir / "samples.npz").read_bytes()
+    (workdir / "samples.npz").write_bytes(whole[: int(fraction * len(whole))])
+    assert "only a part of it is there" in refused(capsys, workdir, SDE)
+
+
+# ---- models that cannot be read
+
+
+@pytest.mark.parametrize("name", ["DiT.pt", "DiT.safetensors"])
+@pytest.mark.parametrize("content", [b"", HTML, b"version https://git-lfs.github.com/spec/v1\n"])
+def test_a_model_that_is_no_file_of_tensors_is_named_in_one_line(capsys, tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SystemExit) as stopped:
+        command(tmp_path / "out", f"--config.model={tmp_path / name}")
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2 and said.count("\n") == 1 and name in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_network_without_the_null_label_is_drawn_without_guidance_only(toy, capsys, tmp_path):
+    sizes = dataclasses.replace(SIZES, classes=4, has_null=False)
+    whole = toy._replace(card=dataclasses.replace(toy.card, config=sizes, details={}))
+    whole = models.model(whole.card, toy.params)  # four rows, all of classes
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "load", lambda path, **options: whole)
+        command(tmp_path / "out", "--config.labels=3", "--config.guidance=1")
+        assert np.all(contents(tmp_path / "out")["finite"])
+        said = refused(capsys, tmp_path / "other", "--config.labels=3")
+        assert "toy was trained without a null label" in said
+        said = refused(capsys, tmp_path / "other", "--config.labels=null", "--config.guidance=1")
+        assert "trained without a null label" in said
+
+
+def test_a_seed_of_64_bits_draws_images_of_its_own():
+    wanted = np.array([[0, 0]])
+    drawn = [sample.noise_of(seed, wanted, (2, 2, 1))[0] for seed in (0, 2**32, 2**64 - 1)]
+    assert len(np.unique(np.concatenate(drawn).reshape(3, -1), axis=0)) == 3

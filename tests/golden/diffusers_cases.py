@@ -18,6 +18,7 @@ DIFFUSERS_VP = {
     "beta_start": 1e-4,
     "beta_end": 0.02,
     "prediction_type": "epsilon",
+    "clip_sample": False,  # DDIM clips unless it is told not to
 }
 # Options of a case that are not the scheduler's
 _HARNESS = {"steps", "model_time", "orders", "timesteps", "noise", "mu", "eta", "scheduler"}

@@ -8,7 +8,12 @@ import pytest
 from flowjax import grids, plans
 from flowjax.schedules import Linear
 from flowjax.tune import numbers as numbering
-from flowjax.tune.jacobian import endpoint_tangents, normal_equations
+from flowjax.tune.jacobian import (
+    at_once_shape,
+    endpoint_tangents,
+    endpoints_and_jacobian,
+    pushes,
+)
 from flowjax.tune.runner import Runner
 from tests.tune.problems import RING, gaussian, numpy_noise, second_order
 
@@ -87,9 +92,8 @@ def test_the_memory_that_is_given_changes_no_number(at_once):
     numbers, corrections = numbers_and_corrections(second_order)
     plan, tangents = numbers.plan(GRID, corrections), numbers.tangents(GRID, corrections)
     noise = numpy_noise(2, 5)
-    target = np.zeros_like(noise)
-    whole = normal_equations(Runner(gaussian), plan, tangents, noise, target, at_once=200)
-    parts = normal_equations(Runner(gaussian), plan, tangents, noise, target, at_once=at_once)
+    whole = endpoints_and_jacobian(Runner(gaussian), plan, tangents, noise, at_once=200)
+    parts = endpoints_and_jacobian(Runner(gaussian), plan, tangents, noise, at_once=at_once)
     for a, b in zip(whole, parts):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9 * np.max(np.abs(a)))
 
@@ -112,3 +116,20 @@ def test_eulers_rows_have_size_one():
     # v + (v - v_before) / 2 on equal steps
     sizes = numbering.l1_sizes(second_order(grids.uniform(4)))
     np.testing.assert_allclose(sizes[1:], 2, rtol=1e-14)
+
+
+def test_a_jacobian_takes_the_derivatives_that_it_says():
+    numbers, corrections = numbers_and_corrections(second_order)
+    plan, tangents = numbers.plan(GRID, corrections), numbers.tangents(GRID, corrections)
+    runner = Runner(gaussian)
+    # One number at a time, so that no chunk is filled up.
+    endpoint_tangents(runner, plan, tangents, numpy_noise(2, 5), chunk=1)
+    assert runner.evaluations == 5 * (plan.rows + pushes(tangents))
+
+
+@pytest.mark.parametrize(("batch", "at_once"), [(1, None), (40, None), (40, 8), (3, 100)])
+def test_no_more_evaluations_lie_in_memory_than_are_allowed(batch, at_once):
+    starts, chunk = at_once_shape(batch, at_once)
+    allowed = at_once or batch
+    # Each start has its own evaluation beside its tangents.
+    assert starts <= batch and starts * (chunk + 1) <= max(2, allowed)

@@ -55,7 +55,7 @@ def test_a_reference_converges_to_the_flow_in_closed_form():
     noise = numpy_noise(3, 6)
     found = tune.reference(gaussian, noise, [1.0, 0.5, 0.0], tolerance=1e-7)
     np.testing.assert_allclose(found.states[-1], gaussian_end(noise), atol=1e-6)
-    assert found.states.shape == (3, 6, 3) and found.doubling <= 1e-7
+    assert found.states.shape == (3, 6, 3) and found.error <= 1e-7
 
 
 def test_a_reference_that_does_not_converge_tells_what_remains():

@@ -36,7 +36,9 @@ def test_it_finds_what_refine_finds():
     first, last = found.history[0].train, found.history[-1].train
     # The two optimizers choose their dampings differently, so only sizes agree.
     assert last < 0.05 * first
-    assert min(i.validation for i in found.history) < 3 * min(i.validation for i in other.history)
+    # Differences end at their own error; derivatives go on to rounding.
+    least = min(i.validation for i in found.history)
+    assert min(i.validation for i in other.history) < least < 1e-5
     kept = tune.truth.errors(compiled(found.plan, validation.noise), validation.exact)
     assert np.sqrt(np.mean(kept**2)) == pytest.approx(min(i.validation for i in found.history))
 

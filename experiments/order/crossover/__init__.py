@@ -10,7 +10,14 @@ end of the grid. So the error is read twice: at the end of the run as it is, and
 after the event solved accurately. Where "after" begins is a choice, so it is also moved.
 """
 
-from experiments.order.crossover.numbers import QUESTION, cells, crossover, measure
+from experiments.order.crossover.numbers import (
+    QUESTION,
+    cells,
+    crossover,
+    fits,
+    measure,
+    observed,
+)
 from experiments.order.crossover.words import section
 
-__all__ = ["QUESTION", "cells", "crossover", "measure", "section"]
+__all__ = ["QUESTION", "cells", "crossover", "fits", "measure", "observed", "section"]

@@ -6,7 +6,15 @@ under its ROC curve (AUC) is the chance that a losing cell scores above a winnin
 coin, and below 0.5 the score points the wrong way.
 """
 
-from experiments.order.curvature.numbers import QUESTION, cells, check, measure, ranking
+from experiments.order.curvature.numbers import (
+    QUESTION,
+    area_of,
+    cells,
+    check,
+    kinds,
+    measure,
+    ranking,
+)
 from experiments.order.curvature.words import section
 
-__all__ = ["QUESTION", "cells", "check", "measure", "ranking", "section"]
+__all__ = ["QUESTION", "area_of", "cells", "check", "kinds", "measure", "ranking", "section"]

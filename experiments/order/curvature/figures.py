@@ -30,10 +30,10 @@ def family_of(row: dict) -> str:
     return f"{base}, coupled" if row["coupling"] > 0 else base
 
 
-def draw_roc(rows: list[dict]) -> report.Picture:
-    """ROC curves of DRAWN, one panel a kind of grid."""
+def draw_roc(rows: list[dict], title: str) -> report.Picture:
+    """ROC curves of DRAWN, one panel a kind of grid; `title` is the claim."""
     kinds = list(dict.fromkeys(kind_of(row) for row in rows))
-    fig, axes = report.canvas(len(kinds), 1, width=4.6, height=4.4 * len(kinds))
+    fig, axes = report.canvas(1, len(kinds), width=4.8 * len(kinds), height=5.4)
     for ax, kind in zip(np.atleast_1d(axes), kinds, strict=True):
         own = [row for row in compared(rows, MAIN, "rms") if kind_of(row) == kind]
         # Ties have no side, so they are not drawn.
@@ -44,27 +44,22 @@ def draw_roc(rows: list[dict]) -> report.Picture:
         ]
         report.roc(ax, points, score="value", truth="lost", by="score")
         # Five long names do not fit into the panel.
-        ax.legend(
-            *ax.get_legend_handles_labels(),
-            loc="upper center",
-            bbox_to_anchor=(0.5, -0.16),
-            fontsize=7,
-            ncols=2,
-        )
+        ax.legend(*ax.get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(0.5, -0.13))
         ax.set_title(f"grids: {KIND_IN_WORDS[kind]}")
     return report.picture(
         fig,
         f"ROC curves of {', '.join(DRAWN)} for whether {MAIN[0]} loses to {MAIN[1]}, one panel a "
         "kind of grid.",
-        f"Telling the cells where {MAIN[0]} loses to {MAIN[1]} (RMS error) from those where it "
-        "wins; ties are left out.",
+        f"Ranking the cells where {MAIN[0]} loses to {MAIN[1]} (RMS error) before those where it "
+        "wins; ties and undecided cells are left out.",
+        title=title,
     )
 
 
 def draw_scatter(rows: list[dict]) -> report.Picture:
     """Ratio of errors against rho_3, a point a cell, one panel a kind of grid."""
     kinds = list(dict.fromkeys(kind_of(row) for row in rows))
-    fig, axes = report.canvas(len(kinds), 1, width=4.6, height=2.9 * len(kinds) + 0.6)
+    fig, axes = report.canvas(1, len(kinds), width=4.8 * len(kinds), height=3.9)
     axes = np.atleast_1d(axes)
     for ax, kind in zip(axes, kinds, strict=True):
         own = [row for row in compared(rows, MAIN, "rms") if kind_of(row) == kind]
@@ -82,7 +77,7 @@ def draw_scatter(rows: list[dict]) -> report.Picture:
             xscale="log",
             yscale="log",
             xlabel="rho_3 of the 2M run",
-            ylabel="error of 3M exact / of 2M",
+            ylabel="RMS error of 3M exact over that of 2M",
         )
         drawing.plain_ticks(ax.xaxis, [row["scores"]["rho_3"] for row in own])
         drawing.plain_ticks(ax.yaxis, [row["ratio"] for row in own])
@@ -92,6 +87,14 @@ def draw_scatter(rows: list[dict]) -> report.Picture:
         fig,
         "Ratio of the errors of orders 3 and 2 against rho_3, a point a cell, coloured by the "
         "family of its field.",
-        "Above the line order 3 loses. If rho_3 were a law, all points would lie lower left and "
-        "upper right.",
+        "A point a cell. Above the line order 3 loses. If rho_3 were a law, all points would lie "
+        "in the lower left and the upper right quarter.",
+        title=f"rho_3 is on the right side of 1 in {_right(rows)} of the decided cells",
     )
+
+
+def _right(rows: list[dict]) -> str:
+    """In what fraction of the decided cells rho_3 < 1 says rightly whether order 3 wins."""
+    own = decided(compared(rows, MAIN, "rms"), "rho_3")
+    right = [(row["scores"]["rho_3"] > 1) == (row["verdict"] == "worse") for row in own]
+    return f"{np.mean(right):.0%}" if right else "none"

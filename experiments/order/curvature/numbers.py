@@ -376,6 +376,57 @@ def ranking(rows: list[dict]) -> list[dict]:
     return table
 
 
+def kinds(rows: list[dict]) -> list[str]:
+    """The kinds of grid that the rows have."""
+    return list(dict.fromkeys(kind_of(row) for row in rows))
+
+
+def area_of(
+    rows: list[dict], kind: str, score: str, statistic: str, pair: tuple[str, str] = MAIN
+) -> tuple[float, float, float]:
+    """(AUC, low, high) of one score on one kind of grid, by "rms" or "median"."""
+    own = [row for row in compared(rows, pair, statistic) if kind_of(row) == kind]
+    return statistics.auc(*_outcomes(own, score))
+
+
+def validated(rows: list[dict], pair: tuple[str, str], statistic: str) -> list[dict]:
+    """How well a score does on a field that had no part in its choice.
+
+    For each field and kind of grid, the score and its sign are chosen that rank the cells of all
+    other fields best; its AUC is that on the field left out. The widths and couplings of one field
+    are left out together.
+
+    Args:
+      rows: of the question.
+      pair: (the higher order, the lower one).
+      statistic: "rms" or "median".
+
+    Returns:
+      [{grid, field, score, sign, chosen with, auc, cells}]; a field whose cells were all decided
+      one way has no AUC and no line.
+    """
+    table = []
+    for kind in dict.fromkeys(kind_of(row) for row in rows):
+        own = [row for row in compared(rows, pair, statistic) if kind_of(row) == kind]
+        for field in dict.fromkeys(row["field"] for row in own):
+            others = [row for row in own if row["field"] != field]
+            areas = {score: statistics.area(*_outcomes(others, score)[:2]) for score in SCORES}
+            areas = {score: area for score, area in areas.items() if np.isfinite(area)}
+            if not areas:
+                continue
+            # 0.5 is a coin, on either side.
+            score = max(areas, key=lambda name: abs(areas[name] - 0.5))
+            sign = 1 if areas[score] >= 0.5 else -1
+            left = [row for row in own if row["field"] == field]
+            values, lost, _ = _outcomes(left, score)
+            area = statistics.area(sign * np.asarray(values), lost)
+            if np.isfinite(area):
+                line = {"grid": kind, "field": field, "score": score, "sign": sign}
+                line |= {"chosen with": max(areas[score], 1 - areas[score])}
+                table.append(line | {"auc": area, "cells": len(values)})
+    return table
+
+
 def lines_of(table: list[dict], kind: str, pair: tuple[str, str]) -> list[dict]:
     """The lines of `ranking` of one kind of grid and one pair."""
     name = f"{pair[0]} loses to {pair[1]}"

@@ -37,6 +37,10 @@ def _rounding(table: list[dict]) -> str:
     )
 
 
+def _without(line: dict, name: str) -> dict:
+    return {key: value for key, value in line.items() if key != name}
+
+
 def section(rows: list[dict], command: str) -> report.Section:
     """The section of the page."""
     table = by_case(rows)
@@ -63,11 +67,19 @@ def section(rows: list[dict], command: str) -> report.Section:
         f"{len(refused)} outright; {len(worse)} make the error "
         f"larger beyond 2 % on every field: {_named(worse)}; most of all **{worst['defect']} with "
         f"{worst['solver']}, {report.sig(worst['ratio'])} times**. "
-        f"Not told from no effect: {_named(tie)}. The defect helps: {_named(better)}. It depends "
+        f"A tie, or undecided: {_named(tie)}. The defect helps: {_named(better)}. It depends "
         f"on the field (of {most_fields}): "
         f"{_named(depends)}.{_rounding(table)}",
         figures=(draw_ratios(run, fields),),
-        table=table,
+        table={
+            "Defects that run": run,
+            "Defects that our plans refuse": [_without(line, "effect") for line in refused],
+            "Data formed through the noise": [
+                {name: line[name] for name in ("defect", "in", "solver", "before", "after")}
+                for line in table
+                if line["effect"] == "arithmetic"
+            ],
+        },
         caveat="Each comparison changes one thing and keeps the rest as its source has it. "
         "Refused with these words: " + " ".join(f"`{sentence}`" for sentence in sentences),
         command=command,

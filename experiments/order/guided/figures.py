@@ -27,7 +27,7 @@ def draw_ratios(rows: list[dict]) -> report.Picture:
     scales = sorted({row["scale"] for row in own})
     # Order 2 over Euler on the left, order 3 over order 2 on the right.
     pairs = (PAIRS[2], PAIRS[0])
-    fig, axes = report.canvas(len(shown), len(pairs), width=6.2, height=2.5 * len(shown) + 0.5)
+    fig, axes = report.canvas(len(shown), len(pairs), width=9.4, height=3.0 * len(shown) + 0.4)
     axes = np.atleast_2d(axes)
     for panels, grid in zip(axes, shown, strict=True):
         for ax, (a, b) in zip(panels, pairs, strict=True):
@@ -45,16 +45,32 @@ def draw_ratios(rows: list[dict]) -> report.Picture:
                 )
             # Below this line the higher order wins.
             ax.axhline(1, color=report.INK, linewidth=0.8)
-            ax.set(xscale="log", yscale="log", xlabel="NFE", ylabel="ratio of RMS errors")
+            ax.set(
+                xscale="log", yscale="log", xlabel="evaluations (NFE)", ylabel="ratio of RMS errors"
+            )
             drawing.plain_ticks(ax.xaxis, [nfe for nfe, _ in drawn])
             drawing.plain_ticks(ax.yaxis, [ratio for _, ratio in drawn])
             ax.set_title(f"{a.removeprefix('DPM++ ')} / {b.removeprefix('DPM++ ')}, {grid}")
-    drawing.legend_below(fig, axes[0, 0], 4)
+    drawing.legend_below(fig, axes[0, 0], 6)
     return report.picture(
         fig,
         "Ratio of the errors of 2M and Euler, and of 3M exact and 2M, against NFE; a line a "
         "scale, a row a grid.",
         "Below the line the higher order wins. Geometric mean over the fields.",
+        title=_worth(own, scales),
+    )
+
+
+def _worth(own: list[dict], scales: list[float]) -> str:
+    """What 2M is worth over Euler at the least and the greatest scale, as a claim."""
+    means = []
+    for scale in (scales[0], scales[-1]):
+        errors = [errors_of(row) for row in own if row["scale"] == scale]
+        means.append(geometric_mean(e["DPM++ 2M"] / e["Euler"] for e in errors))
+    least, most = map(report.sig, means)
+    return (
+        f"2M has {least} times the error of Euler at guidance {scales[0]:g} and {most} times at "
+        f"{scales[-1]:g}"
     )
 
 
@@ -65,7 +81,7 @@ def draw_errors(rows: list[dict]) -> report.Picture:
     scales = sorted({row["scale"] for row in own})
     # The least and the greatest scale side by side.
     ends = [scales[0], scales[-1]]
-    fig, axes = report.canvas(1, 2, width=6.6, height=3.8)
+    fig, axes = report.canvas(1, 2, width=9.2, height=4.0)
     for ax, scale in zip(axes, ends, strict=True):
         cells = [r for r in own if (r["field"], r["grid"], r["scale"]) == (name, grid, scale)]
         drawn = [
@@ -74,10 +90,28 @@ def draw_errors(rows: list[dict]) -> report.Picture:
             for line in row["solvers"]
             if line["solver"] != "UniPC2"
         ]
-        report.log_log(ax, drawn, x="nfe", y="rms", ylabel="relative RMS error", xlabel="NFE")
+        report.log_log(ax, drawn, x="nfe", y="rms")
         ax.set_title(f"{name}, {grid}, scale {scale:g}")
     return report.picture(
         fig,
         f"Error against NFE on the {name} at scales {ends[0]:g} and {ends[1]:g}.",
         "Relative to the size of the guided field's own endpoints.",
+        title=_grown(own, name, grid, ends),
+    )
+
+
+def _grown(own: list[dict], field: str, grid: str, ends: list[float]) -> str:
+    """By how much the error of 2M grows with guidance, on one field and grid, as a claim."""
+    most = max(row["nfe"] for row in own)
+    low, high = (
+        next(
+            errors_of(row)["DPM++ 2M"]
+            for row in own
+            if (row["field"], row["grid"], row["scale"], row["nfe"]) == (field, grid, scale, most)
+        )
+        for scale in ends
+    )
+    return (
+        f"On the {field}, {grid}, 2M's error at {most} evaluations goes from {report.sig(low)} at "
+        f"guidance {ends[0]:g} to {report.sig(high)} at {ends[1]:g}"
     )

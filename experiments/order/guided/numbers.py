@@ -316,7 +316,9 @@ def wide(found: list[dict]) -> list[dict]:
 
 def rms_verdicts(cells: Iterable[dict], pair: tuple[str, str]) -> list[str]:
     """The verdicts of a pair by RMS error, one for each cell that has it."""
-    return [p["rms_verdict"] for row in cells for p in row["pairs"] if (p["a"], p["b"]) == pair]
+    return [
+        statistics.verdict(p) for row in cells for p in row["pairs"] if (p["a"], p["b"]) == pair
+    ]
 
 
 def by_scale(rows: list[dict]) -> list[dict]:
@@ -330,8 +332,9 @@ def by_scale(rows: list[dict]) -> list[dict]:
         for a, b in PAIRS:
             # How often the higher order wins, and from where on it does.
             verdicts = rms_verdicts(errors, (a, b))
-            better, ties, worse = (verdicts.count(v) for v in ("better", "tie", "worse"))
-            line[f"{a} against {b}"] = f"{better} better, {ties} ties, {worse} worse"
+            better, worse = (verdicts.count(v) for v in ("better", "worse"))
+            neither = len(verdicts) - better - worse
+            line[f"{a} against {b}"] = f"{better} better, {worse} worse, {neither} neither"
             pair = f"{a} below {b}"
             of_pair = [f for f in found if (f["scale"], f["pair"]) == (scale, pair)]
             line[f"N*: {pair}"] = marked(middle(of_pair))

@@ -86,6 +86,16 @@ def _long_steps(few: list[dict], scales: tuple[float, float]) -> str:
     return "; ".join(parts)
 
 
+def _some(line: dict, part: str) -> dict:
+    """The scale and the columns whose name holds `part`."""
+    return {name: value for name, value in line.items() if name == "scale" or part in name}
+
+
+def _other(line: dict, part: str) -> dict:
+    """The columns whose name does not hold `part`."""
+    return {name: value for name, value in line.items() if part not in name}
+
+
 def section(rows: list[dict], command: str) -> report.Section:
     """The section of the page."""
     table, few, found = by_scale(rows), long_steps(rows), crossovers(rows)
@@ -123,8 +133,13 @@ def section(rows: list[dict], command: str) -> report.Section:
         f"{few[0]['nfe']} evaluations the errors of 2M and 3M exact are {steps}; 3M does worst "
         f"against 2M on {worst['field']} at scale "
         f"{worst['scale']:g}: **{report.sig(worst['DPM++ 3M exact'] / worst['DPM++ 2M'])} times**.",
-        figures=(draw_ratios(rows), draw_errors(rows)),
-        table=table + wide(found) + few,
+        figures=(draw_errors(rows), draw_ratios(rows)),
+        table={
+            "Verdicts by scale": [_some(line, " against ") for line in table],
+            "Crossovers and paths by scale": [_other(line, " against ") for line in table],
+            "Crossovers by field, grid and scale": wide(found),
+            "Long steps in log-SNR": few,
+        },
         caveat=f"By grid, {by_grid}. An evaluation is one of the guided field, two of a network. "
         "The condition is two of a mixture's "
         f"eight modes; an exact field is guided, no learnt one. Guided endpoints are {sizes} "

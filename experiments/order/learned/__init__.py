@@ -7,7 +7,18 @@ is, is another question (`experiments/quality.py`). Networks run in float32, as 
 the rows hold how far that moves endpoints.
 """
 
-from experiments.order.learned.numbers import QUESTION, cells, check, measure, run
+from experiments.order.learned.numbers import QUESTION, cells, check, dial, measure, run, slopes
 from experiments.order.learned.words import answer, section, steep
 
-__all__ = ["QUESTION", "answer", "cells", "check", "measure", "run", "section", "steep"]
+__all__ = [
+    "QUESTION",
+    "answer",
+    "cells",
+    "check",
+    "dial",
+    "measure",
+    "run",
+    "section",
+    "slopes",
+    "steep",
+]

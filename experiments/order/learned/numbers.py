@@ -245,13 +245,13 @@ def _matched(rows: list[dict]) -> dict[tuple[str, float], list[dict]]:
 
 
 def tally(rows: list[dict], pair: tuple[str, str]) -> dict[str, float]:
-    """{better, tie, worse, ratio} of pair (a, b) over cells, by RMS error.
+    """{better, tie, undecided, worse, ratio} of pair (a, b) over cells, by RMS error.
 
-    The first three are counts, the last is the geometric mean of the ratios, NaN without cells.
+    All but the last are counts, the last is the geometric mean of the ratios, NaN without cells.
     """
     own = [p for row in rows for p in row["pairs"] if (p["a"], p["b"]) == tuple(pair)]
     # Verdicts by RMS error.
-    counts = {v: sum(p["rms_verdict"] == v for p in own) for v in nfe.VERDICTS}
+    counts = nfe.counts(own)
     ratio = statistics.geometric_mean(p["rms_ratio"] for p in own) if own else np.nan
     return {**counts, "ratio": ratio}
 
@@ -270,7 +270,8 @@ def beside(rows: list[dict]) -> list[dict]:
                     cells = [r for r in groups[where, scale] if (r["nfe"] <= nfe.FEW) == is_few]
                     found = tally(cells, pair)
                     line[where] = (
-                        f"{found['better']} better, {found['tie']} ties, {found['worse']} worse"
+                        f"{found['better']} better, {found['worse']} worse, "
+                        f"{found['tie'] + found['undecided']} neither"
                     )
                     line[f"ratio, {where}"] = found["ratio"]
                 if np.isfinite(line["ratio, networks"]):
@@ -295,9 +296,10 @@ def agreement(table: list[dict], margin: float = 1.02) -> tuple[int, int, int]:
 
 
 def slopes(rows: list[dict]) -> list[dict]:
-    """[{solver, NFE, order on exact fields, on networks}]: how steep errors fall late.
+    """[{shift, solver, NFE, order on exact fields, on networks}]: how steep errors fall late.
 
-    Late is between the two largest numbers of evaluations; with one number there are no lines.
+    Late is between the two largest numbers of evaluations; with one number there are no lines. The
+    shifts stand apart, since an order can hold at one and not at the other.
     """
     groups = _matched(rows)
     # error ~ NFE^-order between the two largest numbers of evaluations.
@@ -305,23 +307,30 @@ def slopes(rows: list[dict]) -> list[dict]:
     if len(last) < 2:
         return []
 
-    def log_errors(cells: list[dict], solver: str, n: int) -> list[float]:
-        own = [line for row in cells if row["nfe"] == n for line in row["solvers"]]
-        return [np.log(line["rms"]) for line in own if line["solver"] == solver]
-
-    def slope(cells: list[dict], solver: str) -> float:
-        logs = [log_errors(cells, solver, n) for n in last]
+    def slope(cells: list[dict], shift: float, solver: str) -> float:
+        logs = [
+            [
+                np.log(line["rms"])
+                for row in cells
+                if (row["shift"], row["nfe"]) == (shift, n)
+                for line in row["solvers"]
+                if line["solver"] == solver
+            ]
+            for n in last
+        ]
         if not all(logs):
             return np.nan
         return float((np.mean(logs[0]) - np.mean(logs[1])) / np.log(last[1] / last[0]))
 
     return [
         {
+            "shift": shift,
             "solver": solver,
             "NFE": f"{last[0]} to {last[1]}",
-            "order on exact fields": slope(groups["exact fields", 1.0], solver),
-            "order on networks": slope(groups["networks", 1.0], solver),
+            "order on exact fields": slope(groups["exact fields", 1.0], shift, solver),
+            "order on networks": slope(groups["networks", 1.0], shift, solver),
         }
+        for shift in sorted({row["shift"] for row in groups["networks", 1.0]})
         for solver in SOLVERS
     ]
 

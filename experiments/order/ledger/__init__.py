@@ -9,6 +9,8 @@ from experiments.order.ledger.numbers import (
     exact_plan,
     ledger,
     measure,
+    of_order,
+    over_order_2,
     thousandths,
 )
 from experiments.order.ledger.words import section
@@ -22,6 +24,8 @@ __all__ = [
     "exact_plan",
     "ledger",
     "measure",
+    "of_order",
+    "over_order_2",
     "section",
     "thousandths",
 ]

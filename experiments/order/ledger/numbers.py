@@ -17,6 +17,8 @@ from flowjax.schedules import Schedule
 QUESTION = "ledger"
 FACTORS = ("last jump", "first jump", "grid", "start", "weight", "lowering", "labels")
 NONE, ALL = 0, (1 << len(FACTORS)) - 1  # indices of subsets: bit i is factor i
+# Causes that order 2 has as well; the others are of order 3 alone.
+OF_ORDER_2 = ("last jump", "first jump", "grid", "start", "labels")
 # The ring with straightened paths: it serves the remainder only, and is left out of the averages.
 COUPLED = "coupled ring"
 COUPLING_OF = "ring"
@@ -89,17 +91,22 @@ def ledger_nfe(config: Config) -> list[int]:
 
 
 def cells(config: Config) -> list[dict]:
-    """One cell a field, shift and number of steps: all combinations are measured together."""
+    """One cell a field, shift and number of steps: all combinations are measured together.
+
+    The combinations of order 2 have cells of their own, with the order in the key.
+    """
     counts = ledger_nfe(config)
     chosen = [(name, counts) for name in config.cause_fields]
     if COUPLING_OF in config.cause_fields:
         chosen.append((COUPLED, counts[1:2]))
-    return [
+    keys = [
         {"question": QUESTION, "field": field, "shift": shift, "nfe": nfe}
         for field, counts in chosen
         for shift in config.shifts
         for nfe in counts
     ]
+    # Order 3 comes first: a row of order 2 has the items of its keys too.
+    return keys + [{**key, "order": 2} for key in keys if key["field"] != COUPLED]
 
 
 def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
@@ -107,7 +114,7 @@ def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
     # Padding all inner plans to one length lets all step counts share a program.
     rows = max(ledger_nfe(config))
     steps = config.reference_steps
-    for name in dict.fromkeys(key["field"] for key in todo):
+    for order, name in dict.fromkeys((key.get("order", 3), key["field"]) for key in todo):
         field = _field(config, name)
         cell = make_cell(field, config.seeds, min(config.samples, STARTS), steps=steps)
         of_seed = [cell.seed == seed for seed in range(config.seeds)]
@@ -117,19 +124,23 @@ def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
             square = cell.errors([x])[0] ** 2
             return [round(float(np.log(np.mean(square[seed]))), 3) for seed in of_seed]
 
-        for key in [key for key in todo if key["field"] == name]:
-            ends = endpoints(field, cell.noise, key["shift"], key["nfe"], rows, steps)
+        for key in todo:
+            if (key.get("order", 3), key["field"]) != (order, name):
+                continue
+            ends = endpoints(field, cell.noise, key["shift"], key["nfe"], rows, steps, order)
             logs = {case: by_seed(x) for case, x in ends.items()}
-            yield (
-                key,
-                {
-                    "log_squares": [logs[3, subset] for subset in range(ALL + 1)],
-                    "lower": [
-                        {"order": n, "shipped": logs[n, NONE], "mended": logs[n, ALL]}
-                        for n in (1, 2)
-                    ],
-                },
-            )
+            values = {"log_squares": [logs[order, s] for s in subsets_of(order)]}
+            if order == 3:
+                values["lower"] = [
+                    {"order": n, "shipped": logs[n, NONE], "mended": logs[n, ALL]} for n in (1, 2)
+                ]
+            yield key, values
+
+
+def subsets_of(order: int) -> list[int]:
+    """Indices of the combinations of the causes that order 2 or 3 has, in rising order."""
+    concerned = FACTORS if order == 3 else OF_ORDER_2
+    return [s for s in range(ALL + 1) if subset(s) <= set(concerned)]
 
 
 def _field(config: Config, name: str) -> Any:
@@ -227,9 +238,15 @@ def _both_ends(
 
 
 def endpoints(
-    field: Any, noise: np.ndarray, shift: float, steps: int, rows: int, reference_steps: int
+    field: Any,
+    noise: np.ndarray,
+    shift: float,
+    steps: int,
+    rows: int,
+    reference_steps: int,
+    highest: int = 3,
 ) -> dict[tuple[int, int], np.ndarray]:
-    """Endpoints of order 3 with every subset of causes mended, and of orders 1 and 2.
+    """Endpoints of one order with every subset of its causes mended.
 
     Args:
       field: has `velocity(x, t)` and `schedule`.
@@ -237,9 +254,11 @@ def endpoints(
       shift, steps: of the grid.
       rows: to which inner plans are padded, so that all step counts share a program.
       reference_steps: twice the steps of an exact first step.
+      highest: 2 or 3, the order whose subsets are run.
 
     Returns:
-      {(order, index of the subset): endpoints (B, *D)}; orders 1 and 2 have NONE and ALL.
+      {(order, index of the subset): endpoints (B, *D)}. Beside order 3, orders 1 and 2 have NONE
+      and ALL.
     """
     schedule = field.schedule
     times = grids.uniform(steps, shift=shift)
@@ -252,8 +271,10 @@ def endpoints(
     found = {}
     for start, bit in ((noise, NONE), (begun, first_jump)):
         # Both states of the last jump come out of one run, so it is no choice of the inner plan.
-        cases = [(3, s | bit) for s in range(ALL + 1) if not s & (last_jump | first_jump)]
-        cases += [(order, ALL - last_jump if bit else NONE) for order in (1, 2)]
+        both = last_jump | first_jump
+        cases = [(highest, s | bit) for s in subsets_of(highest) if not s & both]
+        if highest == 3:
+            cases += [(order, ALL - last_jump if bit else NONE) for order in (1, 2)]
         # One program for all combinations: their plans have one length.
         made = [inner_plan(schedule, shift, steps, order, subset(s)) for order, s in cases]
         labels = [t_last if "labels" in subset(s) else thousandths(t_last) for _, s in cases]
@@ -268,6 +289,11 @@ def endpoints(
 
 
 # ---- the ledger
+
+
+def of_order(rows: list[dict], order: int) -> list[dict]:
+    """The rows with the combinations of this order, 2 or 3."""
+    return [row for row in rows if row.get("order", 3) == order]
 
 
 def log_errors(squares: Sequence, picks: np.ndarray | None = None) -> np.ndarray:
@@ -291,10 +317,11 @@ def _picks(rows: list[dict], resamples: int = 400) -> np.ndarray:
 
 
 def ledger(rows: list[dict]) -> list[dict]:
-    """[{cause, gain, low, high, fraction, least, most}], a line for each factor.
+    """[{cause, gain, low, high, fraction, its interval, least, most}], a line for each factor.
 
     `gain` is the log of what mending the factor divides the error by, mean over cells. `fraction`
-    is its part of the gain of all factors. `least` and `most` are the gains of single cells.
+    is its part of the gain of all factors, with the interval (low, high) over the seeds. `least`
+    and `most` are the gains of single cells.
     """
     # Means over cells within each resample: the seeds are drawn for all cells together.
     picks = _picks(rows)
@@ -303,6 +330,7 @@ def ledger(rows: list[dict]) -> list[dict]:
     drawn_logs = np.mean([log_errors(row["log_squares"], picks) for row in rows], axis=0)
     drawn = -shapley(drawn_logs)  # (factors, R)
     low, high = np.quantile(drawn, [0.025, 0.975], axis=1).tolist()
+    fractions = np.quantile(drawn / drawn.sum(0), [0.025, 0.975], axis=1).T.tolist()
     mean = each.mean(1)
     return [
         {
@@ -311,11 +339,70 @@ def ledger(rows: list[dict]) -> list[dict]:
             "low": low[i],
             "high": high[i],
             "fraction": float(mean[i] / mean.sum()),
+            "fraction_interval": tuple(fractions[i]),
             "least": float(each[i].min()),
             "most": float(each[i].max()),
         }
         for i, name in enumerate(FACTORS)
     ]
+
+
+def over_order_2(rows: list[dict]) -> dict | None:
+    """What mending does for order 3 beyond what it does for order 2, cause by cause.
+
+    The worth of a subset of causes is log(error of 3M / error of 2M) with these mended. The causes
+    of order 3 alone leave the error of 2M as it is.
+
+    Args:
+      rows: of both orders; cells without a row of order 2 are left out.
+
+    Returns:
+      {bars, shipped, mended, common, cells}, or None without rows of order 2. `bars` has for each
+      cause the gains of both orders and of the ratio, {cause, order 3, order 2, gain, low, high}.
+      `shipped` and `mended` are mean ratios of the errors of 3M and 2M, and `common` is the part of
+      the gain of 3M in logarithms that 2M has too.
+    """
+    second = {_cell_of(row): row for row in of_order(rows, 2)}
+    both = [(row, second[_cell_of(row)]) for row in of_order(rows, 3) if _cell_of(row) in second]
+    if not both:
+        return None
+    # The subset of order 2 that mends the same causes as a subset of order 3.
+    place = {s: i for i, s in enumerate(subsets_of(2))}
+    alone = sum(1 << i for i, name in enumerate(FACTORS) if name not in OF_ORDER_2)
+    same = [place[s & ~alone] for s in range(ALL + 1)]
+    picks = _picks([row for row, _ in both])
+
+    def worth(order: int, picks: np.ndarray | None = None) -> np.ndarray:
+        """Log errors by subset of all causes, mean over cells; with picks also by resample."""
+        chosen = [pair[0] if order == 3 else pair[1] for pair in both]
+        logs = np.mean([log_errors(row["log_squares"], picks) for row in chosen], axis=0)
+        return logs if order == 3 else logs[same]
+
+    gains = {order: -shapley(worth(order)) for order in (2, 3)}
+    drawn = -shapley(worth(3, picks) - worth(2, picks))
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=1).tolist()
+    ratio = worth(3) - worth(2)
+    return {
+        "bars": [
+            {
+                "cause": name,
+                "order 3": float(gains[3][i]),
+                "order 2": float(gains[2][i]),
+                "gain": float(gains[3][i] - gains[2][i]),
+                "low": low[i],
+                "high": high[i],
+            }
+            for i, name in enumerate(FACTORS)
+        ],
+        "shipped": float(np.exp(ratio[NONE])),
+        "mended": float(np.exp(ratio[ALL])),
+        "common": float(gains[2].sum() / gains[3].sum()),
+        "cells": len(both),
+    }
+
+
+def _cell_of(row: dict) -> tuple:
+    return row["field"], row["shift"], row["nfe"]
 
 
 def _against(row: dict, state: str, order: int, other: int) -> tuple[float, str]:

@@ -11,7 +11,17 @@ from experiments.order.tolerance.numbers import (
     cells,
     check,
     measure,
+    over_own_formulas,
 )
 from experiments.order.tolerance.words import section
 
-__all__ = ["PUBLIC", "QUESTION", "at_public", "cells", "check", "measure", "section"]
+__all__ = [
+    "PUBLIC",
+    "QUESTION",
+    "at_public",
+    "cells",
+    "check",
+    "measure",
+    "over_own_formulas",
+    "section",
+]

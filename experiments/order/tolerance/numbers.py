@@ -327,11 +327,11 @@ def at_public(rows: list[dict]) -> list[dict]:
                 "ratio": row["against_rms_ratio"],
                 "low": row["against_rms_low"],
                 "high": row["against_rms_high"],
-                "adaptive is": row["against_rms_verdict"],
+                "adaptive is": statistics.verdict(_against(row), "rms"),
                 "median error": own["median"],
                 "its median": rival["median"],
                 "ratio of medians": row["against_median_ratio"],
-                "by median": row["against_median_verdict"],
+                "by median": statistics.verdict(_against(row), "median"),
                 "accepted": own["accepted"],
                 "rejected": own["rejected"],
                 "without control": next(iter(without), None),
@@ -339,6 +339,17 @@ def at_public(rows: list[dict]) -> list[dict]:
             }
         )
     return table
+
+
+def _against(row: dict) -> dict:
+    """The comparison of a map's public defaults with the best fixed plan, as `paired` has it."""
+    prefix = "against_"
+    return {name.removeprefix(prefix): v for name, v in row.items() if name.startswith(prefix)}
+
+
+def over_own_formulas(public: list[dict]) -> list[float]:
+    """Errors of `at_public` over those of the same formulas on a fixed grid of equal NFE."""
+    return [line["without control"] for line in public if line["without control"] is not None]
 
 
 def below_fixed(rows: list[dict]) -> dict[str, tuple[int, int, float]]:

@@ -18,24 +18,30 @@ def of_forecasts(rows: list[dict], steps: int) -> matplotlib.figure.Figure:
         {**row, "run": f"{name_of(row).removeprefix('the ')}, {how(row, steps)}"} for row in rows
     ]
     runs = list(dict.fromkeys(row["run"] for row in shown))
-    fig, ax = report.canvas(1, 1, height=0.25 * len(runs) + 1.1, width=5.6)
-    for kind in dict.fromkeys(kind_of(row) for row in shown):
+    kinds = list(dict.fromkeys(kind_of(row) for row in shown))
+    fig, ax = report.canvas(1, 1, height=0.42 * len(runs) + 1.2, width=9.0)
+    for kind in kinds:
         own = [row for row in shown if kind_of(row) == kind]
-        # One line a run, several forecasts on it.
-        places = [runs.index(row["run"]) for row in own]
-        (dots,) = ax.plot([row["rms_ratio"] for row in own], places, "o", label=kind)
-        ax.hlines(
-            places,
-            [row["rms_low"] for row in own],
-            [row["rms_high"] for row in own],
-            color=dots.get_color(),
-        )
+        look = _look(kind)
+        # One line a run, several forecasts on it, each a little below the one before.
+        places = [runs.index(row["run"]) + 0.11 * (kinds.index(kind) - 3) for row in own]
+        ax.plot([row["rms_ratio"] for row in own], places, "o", label=kind, **look)
+        ends = [[row[f"rms_{end}"] for row in own] for end in ("low", "high")]
+        ax.hlines(places, *ends, color=look["color"])
     ax.axvline(1, **draw.DOTTED)
     ax.set_yticks(range(len(runs)), runs)
-    ax.set(xscale="log", xlabel="distance over that of holding")
-    ax.invert_yaxis()
-    fig.legend(loc="outside lower center", ncols=3)
+    ax.set(xscale="log", xlabel="RMS distance to the synchronous run over that of held copies")
+    ax.set_ylim(len(runs) - 0.5, -0.5)
+    report.decade_ticks(ax.xaxis, ax.get_xlim())
+    fig.legend(loc="outside lower center", ncols=4)
     return fig
+
+
+def _look(kind: str) -> dict[str, str]:
+    """Colour by the forecast; hollow where the correction is not the forecast's own."""
+    name, _, other = kind.partition(", ")
+    colour = draw.COPIES[name]
+    return {"color": colour, "markerfacecolor": "none" if other else colour}
 
 
 def of_fractions(rows: list[dict]) -> matplotlib.figure.Figure:
@@ -49,7 +55,13 @@ def of_fractions(rows: list[dict]) -> matplotlib.figure.Figure:
         }
         for row in rows
     ]
-    draw.lines(ax, shown, x="fraction", y="rms_ratio", by="of", band=False)
-    ax.set(xlabel="share of the correction", ylabel="distance over that of holding", ylim=(0, None))
-    ax.legend()
+    colours = {row["of"]: draw.NETWORKS.get(row["network"] or row["subject"]) for row in shown}
+    draw.lines(ax, shown, x="fraction", y="rms_ratio", by="of", band=True, colours=colours)
+    ax.set(
+        xlabel="fraction of the own miss that is added",
+        ylabel="RMS distance over that of held copies",
+        ylim=(0, None),
+    )
+    ax.set_xticks(sorted({row["fraction"] for row in shown}))
+    draw.legend(fig)
     return fig

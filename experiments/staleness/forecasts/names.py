@@ -10,7 +10,7 @@ CORRECTIONS = {USUAL: "", CORRECTION: ", corrected", 0.0: ", not corrected"}
 
 def name_of(row: dict) -> str:
     """The subject of a row."""
-    return f"the network {row['network']}" if row["network"] else subjects.NAMES[row["subject"]]
+    return row["network"] or subjects.NAMES[row["subject"]]
 
 
 def kind_of(row: dict) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 QUESTION = "forecasts"
 # {option `forecast`: its name}
-FORECASTS = {0: "hold", 1: "linear", 2: "quadratic", "tuned": "tuned"}
+FORECASTS = {0: "held", 1: "linear", 2: "quadratic", "tuned": "tuned"}
 # {network: others of the same size}: one with the clock 1 - t; one trained on a coupling; and one
 # trained on its own samples.
 OTHERS = {"digits": ("digits-smooth", "digits-ot", "digits-reflow")}

@@ -23,6 +23,7 @@ a map of (e_1, ... e_n) with two eigenvalues: (1 - c) (n-1)/n where all misses a
 least, 1/2 for every n, at c = (n - 2)/(2 n - 2).
 """
 
+from experiments.staleness.loop.gain import SAMPLES
 from experiments.staleness.loop.numbers import (
     QUESTION,
     WEIGHTS,
@@ -39,6 +40,7 @@ from experiments.staleness.loop.words import section, split, splits
 
 __all__ = [
     "QUESTION",
+    "SAMPLES",
     "WEIGHTS",
     "cells",
     "check",

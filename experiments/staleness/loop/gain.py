@@ -181,10 +181,15 @@ def setting(name: str, samples: int) -> Setting:
     return Setting(noise, label, dict(states))
 
 
+def rate_of(network: str, forecast: str, **setting: Any) -> float:
+    """The rate of a cell with a forecast of `WEIGHTS`; `setting` is that of `rate_with`."""
+    return rate_with(network, WEIGHTS[forecast], **setting)
+
+
 @functools.cache
-def rate_of(
+def rate_with(
     network: str,
-    forecast: str,
+    weights: tuple[float, ...],
     devices: int,
     layers: int,
     time: float,
@@ -192,11 +197,11 @@ def rate_of(
     state: str,
     correction: float,
 ) -> float:
-    """The rate of a cell; with one device nothing is stale, and it is the path's own.
+    """The rate of a loop; with one device nothing is stale, and it is the path's own.
 
     Args:
       network: its name.
-      forecast: one of WEIGHTS.
+      weights: W, of the last `MEMORY` rows.
       devices: n.
       layers: how many are stale; 0 for all.
       time: t of the loop.
@@ -213,7 +218,7 @@ def rate_of(
         t=np.float32(time),
         step=np.float32(1 / steps),
         label=label,
-        weights=np.float32(WEIGHTS[forecast]),
+        weights=np.float32(weights),
         fresh=shard[:, None] == shard,
         layers=layers or model.card.config.depth,
         moves=np.float32(state == "moves"),

@@ -4,7 +4,7 @@ import matplotlib.axes
 import matplotlib.figure
 
 from experiments import report
-from experiments.staleness import draw
+from experiments.staleness import draw, subjects
 from experiments.staleness.pareto.numbers import FORECASTS, KINDS, kind, partly_stale
 
 COLOURS = {
@@ -20,43 +20,39 @@ JOINED = ("tolerance", "warm-up", "cool-down")
 
 
 def figure(rows: list[dict]) -> matplotlib.figure.Figure:
-    """A panel for each subject."""
-    fig, shown = draw.panels(rows, height=3.6)
-    for ax, _, own in shown:
-        _draw(ax, partly_stale(own))
+    """A row of panels for held copies, and one for forecasts: a panel for each subject."""
+    names = list(draw.by_subject(rows))
+    fig, axes = draw.grid(len(FORECASTS), names, height=3.2)
+    for line, forecast in zip(axes, FORECASTS, strict=True):
+        for ax, name in zip(line, names, strict=True):
+            own = [row for row in rows if (row["subject"], row["forecast"]) == (name, forecast)]
+            _draw(ax, partly_stale(own))
+            ax.set_title(f"{subjects.NAMES[name]}, {draw.FORECASTS[forecast]}")
+        line[0].set_ylabel("distance to the synchronous run")
+    draw.legend(fig, columns=4)
     return fig
 
 
 def _draw(ax: matplotlib.axes.Axes, own: list[dict]) -> None:
-    """The policies of one subject: filled where keys and values are held, hollow where forecast."""
-    for forecast in FORECASTS:
-        for name in KINDS:
-            _draw_kind(ax, own, forecast, name)
-    ax.set(
-        yscale="log",
-        xlabel=f"synchronous steps, of {own[0]['steps']}",
-        ylabel="RMS distance to the synchronous run",
-    )
+    """The policies of one subject with one forecast."""
+    for name in KINDS:
+        _draw_kind(ax, own, name)
     draw.own_error(ax, own[0]["own_rms"])
-    ax.legend(fontsize=7, ncols=2)
+    ax.set(yscale="log", xlabel=f"synchronous steps, of {own[0]['steps']}")
+    draw.decades(ax)
 
 
-def _draw_kind(ax: matplotlib.axes.Axes, own: list[dict], forecast: int | str, name: str) -> None:
-    """The marks of one kind of policy with one forecast."""
-    rows = [row for row in own if (row["forecast"], kind(row)) == (forecast, name)]
+def _draw_kind(ax: matplotlib.axes.Axes, own: list[dict], name: str) -> None:
+    """The marks of one kind of policy, joined where they differ in one number."""
+    rows = [row for row in own if kind(row) == name]
     # So that a curve goes from left to right.
     rows.sort(key=lambda row: (row["synced"], row["policy"]))
-    is_held = forecast == 0
-    line = "none"
-    if name in JOINED:
-        line = "-" if is_held else "--"
     ax.plot(
         [row["synced"] for row in rows],
         [row["sync_rms"] for row in rows],
-        linestyle=line,
+        linestyle="-" if name in JOINED else "none",
         marker="o",
         color=COLOURS[name],
         linewidth=0.9,
-        markerfacecolor=COLOURS[name] if is_held else "none",
-        label=name if is_held else None,
+        label=name,
     )

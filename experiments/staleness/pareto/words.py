@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from experiments import report
-from experiments.staleness import subjects, words
+from experiments.staleness import draw, subjects, words
 from experiments.staleness.pareto.figures import figure
 from experiments.staleness.pareto.numbers import (
     MACHINE,
@@ -28,7 +28,7 @@ def _answer(fought: list[dict], subject: str, forecast: int | str) -> str:
       subject, forecast: which of them.
     """
     own = [duel for duel in fought if (duel["subject"], duel["forecast"]) == (subject, forecast)]
-    where = f"On {subjects.NAMES[subject]}, {'held' if forecast == 0 else 'forecast'}"
+    where = f"On {subjects.NAMES[subject]}, {draw.FORECASTS[forecast]}"
     if not own:
         return f"{where}, no fixed policy lies between the tolerances."
     ratios = [duel["ratio"] for duel in own]
@@ -59,10 +59,19 @@ def _safest(rows: list[dict]) -> Iterator[str]:
             for found in own
         )
         yield (
-            f"{'Held' if forecast == 0 else 'Forecast'}, the mean error over that of the best "
+            f"{draw.FORECASTS[forecast].capitalize()}, the mean error over that of the best "
             "policy with as many synchronous steps is, on the subject where it is largest: "
-            f"{listed}."
+            f"{listed}. These means have no interval, so near ones are undecided."
         )
+
+
+def _title(fought: list[dict]) -> str:
+    """How often a tolerance does better, as the claim of the figure."""
+    won = sum(duel["ratio"] < 1 for duel in fought)
+    return (
+        f"A tolerance does better than {won} of {len(fought)} fixed policies of as many "
+        "synchronous steps"
+    )
 
 
 def section(rows: list[dict], command: str) -> report.Section:
@@ -70,17 +79,19 @@ def section(rows: list[dict], command: str) -> report.Section:
     fought = [duel for own in groups(rows).values() for duel in duels(own)]
     answers = [_answer(fought, *group) for group in groups(rows)]
     steps, devices = rows[0]["steps"], rows[0]["devices"]
-    # What the horizontal axis costs.
-    least, most = (report.sig(seconds(count, steps, devices)) for count in (1, steps))
+    # What the horizontal axis costs: with three digits, since computing takes most of the time.
+    least, most = (report.sig(seconds(count, steps, devices), 3) for count in (1, steps))
     picture = report.picture(
         figure(rows),
         "Distance to the synchronous run against the number of synchronous steps, a mark for each "
-        "policy; a line joins the tolerances.",
-        f"{words.common(rows)}, {devices} devices. Filled: keys and values held; hollow: forecast, "
-        f"tuned. From 1 to {steps} synchronous steps are {least} to {most} modelled seconds of a "
-        f"guided image of 1024 x 1024 by {NETWORK} on as many {MACHINE}, a straight line between.",
+        "policy; lines join policies that differ in one number.",
+        f"{words.common(rows)}, {devices} devices. Above held copies, below tuned forecasts. With "
+        f"1 synchronous step {devices} {MACHINE} take {least} modelled seconds for a guided image "
+        f"of 1024 x 1024 by {NETWORK}, with {steps} they take {most}.",
+        title=_title(fought),
     )
-    columns = ("subject", "forecast", "policy", "synced")
+    named = [row | {"copies": draw.FORECASTS[row["forecast"]]} for row in rows]
+    columns = ("subject", "copies", "policy", "synced")
     return report.Section(
         question="Which policy buys most for its synchronous steps?",
         expected=(
@@ -90,11 +101,16 @@ def section(rows: list[dict], command: str) -> report.Section:
         ),
         answer="\n".join([*answers, *_safest(rows)]),
         figures=(picture,),
-        table=[*regrets(rows), *fought, *words.columns(rows, columns)],
+        table={
+            "Mean error over that of the best policy": regrets(rows),
+            "Fixed policies against tolerances": fought,
+            "Errors by policy": words.columns(named, columns),
+        },
         caveat=(
             "A tolerance decides for the whole batch by its worst sample; alone, a sample would "
             "take fewer synchronous steps. Ratios of tolerances to fixed policies interpolate "
-            f"between the tolerances measured. {words.converged(rows)}"
+            f"between the tolerances measured, and have no intervals. "
+            f"{words.converged(rows)}"
         ),
         command=command,
     )

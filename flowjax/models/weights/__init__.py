@@ -10,9 +10,11 @@ import os
 import pathlib
 
 from flowjax.models.card import Model
+from flowjax.models.dc_ae import AutoencoderDC
 from flowjax.models.vae import Autoencoder
-from flowjax.models.weights import hub, own, published
-from flowjax.models.weights.files import read_json
+from flowjax.models.weights import dc_ae, hub, own, published
+from flowjax.models.weights import sana as sana_files
+from flowjax.models.weights.files import open_tensors, read_json
 from flowjax.models.weights.own import save
 
 __all__ = ["load", "save"]
@@ -28,7 +30,7 @@ def load(
     params_dtype: str = "float32",
     kind: str | None = None,
     heads: int | None = None,
-) -> Model | Autoencoder:
+) -> Model | Autoencoder | AutoencoderDC:
     """A network from a checkpoint.
 
     Args:
@@ -37,18 +39,21 @@ def load(
         details["labels"];
         a state dict of the original DiT or SiT, .safetensors, or .pt if torch is installed, or a
         folder with one;
+        a folder of diffusers' SANA, or of a SanaPipeline, whose card has `scheduler` and `vae`; an
+        original state dict of SANA (.pth);
         a folder that `save` wrote, or the name of a network that comes with flowjax, such as
-        "digits"; a folder of diffusers' AutoencoderKL, for which the `Autoencoder` is returned;
+        "digits"; a folder of diffusers' AutoencoderKL or AutoencoderDC, for which the `Autoencoder`
+        or `AutoencoderDC` is returned;
         "owner/name", fetched from the Hugging Face hub unless there is a folder of that name.
       dtype: the dtype in which matrices are multiplied, as in `DiTConfig`. None means that of the
         card where there is one, else that of the state.
       params_dtype: the dtype to which the parameters are converted.
       kind: "DiT" or "SiT", for an original state dict whose files do not tell which it is.
-      heads: the number of heads, for an original state dict where neither its width nor a
-        config.json tells it.
+      heads: the number of heads (of a SANA: of its attention to the text), for an original state
+        dict where neither its width nor a config.json tells it.
 
     Returns:
-      A `Model`, or an `Autoencoder`. The card.raw of a model gives what the original's forward
+      A `Model`, an `Autoencoder` or an `AutoencoderDC`. The card.raw of a model gives what the original's forward
       gives: with the learned variance for a DiT, and without it for a SiT.
 
     Raises:
@@ -61,6 +66,12 @@ def load(
         return own.read(path, dtype, params_dtype)
     if content == "AutoencoderKL":
         return published.autoencoder(path)
+    if content == sana_files.AUTOENCODER:
+        return dc_ae.from_tensors(open_tensors(path), read_json(path / "config.json"))
+    if content == sana_files.PIPELINE:
+        return sana_files.pipeline(path, dtype, params_dtype)
+    if content == sana_files.TRANSFORMER:
+        return sana_files.diffusers(path, dtype, params_dtype)
     if content == "DiTPipeline":
         return published.pipeline(path, dtype, params_dtype)
     if content == "original":

@@ -66,11 +66,12 @@ def from_diffusers(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> Au
     # Early files have other names of the attention, and store its matrices as convolutions.
     current = {_current_name(name): tensor for name, tensor in tensors.items()}
     current = {name: _without_pixels(name, tensor) for name, tensor in current.items()}
-    _check_tensors(current, shapes(sizes))
+    found = {name: tensor.shape for name, tensor in current.items()}
+    check_tensors("models.vae", found, shapes(sizes))
     params = {}
     for name, tensor in current.items():
         ours = np.asarray(tensor, np.float32).transpose(AXES[tensor.ndim])
-        _put(params, name, jnp.asarray(ours))
+        put(params, name, jnp.asarray(ours))
     return Autoencoder(params, sizes)
 
 
@@ -98,8 +99,12 @@ def config_from_diffusers(config: dict[str, Any]) -> AutoencoderConfig:
     ours = {
         SIZES[name]: value for name, value in config.items() if name in SIZES and value is not None
     }
-    ours["widths"] = tuple(ours["widths"])
-    return AutoencoderConfig(**ours)
+    try:
+        ours["widths"] = tuple(ours["widths"])
+        return AutoencoderConfig(**ours)
+    except (KeyError, TypeError, ValueError) as error:
+        # A size that is null, of another type, or that does not fit the others.
+        raise ValueError(f"models.vae: the sizes in config.json are refused: {error}.") from None
 
 
 def _current_name(name: str) -> str:
@@ -114,22 +119,25 @@ def _without_pixels(name: str, tensor: np.ndarray) -> np.ndarray:
     return tensor[:, :, 0, 0] if is_convolution else tensor
 
 
-def _check_tensors(found: dict[str, np.ndarray], expected: Shapes) -> None:
-    """Refuse a file that lacks a tensor, has another one, or one of another shape."""
+def check_tensors(module: str, found: Shapes, expected: Shapes) -> None:
+    """Refuse a file that lacks a tensor, has another one, or one of another shape.
+
+    The refusal speaks in the name of `module`.
+    """
     wrong = [f"missing {name}" for name in expected if name not in found]
     wrong += [f"unexpected {name}" for name in found if name not in expected]
     wrong += [
-        f"{name} has shape {found[name].shape}, wanted {shape}"
+        f"{name} has shape {found[name]}, wanted {shape}"
         for name, shape in expected.items()
-        if name in found and found[name].shape != shape
+        if name in found and found[name] != shape
     ]
     if wrong:
         raise ValueError(
-            f"models.vae: {len(wrong)} of the autoencoder's tensors do not fit: {'; '.join(wrong)}."
+            f"{module}: {len(wrong)} of the autoencoder's tensors do not fit: {'; '.join(wrong)}."
         )
 
 
-def _put(tree: PyTree, name: str, leaf: Any) -> None:
+def put(tree: PyTree, name: str, leaf: Any) -> None:
     """Put a leaf into nested dictionaries, at its name split at the dots."""
     *path, last = name.split(".")
     for key in path:

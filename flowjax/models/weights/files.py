@@ -10,9 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 
-# Endings of files, in the order in which a folder is searched. An index names the .safetensors
-# files that belong together.
-ENDINGS = (".safetensors.index.json", ".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+from flowjax.models.weights.content import check_content, torch_fault, unwrapped
+
+# Endings of files, in the order in which a folder is searched. An index names the files that
+# belong together.
+INDICES = (".safetensors.index.json", ".bin.index.json")
+ENDINGS = (INDICES[0], ".safetensors", INDICES[1], ".bin", ".pt", ".pth", ".ckpt")
 # Keys under which training scripts store the weights, the averaged ones first.
 NESTED = ("ema", "model", "state_dict")
 
@@ -24,11 +27,13 @@ class Tensors(NamedTuple):
       path: of the file, for messages.
       shapes: name -> shape.
       read: name -> numpy array, in the floating dtype that is stored.
+      facts: what the file tells of the training beside the tensors: the options of its command.
     """
 
     path: pathlib.Path
     shapes: dict[str, tuple[int, ...]]
     read: Callable[[str], np.ndarray]
+    facts: dict[str, Any] = {}
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
@@ -73,8 +78,24 @@ def choose(folder: pathlib.Path) -> pathlib.Path:
 def open_tensors(path: pathlib.Path) -> Tensors:
     """The `Tensors` of a file, of an index with the files that it names, or of a folder."""
     path = choose(path) if path.is_dir() else path
-    if path.name.endswith(ENDINGS[0]):
-        return _indexed(path)
+    if path.name.endswith(INDICES):
+        return _unwrapped(_indexed(path))
+    return _unwrapped(_one_file(path))
+
+
+def _unwrapped(tensors: Tensors) -> Tensors:
+    """The tensors under their names without the wrappers of training."""
+    stored = unwrapped(tensors.path, list(tensors.shapes))
+    shapes = {name: tensors.shapes[original] for name, original in stored.items()}
+
+    def read(name):
+        return tensors.read(stored[name])
+
+    return tensors._replace(shapes=shapes, read=read)
+
+
+def _one_file(path: pathlib.Path) -> Tensors:
+    """The tensors of a file, by its ending."""
     if path.suffix == ".safetensors":
         return _safetensors(path)
     if path.suffix in ENDINGS:
@@ -91,8 +112,10 @@ def _indexed(index: pathlib.Path) -> Tensors:
         raise ValueError(
             f"models.load: {index} has no weight_map, which gives the file of each tensor."
         )
+    if not all(isinstance(name, str) for name in file_of.values()):
+        raise ValueError(f"models.load: the weight_map of {index} must give names of files.")
     # Several tensors are in each file, and each file is opened once.
-    files = [_safetensors(index.parent / name) for name in sorted(set(file_of.values()))]
+    files = [_one_file(index.parent / name) for name in sorted(set(file_of.values()))]
     holder = {name: file for file in files for name in file.shapes}
     shapes = {name: file.shapes[name] for name, file in holder.items()}
 
@@ -103,15 +126,14 @@ def _indexed(index: pathlib.Path) -> Tensors:
 
 
 def _safetensors(path: pathlib.Path) -> Tensors:
-    if not path.is_file():
-        raise FileNotFoundError(f"models.load: there is no {path}.")
+    check_content(path)
     try:
         file = safetensors.safe_open(path, framework="numpy")
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
     except safetensors.SafetensorError as error:
         raise ValueError(
             f"models.load: {path} ({path.stat().st_size} bytes) is no complete safetensors file: "
-            f"{error}. Was the download cut short, or is it a pointer of git-lfs? Fetch it again."
+            f"{error}. Was the download cut short? Fetch it again."
         ) from error
 
     def read(name):
@@ -121,11 +143,12 @@ def _safetensors(path: pathlib.Path) -> Tensors:
 
 
 def _torch(path: pathlib.Path) -> Tensors:
+    check_content(path)
     try:
         import torch
     except ImportError as error:
         raise ValueError(_how_to_convert(path)) from error
-    state = _torch_state(path)
+    state, facts = _torch_state(path)
 
     def read(name):
         tensor = state[name]
@@ -133,11 +156,12 @@ def _torch(path: pathlib.Path) -> Tensors:
             return tensor.view(torch.int16).numpy().view(jnp.bfloat16)
         return _check_floating(path, name, tensor.numpy())
 
-    return Tensors(path, {name: tuple(tensor.shape) for name, tensor in state.items()}, read)
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    return Tensors(path, shapes, read, facts)
 
 
-def _torch_state(path: pathlib.Path) -> dict[str, Any]:
-    """The state dict that torch.save wrote, name -> tensor of torch."""
+def _torch_state(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(name -> tensor of torch, the options of the training) of what torch.save wrote."""
     import torch
 
     try:
@@ -147,17 +171,20 @@ def _torch_state(path: pathlib.Path) -> dict[str, Any]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # torch raises RuntimeError, UnpicklingError, EOFError and others for what it cannot read.
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"models.load: torch cannot read {path}: {reason}") from error
+        raise ValueError(torch_fault(path, error)) from None
+    facts = {}
     if isinstance(state, dict):
+        stored = state.get("args")
+        facts = vars(stored) if isinstance(stored, argparse.Namespace) else {}
         state = next((state[key] for key in NESTED if key in state), state)
     is_dictionary = isinstance(state, dict) and len(state) > 0
+    is_dictionary = is_dictionary and all(isinstance(name, str) for name in state)
     if not is_dictionary or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise ValueError(
             f"models.load: {path} is no dictionary of tensors, nor has one under "
             f"{', '.join(NESTED)}; save the state dict."
         )
-    return state
+    return state, facts
 
 
 def _how_to_convert(path: pathlib.Path) -> str:
@@ -165,12 +192,11 @@ def _how_to_convert(path: pathlib.Path) -> str:
     converted = path.with_suffix(".safetensors").name
     return (
         f"models.load: {path.name} is read by torch, which is not installed. Install it, or "
-        "convert the file once where it is installed:\n"
-        "    import torch, safetensors.torch\n"
-        f"    state = torch.load({path.name!r}, map_location='cpu', weights_only=True)\n"
-        f"    state = next((state[k] for k in {NESTED} if k in state), state)\n"
-        "    state = {name: tensor.contiguous().clone() for name, tensor in state.items()}\n"
-        f"    safetensors.torch.save_file(state, {converted!r})"
+        "convert the file once where it is installed, in Python: import torch, safetensors.torch; "
+        f"state = torch.load({path.name!r}, map_location='cpu', weights_only=True); "
+        f"state = next((state[k] for k in {NESTED} if k in state), state); "
+        "state = {name: tensor.contiguous().clone() for name, tensor in state.items()}; "
+        f"safetensors.torch.save_file(state, {converted!r})"
     )
 
 

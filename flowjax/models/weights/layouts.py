@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flowjax.models import dit
+from flowjax.models import dit, networks
 from flowjax.models.weights.files import Tensors
 from flowjax.types import PyTree
 
@@ -42,12 +42,16 @@ class Layout(NamedTuple):
       copies: name -> name of the tensor that it must equal.
       positions: name of the stored embedding of places.
       stores_positions: whether that tensor must be there.
+      network: what the file is expected to be, for refusals.
+      unused: tensors that the file may have, which the network does not use.
     """
 
     sources: PyTree
     copies: dict[str, str]
     positions: str
     stores_positions: bool
+    network: str = "DiT"
+    unused: tuple[str, ...] = ()
 
 
 # The layouts.
@@ -63,25 +67,25 @@ def diffusers(config: dit.DiTConfig) -> Layout:
     block, first_block = "transformer_blocks.{}", "transformer_blocks.0"
     embedder = f"{first_block}.norm1.emb"
     embedders = {
-        "time1": _linear(f"{embedder}.timestep_embedder.linear_1", dit.FREQUENCIES, width),
-        "time2": _linear(f"{embedder}.timestep_embedder.linear_2", width, width),
+        "time1": linear(f"{embedder}.timestep_embedder.linear_1", dit.FREQUENCIES, width),
+        "time2": linear(f"{embedder}.timestep_embedder.linear_2", width, width),
         "labels": _table(f"{embedder}.class_embedder.embedding_table", config),
     }
     # The names on the left are ours, those of the attributes of dit.DiT and dit.Block.
     sources = {
         **embedders,
-        "patches": _convolution("pos_embed.proj", config),
+        "patches": convolution("pos_embed.proj", config),
         "blocks": {
-            "modulation": _linear(f"{block}.norm1.linear", width, 6 * width),
-            "query": _linear(f"{block}.attn1.to_q", width, width),
-            "key": _linear(f"{block}.attn1.to_k", width, width),
-            "value": _linear(f"{block}.attn1.to_v", width, width),
-            "out": _linear(f"{block}.attn1.to_out.0", width, width),
-            "mlp1": _linear(f"{block}.ff.net.0.proj", width, hidden),
-            "mlp2": _linear(f"{block}.ff.net.2", hidden, width),
+            "modulation": linear(f"{block}.norm1.linear", width, 6 * width),
+            "query": linear(f"{block}.attn1.to_q", width, width),
+            "key": linear(f"{block}.attn1.to_k", width, width),
+            "value": linear(f"{block}.attn1.to_v", width, width),
+            "out": linear(f"{block}.attn1.to_out.0", width, width),
+            "mlp1": linear(f"{block}.ff.net.0.proj", width, hidden),
+            "mlp2": linear(f"{block}.ff.net.2", hidden, width),
         },
-        "modulation": _linear("proj_out_1", width, 2 * width),
-        "outputs": _linear("proj_out_2", width, config.patch**2 * config.outputs),
+        "modulation": linear("proj_out_1", width, 2 * width),
+        "outputs": linear("proj_out_2", width, config.patch**2 * config.outputs),
     }
     copies = {
         source.name.replace(first_block, block.format(i)): source.name
@@ -103,21 +107,21 @@ def original(config: dit.DiTConfig, stored: int) -> Layout:
     last = config.patch**2 * stored
     used = functools.partial(_used_outputs, config, stored)
     sources = {
-        "patches": _convolution("x_embedder.proj", config),
-        "time1": _linear("t_embedder.mlp.0", dit.FREQUENCIES, width),
-        "time2": _linear("t_embedder.mlp.2", width, width),
+        "patches": convolution("x_embedder.proj", config),
+        "time1": linear("t_embedder.mlp.0", dit.FREQUENCIES, width),
+        "time2": linear("t_embedder.mlp.2", width, width),
         "labels": _table("y_embedder.embedding_table", config),
         "blocks": {
-            "modulation": _linear(f"{block}.adaLN_modulation.1", width, 6 * width),
+            "modulation": linear(f"{block}.adaLN_modulation.1", width, 6 * width),
             # Queries, keys and values are the thirds of one matrix.
-            "query": _third(f"{block}.attn.qkv", width, 0),
-            "key": _third(f"{block}.attn.qkv", width, 1),
-            "value": _third(f"{block}.attn.qkv", width, 2),
-            "out": _linear(f"{block}.attn.proj", width, width),
-            "mlp1": _linear(f"{block}.mlp.fc1", width, hidden),
-            "mlp2": _linear(f"{block}.mlp.fc2", hidden, width),
+            "query": part_of(f"{block}.attn.qkv", width, 0, 3),
+            "key": part_of(f"{block}.attn.qkv", width, 1, 3),
+            "value": part_of(f"{block}.attn.qkv", width, 2, 3),
+            "out": linear(f"{block}.attn.proj", width, width),
+            "mlp1": linear(f"{block}.mlp.fc1", width, hidden),
+            "mlp2": linear(f"{block}.mlp.fc2", hidden, width),
         },
-        "modulation": _linear("final_layer.adaLN_modulation.1", width, 2 * width),
+        "modulation": linear("final_layer.adaLN_modulation.1", width, 2 * width),
         "outputs": {
             "kernel": Source("final_layer.linear.weight", (last, width), lambda a: used(a).T),
             "bias": Source("final_layer.linear.bias", (last,), used),
@@ -134,23 +138,24 @@ def _hidden(config: dit.DiTConfig) -> int:
 # The sources of one layer.
 
 
-def _linear(name: str, inputs: int, outputs: int) -> dict[str, Source]:
-    return {
-        "kernel": Source(f"{name}.weight", (outputs, inputs), np.transpose),
-        "bias": Source(f"{name}.bias", (outputs,), np.asarray),
-    }
+def linear(name: str, inputs: int, outputs: int, bias: bool = True) -> dict[str, Source]:
+    """A dense layer."""
+    sources = {"kernel": Source(f"{name}.weight", (outputs, inputs), np.transpose)}
+    if bias:
+        sources["bias"] = Source(f"{name}.bias", (outputs,), np.asarray)
+    return sources
 
 
-def _third(name: str, width: int, i: int) -> dict[str, Source]:
-    """The i-th third of a matrix (3 E, E) as a layer of its own."""
+def part_of(name: str, width: int, i: int, count: int, bias: bool = True) -> dict[str, Source]:
+    """The i-th of `count` parts of a matrix (count E, E) as a layer of its own."""
     part = slice(i * width, (i + 1) * width)
-    return {
-        "kernel": Source(f"{name}.weight", (3 * width, width), lambda a: a[part].T),
-        "bias": Source(f"{name}.bias", (3 * width,), lambda a: a[part]),
-    }
+    sources = {"kernel": Source(f"{name}.weight", (count * width, width), lambda a: a[part].T)}
+    if bias:
+        sources["bias"] = Source(f"{name}.bias", (count * width,), lambda a: a[part])
+    return sources
 
 
-def _convolution(name: str, config: dit.DiTConfig) -> dict[str, Source]:
+def convolution(name: str, config: networks.Config) -> dict[str, Source]:
     """The embedding of patches."""
 
     def as_matrix(a):
@@ -166,7 +171,7 @@ def _convolution(name: str, config: dit.DiTConfig) -> dict[str, Source]:
 
 def _table(name: str, config: dit.DiTConfig) -> dict[str, Source]:
     """The embedding of labels, the null label among them."""
-    shape = (config.classes + 1, config.width)
+    shape = (config.labels, config.width)
     return {"embedding": Source(f"{name}.weight", shape, np.asarray)}
 
 
@@ -179,14 +184,14 @@ def _used_outputs(config: dit.DiTConfig, stored: int, a: np.ndarray) -> np.ndarr
 # Reading a file by its layout.
 
 
-def gather(tensors: Tensors, config: dit.DiTConfig, layout: Layout, dtype: str) -> PyTree:
+def gather(tensors: Tensors, config: networks.Config, layout: Layout, dtype: str) -> PyTree:
     """The parameters in `dtype`, after every tensor of the file is accounted for.
 
     No more than one array is in memory twice at a time.
 
     Raises:
-      ValueError: tensors are missing, unexpected, of another shape or of other values than a DiT
-        has.
+      ValueError: tensors are missing, unexpected, of another shape or of other values than the
+        network has.
     """
     _account(tensors, config, layout)
     _check_copies(tensors, layout.copies)
@@ -202,16 +207,16 @@ def gather(tensors: Tensors, config: dit.DiTConfig, layout: Layout, dtype: str) 
             stacked[i] = source.read(tensors.read(source.name.format(i)))
         return jnp.asarray(stacked)
 
-    return jax.tree.map(collect, dit.network(config).shapes(), layout.sources)
+    return jax.tree.map(collect, networks.network(config).shapes(), layout.sources)
 
 
-def _account(tensors: Tensors, config: dit.DiTConfig, layout: Layout) -> None:
+def _account(tensors: Tensors, config: networks.Config, layout: Layout) -> None:
     """Refuse a file that lacks a tensor, has another one, or one of another shape."""
     wanted = _wanted_shapes(tensors, config, layout)
     have = tensors.shapes
     faults = {
         "missing": [name for name in wanted if name not in have],
-        "unexpected": [name for name in have if name not in wanted],
+        "unexpected": [name for name in have if name not in {*wanted, *layout.unused}],
         "misshapen": [
             f"{name} {have[name]} (wanted {shape})"
             for name, shape in wanted.items()
@@ -222,15 +227,18 @@ def _account(tensors: Tensors, config: dit.DiTConfig, layout: Layout) -> None:
         listed = [
             f"{len(names)} {fault}: {_listed(names)}" for fault, names in faults.items() if names
         ]
+        # Of the condition, only the number of classes, or the width of texts, has tensors.
+        takes_text = networks.takes_text(config)
+        drawn_for = f"caption={config.caption}" if takes_text else f"classes={config.classes}"
         raise ValueError(
-            f"models.load: {tensors.path} is no DiT of size={config.size}, patch={config.patch}, "
-            f"width={config.width}, depth={config.depth}, classes={config.classes}. "
+            f"models.load: {tensors.path} is no {layout.network} of size={config.size}, "
+            f"patch={config.patch}, width={config.width}, depth={config.depth}, {drawn_for}. "
             f"Its tensors: {'; '.join(listed)}."
         )
 
 
 def _wanted_shapes(
-    tensors: Tensors, config: dit.DiTConfig, layout: Layout
+    tensors: Tensors, config: networks.Config, layout: Layout
 ) -> dict[str, tuple[int, ...]]:
     """All tensors that the file should have: name -> shape."""
     sources = jax.tree.leaves(layout.sources, is_leaf=lambda node: isinstance(node, Source))
@@ -267,9 +275,9 @@ def _check_copies(tensors: Tensors, copies: dict[str, str]) -> None:
         )
 
 
-def _check_positions(tensors: Tensors, config: dit.DiTConfig, name: str) -> None:
-    """Refuse a stored embedding of places that is not the one of `dit.positions`."""
-    stored, ours = tensors.read(name)[0], dit.positions(config)  # (L, E) each
+def _check_positions(tensors: Tensors, config: networks.Config, name: str) -> None:
+    """Refuse a stored embedding of places that is not the one of `networks.positions`."""
+    stored, ours = tensors.read(name)[0], networks.positions(config)  # (L, E) each
     difference = np.max(np.abs(stored.astype(np.float64) - ours))
     rounding = max(float(jnp.finfo(stored.dtype).eps), 1e-5)
     if not difference <= rounding:  # also where the difference is not a number

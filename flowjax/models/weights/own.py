@@ -13,7 +13,7 @@ import safetensors.numpy
 
 from flowjax.errors import check_choice
 from flowjax.files import replacing
-from flowjax.models import dit
+from flowjax.models import networks
 from flowjax.models.card import Card, Model, model
 from flowjax.models.weights.files import Tensors, open_tensors, read_json
 from flowjax.schedules import Cosine, Linear, Schedule, VPDiscrete, VPLinear
@@ -23,7 +23,9 @@ CARD, WEIGHTS = "card.json", "model.safetensors"
 SCHEDULES = {kind.__name__: kind for kind in (Linear, Cosine, VPLinear, VPDiscrete)}
 STORED_DTYPES = ("float16", "bfloat16", "float32")
 # Fields of a `Card` that JSON holds as they are.
-PLAIN = ("name", "prediction", "clock", "details", "scheduler")
+PLAIN = ("name", "prediction", "clock", "clock_scale", "details", "scheduler")
+# The class of the sizes under "config"; a card that names none is that of a DiT.
+CONFIGS = {kind.__name__: kind for kind in networks.MODULES}
 SHOWN = 10  # the number of tensors that a refusal lists
 
 
@@ -77,7 +79,12 @@ def _rounded(params: PyTree, dtype: str) -> dict[str, np.ndarray]:
 def _card_to_json(card: Card) -> dict[str, Any]:
     plain = {name: getattr(card, name) for name in PLAIN}
     schedule = _schedule_to_json(card.schedule)
-    return {**plain, "schedule": schedule, "config": dataclasses.asdict(card.config)}
+    return {
+        **plain,
+        "schedule": schedule,
+        "network": type(card.config).__name__,
+        "config": dataclasses.asdict(card.config),
+    }
 
 
 def _schedule_to_json(schedule: Schedule) -> dict[str, Any]:
@@ -110,7 +117,7 @@ def read(folder: pathlib.Path, dtype: str | None, params_dtype: str) -> Model:
     path = folder / CARD
     card = _read_card(path, dtype)
     tensors = open_tensors(folder / WEIGHTS)
-    shapes = dit.network(card.config).shapes()
+    shapes = networks.network(card.config).shapes()
     wanted = _named(shapes)
     _check_shapes(tensors, wanted, path)
     dtype = jnp.dtype(params_dtype)
@@ -134,11 +141,17 @@ def _read_card(path: pathlib.Path, dtype: str | None) -> Card:
 def _card_from_json(stored: dict[str, Any], dtype: str | None) -> Card:
     # What remains after the sizes and the schedule are fields of the card as they are.
     fields = dict(stored)
-    config = dit.DiTConfig(**fields.pop("config"))
+    network = fields.pop("network", "DiTConfig")
+    check_choice("models", "network", network, CONFIGS)
+    config = CONFIGS[network](**fields.pop("config"))
     config = dataclasses.replace(config, dtype=dtype or config.dtype)
     options = dict(fields.pop("schedule"))
     name = options.pop("name")
     check_choice("schedules", "name", name, SCHEDULES)
+    for part in ("details", "scheduler"):
+        if not isinstance(fields.get(part) or {}, dict):
+            raise ValueError(f"{part}={fields[part]!r} is no dictionary")
+    fields["details"] = fields.get("details") or {}
     return Card(config=config, schedule=SCHEDULES[name](**options), **fields)
 
 

@@ -4,20 +4,23 @@ import dataclasses
 import math
 import pathlib
 import re
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from flowjax.errors import check_choice
+from flowjax.errors import check_choice, check_number, check_whole
 from flowjax.models import dit
 from flowjax.models.card import Card, Model, model
 from flowjax.models.vae import Autoencoder
 from flowjax.models.weights import autoencoder as autoencoder_files
 from flowjax.models.weights import layouts
+from flowjax.models.weights import sana as sana_files
 from flowjax.models.weights.files import Tensors, open_tensors, read_json
 from flowjax.schedules import Linear, VPDiscrete, of_betas
 
 TRANSFORMERS = ("DiTTransformer2DModel", "Transformer2DModel")
 AUTOENCODERS = ("AutoencoderKL",)
-CLASSES = (*TRANSFORMERS, *AUTOENCODERS, "DiTPipeline")
+SANA = (sana_files.TRANSFORMER, sana_files.AUTOENCODER, sana_files.PIPELINE)
+CLASSES = (*TRANSFORMERS, *AUTOENCODERS, "DiTPipeline", *SANA)
 # What diffusers' DiT may leave out of its config.json. None for out_channels means in_channels.
 DEFAULTS = {
     "num_attention_heads": 16,
@@ -30,6 +33,7 @@ DEFAULTS = {
     "num_embeds_ada_norm": 1000,
     "norm_eps": 1e-5,
 }
+NO_COUNTS = {"out_channels", "sample_size", "norm_eps"}  # of these options
 # Options with which the same tensors would make another network.
 FIXED = {
     "norm_type": "ada_norm_zero",
@@ -42,6 +46,9 @@ PREDICTIONS = {"epsilon": "noise", "sample": "data", "v_prediction": "v"}
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 HEADS = {sizes["width"]: sizes["heads"] for sizes in dit.SIZES.values()}
 KINDS = ("SiT", "DiT")
+IMAGENET_CLASSES = 1000
+# Options of an original config.json that are whole numbers of at least 1.
+COUNTS = ("hidden_size", "in_channels", "patch_size", "depth", "num_heads", "num_classes")
 # Any of these tensors makes a state dict one of DiT or SiT.
 MARKS = {"x_embedder.proj.weight", "final_layer.linear.weight", "blocks.0.attn.qkv.weight"}
 # Beginnings of the tensors' names in other networks. The more special ones come first.
@@ -68,7 +75,7 @@ def check_class(path: pathlib.Path, config: dict[str, Any]) -> str:
     if name not in CLASSES:
         raise ValueError(
             f"models.load: {path} is a {name}, which is not read here. Read are "
-            f"{', '.join(CLASSES)} of diffusers, and the original state dicts of DiT and SiT."
+            f"{', '.join(CLASSES)} of diffusers, and the original state dicts of DiT, SiT and SANA."
         )
     return name
 
@@ -94,6 +101,7 @@ def diffusers(folder: pathlib.Path, dtype: str | None, params_dtype: str) -> Mod
     given = read_json(path)
     _check_is_dit(path, given)
     options = DEFAULTS | given
+    _check_sizes(path, options, DEFAULTS.keys() - NO_COUNTS)
     heads = options["num_attention_heads"]
     config = dit.DiTConfig(
         size=_pair(options["sample_size"]),
@@ -166,8 +174,16 @@ def pipeline(folder: pathlib.Path, dtype: str | None, params_dtype: str) -> Mode
     return model(card, transformer.params)
 
 
-def _pair(size: int | list[int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else tuple(size)
+def _pair(size: int | list[int]) -> tuple[int, ...]:
+    """(H, W) of a size in a config.json; what is none is left to `DiTConfig`."""
+    return tuple(size) if isinstance(size, list) else (size, size)
+
+
+def _check_sizes(path: pathlib.Path, options: dict[str, Any], names: Iterable[str]) -> None:
+    """Refuse an option of a config.json that is no whole number of at least 1."""
+    for name in sorted(names):
+        if name in options:
+            check_whole(f"models.load: {path}", name, options[name], 1)
 
 
 def _schedule(scheduler: dict[str, Any]) -> VPDiscrete:
@@ -178,16 +194,18 @@ def _schedule(scheduler: dict[str, Any]) -> VPDiscrete:
             "trained_betas."
         )
     # The defaults are those of DiT's training, also where there is no scheduler.
-    trained = scheduler.get("trained_betas")
     kind = scheduler.get("beta_schedule", "linear")
     check_choice("models.load", "beta_schedule", kind, BETA_SCHEDULES)
-    return of_betas(
-        kind,
-        scheduler.get("num_train_timesteps", 1000),
-        scheduler.get("beta_start", 1e-4),
-        scheduler.get("beta_end", 0.02),
-        tuple(trained) if trained else None,
-    )
+    steps = scheduler.get("num_train_timesteps", 1000)
+    check_whole("models.load", "num_train_timesteps", steps, 2)
+    betas = {"beta_start": scheduler.get("beta_start", 1e-4)}
+    betas["beta_end"] = scheduler.get("beta_end", 0.02)
+    for name, beta in betas.items():
+        check_number("models.load", name, beta, 0, 1, above=True)
+    trained = scheduler.get("trained_betas")
+    if trained is not None:
+        check_number("models.load", "trained_betas", trained, 0, 1, above=True)
+    return of_betas(kind, steps, *betas.values(), tuple(trained) if trained else None)
 
 
 # Original state dicts.
@@ -210,9 +228,17 @@ def original(
       dtype, params_dtype, kind, heads: as for `models.load`.
     """
     tensors = open_tensors(path)
-    _check_is_original(tensors)
     beside = (path if path.is_dir() else path.parent) / "config.json"
     given = read_json(beside) if beside.is_file() else {}
+    if sana_files.is_original(tensors):
+        name = path.resolve().name if path.is_dir() else path.stem
+        return sana_files.original(tensors, name, given, dtype, params_dtype, heads)
+    _check_is_original(tensors)
+    # What is null is not given.
+    given = {name: value for name, value in given.items() if value is not None}
+    _check_sizes(beside, given, COUNTS)
+    if heads is not None:
+        check_whole("models.load", "heads", heads, 1)
     kind = _kind(kind, given, tensors.path, path)
     sizes = _sizes(tensors, given, heads, kind, dtype)
     layout = layouts.original(sizes.config, sizes.stored)
@@ -237,13 +263,13 @@ def _check_is_original(tensors: Tensors) -> None:
         unknown = f"no DiT or SiT: it has tensors such as {', '.join(names[:5])}"
         raise ValueError(
             f"models.load: {tensors.path} is {known[0] if known else unknown}. Read are "
-            f"{', '.join(CLASSES)} of diffusers, and the original state dicts of DiT and SiT."
+            f"{', '.join(CLASSES)} of diffusers, and the original state dicts of DiT, SiT and SANA."
         )
     # PixArt has all of DiT's tensors, and more.
     if any("cross_attn" in name for name in names):
         raise ValueError(
-            f"models.load: {tensors.path} has cross-attention, as PixArt has; only DiT and SiT are "
-            "read here."
+            f"models.load: {tensors.path} has cross-attention, as PixArt has; only DiT, SiT and "
+            "SANA are read here."
         )
 
 
@@ -300,9 +326,10 @@ def _sizes(
     width = given.get("hidden_size", width)
     channels = given.get("in_channels", channels)
     patch = given.get("patch_size", patch)
-    labels, _ = _shape(tensors, "y_embedder.embedding_table.weight", 2)  # the null label is one
+    classes, has_null = _labels(tensors, given)
     stored = _shape(tensors, "final_layer.linear.weight", 2)[0] // patch**2
     if "learn_sigma" in given:
+        check_choice("models.load: config.json", "learn_sigma", given["learn_sigma"], (False, True))
         stored = channels * (1 + given["learn_sigma"])
     size = _image_size(tensors, given, patch)
     # SiT's own code drops the learned variance; without one there is nothing to drop.
@@ -314,7 +341,8 @@ def _sizes(
         width=width,
         depth=given.get("depth", _depth(tensors)),
         heads=heads or given.get("num_heads") or _known_heads(tensors, width),
-        classes=given.get("num_classes", labels - 1),
+        classes=classes,
+        has_null=has_null,
         out_channels=None if drops_variance else stored,
         mlp_ratio=_shape(tensors, "blocks.0.mlp.fc1.weight", 2)[0] / width,
         dtype=dtype,
@@ -325,11 +353,39 @@ def _sizes(
 def _shape(tensors: Tensors, name: str, axes: int) -> tuple[int, ...]:
     """The shape of a tensor, which must have this number of axes."""
     found = tensors.shapes.get(name, ())
-    if len(found) != axes:
+    if len(found) != axes or 0 in found:
         raise ValueError(
             f"models.load: {name} of {tensors.path} is {found or 'missing'}; wanted {axes} axes."
         )
     return found
+
+
+def _labels(tensors: Tensors, given: dict[str, Any]) -> tuple[int, bool]:
+    """(number of classes, whether there is a null label) of an original state dict.
+
+    The code of DiT and SiT adds a row for the null label only if labels are dropped in training. So
+    the rows alone do not tell whether the last one is a class.
+    """
+    rows, _ = _shape(tensors, "y_embedder.embedding_table.weight", 2)
+    told = given | {name: value for name, value in tensors.facts.items() if name not in given}
+    _check_sizes(tensors.path, told, ["num_classes"])
+    classes = told.get("num_classes")
+    # The number of classes tells it, else the probability with which labels were dropped.
+    if classes is None:
+        if "class_dropout_prob" in told:
+            dropped = told["class_dropout_prob"]
+            check_number(f"models.load: {tensors.path}", "class_dropout_prob", dropped, 0, 1)
+            has_null = dropped > 0
+        else:
+            # A table of ImageNet's classes has no other row; other tables are as published.
+            has_null = rows != IMAGENET_CLASSES
+        return rows - has_null, has_null
+    if rows - classes not in (0, 1):
+        raise ValueError(
+            f"models.load: {tensors.path} has {rows} rows of labels, misshapen for "
+            f"num_classes={classes}; wanted {classes}, or {classes + 1} with the null label."
+        )
+    return classes, rows == classes + 1
 
 
 def _image_size(tensors: Tensors, given: dict[str, Any], patch: int) -> tuple[int, int]:

@@ -12,18 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowjax.adaptive import Tolerance
-from flowjax.adaptive.pairs import pair as find_pair
 from flowjax.fields import DataSet
 from flowjax.models.card import Model
 from flowjax.parallel.emulation.exchange import contiguous
 from flowjax.parallel.emulation.field import velocity_of_devices
 from flowjax.parallel.emulation.network import mixed_attention, tokens_of
-from flowjax.parallel.stale.history import (
-    HistoryRule,
-    begin,
-    history_rule,
-    sample_with_history,
-)
+from flowjax.parallel.stale.adaptive_options import check
+from flowjax.parallel.stale.history import HistoryRule, begin, sample_with_history
 from flowjax.sampling import Solution
 from flowjax.schedules import Schedule
 from flowjax.types import Array
@@ -39,18 +34,8 @@ def emulate_adaptive(
     tolerance: Tolerance,
     *,
     devices: int,
-    order: int,
-    span: tuple[float, float],
-    max_evaluations: int,
-    staleness: float,
-    method: str = "dpm_solver_pp",
-    variant: str = "midpoint",
-    lockstep: bool = False,
-    attention: str = "stale",
-    forecast: int = 1,
-    history: str = "newest",
-    estimate: str = "as it is",
     save_grid: bool = False,
+    **options: Any,
 ) -> Solution:
     """The result of `parallel.sample_adaptive` on `devices` devices, computed on one.
 
@@ -58,12 +43,10 @@ def emulate_adaptive(
       model: a `flowjax.models.Model`.
       noise: (B, H, W, C) states at span[0]; float64 is computed in float64.
       label: (B,) integers, or None for the null label.
-      schedule, tolerance, order, span, max_evaluations, method, variant, lockstep, save_grid: as in
-        `flowjax.sample_adaptive`.
+      schedule, tolerance, save_grid: as in `flowjax.sample_adaptive`.
       devices: n. `parallel.emulation.exchange.contiguous` says which tokens lie on which device.
-      staleness: the relative staleness |KV - copy|/|KV| of a step above which the next step is
-        synchronous; infinite allows any.
-      attention, forecast, history, estimate: as in `parallel.stale.history.history_rule`.
+      **options: as in `parallel.sample_adaptive`, the fields of
+        `parallel.stale.adaptive_options.AdaptiveOptions`.
 
     Returns:
       `Solution` with `parallel.stale.history.StaleAdaptiveStats`, whose carry is None.
@@ -71,33 +54,17 @@ def emulate_adaptive(
     Raises:
       ValueError: an option or shapes that do not fit.
     """
-    pair = find_pair(NAME, method, order, variant)
-    rule = history_rule(
-        NAME,
-        pair,
-        schedule,
-        span,
-        attention=attention,
-        forecast=forecast,
-        history=history,
-        estimate=estimate,
-        staleness=staleness,
-    )
+    checked = check(NAME, schedule, tolerance, options)
     return emulate_adaptive_with(
         model,
         noise,
         label,
         schedule,
-        tolerance,
+        checked.tolerance,
         contiguous(tokens_of(model, noise), devices, NAME),
-        rule,
-        order=order,
-        span=span,
-        max_evaluations=max_evaluations,
-        method=method,
-        variant=variant,
-        lockstep=lockstep,
+        checked.rule,
         save_grid=save_grid,
+        **checked.solver,
     )
 
 

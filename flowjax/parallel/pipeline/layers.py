@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 
 from flowjax.models import dit
-from flowjax.models.card import CLOCKS
 from flowjax.parallel.attention import Attention, corrected
 from flowjax.parallel.pipeline.setup import PipelineSetup
 from flowjax.parallel.stale import forecast
@@ -148,7 +147,7 @@ def embedded(
     """
     card = stage.setup.card
     # The clock is the number that the network receives for the time.
-    clock = jnp.broadcast_to(CLOCKS[card.clock](card.schedule, t), label.shape)
+    clock = jnp.broadcast_to(card.clock_at(t), label.shape)
     positions = jax.lax.dynamic_slice_in_dim(stage.positions, first, patches.shape[1])
     return dit.network(card.config).part("embed", stage.params, patches, clock, label, positions)
 

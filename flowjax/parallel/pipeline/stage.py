@@ -231,7 +231,10 @@ def readings(stage: Stage, sums: jax.Array) -> MeterReadings:
 
 def _network_label(setup, label):
     """The labels that the network receives on this device, (b,)."""
+    is_doubled = doubled(setup.mesh, setup.guidance)
+    if setup.mesh.shape[CFG] == 1 and not is_doubled:
+        return label
     null = jnp.full_like(label, setup.card.null_label)
     if setup.mesh.shape[CFG] == 2:
         return jnp.where(jax.lax.axis_index(CFG) == 0, label, null)
-    return jnp.concatenate([label, null]) if doubled(setup.mesh, setup.guidance) else label
+    return jnp.concatenate([label, null])

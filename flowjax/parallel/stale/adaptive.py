@@ -27,16 +27,15 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from flowjax.adaptive import Tolerance
-from flowjax.adaptive.pairs import pair as find_pair
 from flowjax.models import dit
 from flowjax.models.card import Card, Model
 from flowjax.parallel.attention import TOKENS, attend, gathered
 from flowjax.parallel.mesh import CFG, DATA, PIPE, token_axes, token_shards
+from flowjax.parallel.stale.adaptive_options import check
 from flowjax.parallel.stale.history import (
     HistoryRule,
     StaleAdaptiveStats,
     begin,
-    history_rule,
     sample_with_history,
 )
 from flowjax.sampling import Solution
@@ -61,18 +60,7 @@ def sample_adaptive(
     schedule: Schedule,
     tolerance: Tolerance,
     mesh: jax.sharding.Mesh,
-    *,
-    order: int,
-    span: tuple[float, float],
-    max_evaluations: int,
-    staleness: float,
-    method: str = "dpm_solver_pp",
-    variant: str = "midpoint",
-    lockstep: bool = False,
-    attention: str = "stale",
-    forecast: int = 1,
-    history: str = "newest",
-    estimate: str = "as it is",
+    **options: Any,
 ) -> Solution:
     """Sample over a mesh with steps that keep the estimated error within `tolerance`.
 
@@ -82,14 +70,11 @@ def sample_adaptive(
       model: what `models.load` returned.
       noise: (B, H, W, C) states at span[0]. B divides by the mesh's data, the tokens by its seq.
       label: (B,) integers, or None for the null label. A label out of range gives status 2.
-      schedule, tolerance, order, span, max_evaluations, method, variant: as in
-        `flowjax.sample_adaptive`.
+      schedule, tolerance: as in `flowjax.sample_adaptive`.
       mesh: from `make_mesh`, with cfg = pipe = 1.
-      staleness: the relative staleness |KV - copy|/|KV| of a step above which the next step is
-        synchronous; infinite allows any.
-      lockstep: all samples take the same steps. In lockstep, or with one sample for each part of
-        the data axis, an evaluation is stale or synchronous for all of its samples.
-      attention, forecast, history, estimate: as in `parallel.stale.history.history_rule`.
+      **options: the fields of `parallel.stale.adaptive_options.AdaptiveOptions`, each by its name:
+        order, span, max_evaluations and staleness, which have no default, and others. That class
+        has their meanings.
 
     Returns:
       `Solution` with `parallel.stale.history.StaleAdaptiveStats`; path and carry are None.
@@ -100,31 +85,12 @@ def sample_adaptive(
     name = "parallel.sample_adaptive"
     noise = jnp.asarray(noise)
     tokens = jax.eval_shape(model.card.patchify, noise).shape[1]
-    _check(name, mesh, len(noise), tokens)
-    pair = find_pair(name, method, order, variant)
-    rule = history_rule(
-        name,
-        pair,
-        schedule,
-        span,
-        attention=attention,
-        forecast=forecast,
-        history=history,
-        estimate=estimate,
-        staleness=staleness,
-    )
+    _check_mesh(name, mesh, len(noise), tokens)
+    checked = check(name, schedule, tolerance, options)
     # In lockstep the largest error of the whole batch decides, also over the data axis.
     axes = token_axes(mesh)
-    solver = {
-        "order": order,
-        "span": span,
-        "max_evaluations": max_evaluations,
-        "method": method,
-        "variant": variant,
-        "split": axes,
-        "lockstep": lockstep,
-        "axis_name": DATA if lockstep else None,
-    }
+    axis_name = DATA if checked.solver["lockstep"] else None
+    solver = checked.solver | {"split": axes, "axis_name": axis_name}
     setup = _Setup(model.card, schedule, axes, tokens, solver)
 
     # Lay the arguments out on the mesh: the batch over data, tokens over the axes that share them.
@@ -138,8 +104,8 @@ def sample_adaptive(
         (model.card.patchify(noise), split),
         (label, batch),
         (positions, PartitionSpec(axes)),
-        (rule, same),
-        (Tolerance(*tolerance), same),
+        (checked.rule, same),
+        (checked.tolerance, same),
     )
     placed = (jax.device_put(value, NamedSharding(mesh, spec)) for value, spec in arguments)
     # One program on all devices; each takes its part of the batch and of the tokens.
@@ -154,7 +120,7 @@ def sample_adaptive(
     return Solution(x, status, StaleAdaptiveStats(*stats), path=None, carry=None)
 
 
-def _check(name, mesh, batch, tokens):
+def _check_mesh(name, mesh, batch, tokens):
     """Refuse a mesh over which this program cannot lay out its arguments."""
     shards = token_shards(mesh)
     if mesh.shape[CFG] > 1 or mesh.shape[PIPE] > 1:

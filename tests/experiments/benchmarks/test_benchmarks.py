@@ -101,25 +101,6 @@ def test_torch_computes_the_reference(case):
 # -- attention
 
 
-def test_fused_attention_lowers_for_cuda(monkeypatch):
-    """Heads 72 wide, as DiT-XL has, become one call of cuDNN."""
-    library = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
-    # jax asks for the driver, which is not here.
-    monkeypatch.setattr(library, "check_cudnn_version", lambda: 91000)
-    monkeypatch.setattr(library, "check_compute_capability", lambda _: True)
-    q = jax.ShapeDtypeStruct((2, 256, 16, 72), jnp.bfloat16)
-    program = jax.jit(lambda q, k, v: with_jax.fused_attention(q, k, v)[0])
-    allowed = jax.export.DisabledSafetyCheck.custom_call("__cudnn$fmhaSoftmax")
-    exported = jax.export.export(program, platforms=["cuda"], disabled_checks=[allowed])(q, q, q)
-    assert "__cudnn$fmhaSoftmax" in exported.mlir_module()
-    assert exported.out_avals[0].shape == q.shape
-
-
-def test_attention_is_plain_without_a_gpu(case):
-    half = dataclasses.replace(case, dtype="bfloat16")
-    assert with_jax.attention(half) is models.softmax_attention
-
-
 # -- processes
 
 

@@ -12,6 +12,7 @@ import types
 import pytest
 
 from configs.common import shrink
+from experiments.cli import flags
 from experiments.cli.run import ask, check_names, main, progress
 from flowjax import files, records
 
@@ -388,3 +389,49 @@ def test_variant_only_shrinks(sizes):
     config = dataclasses.make_dataclass("C", fields)()
     with pytest.raises(ValueError, match="variant 'quick'"):
         shrink(config, "quick", quick=sizes)
+
+
+# ---- None
+
+
+OPTIONAL = """
+    import dataclasses
+
+    @dataclasses.dataclass
+    class Config:
+        tile: int | None = 4
+        share: float | None = 0.5
+        gather: str | None = "late"
+        name: str = "a"
+        steps: int = 3
+
+    def get_config():
+        return Config()
+"""
+
+
+@pytest.fixture
+def optional(tmp_path):
+    """The function words -> the configuration of a command line, with fields that may be None."""
+    (tmp_path / "optional.py").write_text(textwrap.dedent(OPTIONAL))
+
+    def parse(*words):
+        argv = ["toy", f"--config={tmp_path}/optional.py", "--workdir=w", *words]
+        return flags.parse(argv)[0]
+
+    return parse
+
+
+@pytest.mark.parametrize("field", ["tile", "share", "gather"])
+@pytest.mark.parametrize("text", ["None", "none"])
+def test_none_is_a_value_of_a_field_that_may_be_none(optional, field, text):
+    assert getattr(optional(), field) is not None
+    assert getattr(optional(f"--config.{field}={text}"), field) is None
+    assert getattr(optional(f"--config.{field}", text), field) is None
+
+
+def test_none_is_text_or_a_mistake_for_other_fields(optional):
+    assert optional("--config.name=None").name == "None"
+    assert optional("--config.tile", "7", "--config.share=0.25").tile == 7
+    with pytest.raises(ValueError, match="config.steps=None"):
+        optional("--config.steps=None")

@@ -9,7 +9,7 @@ from configs.staleness import Config, get_config
 from experiments import staleness
 from experiments.cli.run import cells_of
 from experiments.staleness import (
-    claims,
+    fractions,
     gallery,
     loop,
     orders,
@@ -18,8 +18,10 @@ from experiments.staleness import (
     pipeline,
     precision,
     subjects,
+    viewer,
     window,
 )
+from experiments.staleness.loop import threshold
 from flowjax.parallel.stale import policies
 
 PLAN = subjects.plan_of("DPM++ 2M", window.STEPS)
@@ -80,9 +82,35 @@ def test_noise_of_fewer_pixels_is_that_of_more_and_keeps_its_variance():
     assert coarse.std() == pytest.approx(1, abs=0.05)
 
 
+def test_a_network_of_another_size_is_a_subject_and_nothing_is_said_of_its_data(monkeypatch):
+    """Also the guidance of its configuration is used."""
+    model = subjects.random_network((4, 4, 2))
+    monkeypatch.setattr(subjects.models, "load", lambda name: model)
+    config = Config(
+        network="own", network_guidance=2.0, seeds=1, compared_network_starts=2, fine_steps=4
+    )
+    key = subjects.compared(config, "network")
+    assert key.guidance == 2.0
+    subject = subjects.subject(key)
+    assert subject.noise.shape == (2, 4, 4, 2)
+    assert np.isnan(subject.compare(subject.exact, subject.exact)["misrouted"])
+
+
+def test_the_twin_of_the_emoji_network_is_a_subject_of_every_question_that_names_one():
+    names = ("emoji-smooth",)
+    config = dataclasses.replace(Config(), subjects=names, compared_subjects=names)
+    asked = {module.QUESTION: cells for module, cells in cells_of(config, staleness.QUESTIONS)}
+    for question in ("error", "warmup", "placement", "forecasts", "pareto"):
+        assert {cell["subject"] for cell in asked[question]} == set(names)
+    # A strip of digits is grey.
+    assert asked["pictures"] == []
+    key = subjects.compared(config, "emoji-smooth")
+    assert (key.network, key.guidance) == ("emoji-smooth", config.emoji_guidance)
+
+
 def test_the_quick_variant_has_no_comparisons():
     config = get_config("quick")
-    comparisons = (pipeline, window, partition, pareto, precision, gallery)
+    comparisons = (pipeline, window, partition, pareto, precision, gallery, viewer, fractions)
     assert [module.cells(config) for module in comparisons] == [[]] * len(comparisons)
 
 
@@ -98,6 +126,9 @@ def test_the_quick_variant_has_no_comparisons():
         ("bits", (32, 1), "'1' is not known"),
         ("pixels", (8, 17), "'17' is not known"),
         ("gallery_pictures", 7, "take at most as many"),
+        ("viewer_networks", ("digit",), "'digit'"),
+        ("fraction_networks", ("digit",), "'digit'"),
+        ("threshold_network", "digit", "'digit'"),
     ],
 )
 def test_a_name_that_is_not_known_is_refused_before_anything_is_measured(option, value, words):
@@ -137,6 +168,67 @@ def test_the_place_from_which_loops_grow_is_said_with_what_lies_between(pushes, 
         for push, grows in zip(pushes, grow, strict=True)
     ]
     assert words in loop.split(rows, "here")
+
+
+def test_a_place_where_growth_begins_is_found_by_bisection():
+    found = threshold.first_that(lambda gain: gain > 0.7, 16.0, 20)
+    assert found == pytest.approx(0.7, abs=16 / 2**20)
+    assert found > 0.7
+    assert threshold.first_that(lambda gain: True, 16.0, 20) == 0
+    assert threshold.first_that(lambda gain: False, 16.0, 20) == np.inf
+
+
+@pytest.mark.parametrize("devices", fractions.COUNTS)
+def test_the_fraction_by_devices_makes_the_seen_part_of_misses_least(devices):
+    rule = fractions.by_rule(devices)
+    assert loop.seen(devices, rule) == pytest.approx(0.5)
+    others = (fraction for fraction in fractions.FRACTIONS if fraction != rule)
+    assert all(loop.seen(devices, fraction) > 0.5 for fraction in others)
+
+
+def test_the_best_fraction_of_one_network_is_judged_on_the_other():
+    ratios = {"digits": (1.2, 0.9), "digits-smooth": (0.8, 1.1)}
+    rows = [
+        {"network": network, "devices": 8, "fraction": fraction, "rms_ratio": ratio}
+        | {f"{kind}_{end}": ratio for kind in ("rms", "median") for end in ("low", "high")}
+        | {"median_ratio": ratio}
+        for network, pair in ratios.items()
+        for fraction, ratio in zip(("0.2", "0.6"), pair, strict=True)
+    ]
+    found = {row["network"]: row for row in fractions.transferred(rows)}
+    # Digits-smooth chose 0.2, which is worse on digits, and the other way round.
+    assert found["digits"]["fraction"] == 0.2
+    assert found["digits"]["ratio of RMS"].startswith("1.2")
+    assert found["digits-smooth"]["ratio of RMS"].startswith("1.1")
+
+
+# ---- the viewer
+
+
+def test_a_viewer_sees_no_difference_between_a_run_and_itself():
+    images = viewer.numbers.judges.judge("digits").images[:20]
+    seed = np.repeat([0, 1], 10)
+    found = viewer.numbers._seen("digits", seed, images, images)
+    for name in ("accuracy_lost", "frechet_more"):
+        assert [found[f"{name}{end}"] for end in ("", "_low", "_high")] == [0, 0, 0]
+    assert found["relabelled"] == found["frechet_to_sync"] == 0
+    assert not viewer.is_seen(found)
+
+
+def test_a_viewer_sees_noise_in_the_place_of_digits():
+    judge = viewer.numbers.judges.judge("digits")
+    # One image of each class in turn, as the labels of the starts go.
+    own = np.stack([judge.images[judge.labels == i % 10][i // 10] for i in range(40)])
+    noise = np.random.default_rng(0).standard_normal(own.shape)
+    found = viewer.numbers._seen("digits", np.repeat([0, 1, 2, 3], 10), noise, own)
+    assert found["accuracy_lost"] > 0.5
+    assert viewer.is_seen(found)
+
+
+def test_a_warm_up_of_the_viewer_is_a_fifth_of_the_steps():
+    key = {"mode": "warm-up", "steps": 20}
+    assert viewer.numbers.options_of(key) == {"warmup": 4}
+    assert viewer.numbers.options_of(key | {"mode": "synchronous"}) == {}
 
 
 # ---- numbers that are read from rows
@@ -205,42 +297,6 @@ def test_more_synchronous_steps_take_longer_in_the_model():
     assert seconds == sorted(seconds)
     # Linear in the number of synchronous steps.
     assert seconds[1] - seconds[0] == pytest.approx((seconds[2] - seconds[0]) * 9 / 19, rel=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "more", "less", "back"),
-    [
-        (1.2, 1.5, "holds", "fails", "fails"),
-        (0.2, 0.5, "fails", "holds", "in part"),
-        (0.02, 0.05, "fails", "holds", "holds"),
-        (0.4, 2.0, "undecided", "undecided", "undecided"),
-    ],
-)
-def test_a_verdict_needs_the_whole_interval(low, high, more, less, back):
-    assert claims.above(1, low, high) == more
-    assert claims.below(1, low, high) == less
-    assert claims.recovers(low, high) == back
-
-
-def test_a_claim_is_judged_on_each_subject_with_a_row():
-    def row(subject, devices, ratio):
-        return {
-            "question": "pipeline",
-            "subject": subject,
-            "attention": "stale",
-            "devices": devices,
-            "rms_ratio": ratio,
-            "rms_low": 0.9 * ratio,
-            "rms_high": 1.1 * ratio,
-        }
-
-    rows = [row("field", 2, 1.0), row("field", 8, 1.8)]
-    rows += [row("network", 2, 1.0), row("network", 8, 1.0)]
-    judged = claims.judged(rows)
-    found = [each for each in judged if each["claim"] == "It gets worse with more devices"]
-    verdicts = [(each["subject"], each["verdict"]) for each in found]
-    assert verdicts == [("field", "holds"), ("network", "undecided")]
-    assert "1.8" in claims.sentences(rows)[0]
 
 
 def test_a_strip_of_images_comes_back():

@@ -148,7 +148,7 @@ def test_original_state_dict_must_hold_our_positions(tmp_path, change):
 
 
 @pytest.mark.parametrize(
-    "sizes", [{"depth": 3}, {"num_classes": 6}, {"learn_sigma": False}, {"patch_size": 3}]
+    "sizes", [{"depth": 3}, {"num_classes": 7}, {"learn_sigma": False}, {"patch_size": 3}]
 )
 def test_sizes_in_a_config_must_be_those_of_the_tensors(tmp_path, sizes):
     with pytest.raises(ValueError, match="missing|misshapen|multiples"):

@@ -394,6 +394,8 @@ def test_program_holds_the_collectives_that_it_names():
         ({"attention": "ring"}, "attention='ring'"),
         ({"devices": 17}, "17 devices for 16 tokens"),
         ({"order": 4}, "order=4"),
+        ({"tolerances": 1}, "the option='tolerances' is not known"),
+        ({"forcast": 2}, "did you mean 'forecast'"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(options, sentence):
@@ -401,6 +403,36 @@ def test_what_does_not_fit_is_refused_by_name(options, sentence):
     options = {"devices": 4} | usual | options
     with pytest.raises(ValueError, match=sentence):
         emulate_adaptive(network(), STARTS, LABEL, LINEAR, Tolerance(1e-3, 0.0), **options)
+
+
+ADAPTIVE = {
+    "parallel.emulate_adaptive": lambda *rest, **options: emulate_adaptive(
+        *rest, devices=2, **options
+    ),
+    "parallel.sample_adaptive": lambda *rest, **options: sample_adaptive(
+        *rest, parallel.make_mesh(seq=2), **options
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ADAPTIVE)
+@pytest.mark.parametrize(
+    ("tolerance", "options", "sentence"),
+    [
+        (Tolerance(1e-3, 0.0), {"sapn": SPAN}, "the option='sapn' .* did you mean 'span'"),
+        (Tolerance(1e-3, 0.0), {}, "order, span, max_evaluations, staleness must be given"),
+        (1e-3, None, "tolerance=0.001; wanted Tolerance"),
+        ((1e-3, np.nan), None, "rtol=nan"),
+        (Tolerance(0.0, 0.0), None, "one of them positive"),
+        (Tolerance(1e-3, 0.0), "no span", "span='no span'; wanted two different times"),
+    ],
+)
+def test_both_adaptive_functions_refuse_the_same(name, tolerance, options, sentence):
+    usual = {"order": 2, "span": SPAN, "max_evaluations": 200, "staleness": np.inf}
+    if not isinstance(options, dict):
+        options = usual | ({"span": options} if options else {})
+    with pytest.raises(ValueError, match=f"{name}: .*{sentence}"):
+        ADAPTIVE[name](network(), STARTS, LABEL, LINEAR, tolerance, **options)
 
 
 @pytest.mark.parametrize(

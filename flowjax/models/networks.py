@@ -1,0 +1,57 @@
+"""Which network a configuration describes: DiT or SANA, by the class of the configuration.
+
+A network's module has `network(config)`, the functions on its parameters; `positions(config, size)`,
+the embedding of its tokens' places; and what tokens see each other by where one device has all of
+them: `softmax_attention` of a DiT, a `Mixing` of a SANA.
+"""
+
+from types import ModuleType
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from flowjax.models import dit, sana
+from flowjax.models.sana_sizes import SanaConfig, sana_preset
+from flowjax.models.sizes import DiTConfig
+from flowjax.models.sizes import preset as dit_preset
+
+Config: TypeAlias = DiTConfig | SanaConfig
+# The class of a configuration -> the module of its network.
+MODULES: dict[type, ModuleType] = {DiTConfig: dit, SanaConfig: sana}
+
+
+def network(config: Config) -> dit.Network:
+    """The functions of the network of these sizes."""
+    return MODULES[type(config)].network(config)
+
+
+def positions(config: Config, size: tuple[int, int] | None = None) -> np.ndarray:
+    """The embedding of each token's place in an image of `size`, config.size by default: (L, E)."""
+    return MODULES[type(config)].positions(config, size)
+
+
+def on_one_device(config: Config, size: tuple[int, int]) -> Any:
+    """What the network takes for its attention where one device has all tokens of an image."""
+    if isinstance(config, SanaConfig):
+        return sana.on_one_device(config, size)
+    return dit.softmax_attention
+
+
+def takes_text(config: Config) -> bool:
+    """Whether the network is drawn for a `Condition` and not for a label."""
+    return isinstance(config, SanaConfig)
+
+
+def preset(name: str, **changes: Any) -> Config:
+    """The sizes of a named network.
+
+    Args:
+      name: of a DiT, see `models.sizes.preset`; or of a public SANA, one of
+        `models.sana_sizes.NAMES`, such as "SANA-0.6B/512" or "SANA1.5-4.8B/1024".
+      **changes: fields of the configuration to replace.
+
+    Raises:
+      ValueError: the name is not known.
+    """
+    is_sana = name.upper().startswith("SANA")
+    return sana_preset(name, **changes) if is_sana else dit_preset(name, **changes)
