@@ -50,6 +50,7 @@ class Config:
 
     # Tuning: half of the starts train, a quarter validates, a quarter tests.
     seed: int = 0  # of the starts
+    # At least so many: tables of many evaluations in few dimensions take as many as they need.
     field_starts: int = 1024
     network_starts: int = 80
     iterations: int = 8

@@ -78,7 +78,7 @@ def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
 
 def _from_shift(config: Config, made: Subject, steps: int, shift: float) -> dict:
     """Refine Adams-Bashforth 3 from a grid of one shift, whatever other grids would give."""
-    train, validation = training.starts(made, config.seed, made.starts_of(config)[0])
+    train, validation = training.starts(made, config.seed, tables.starts_for(config, made, steps))
     grid = grids.uniform(steps, shift=shift)
     found = tune.refine(
         made.velocity,

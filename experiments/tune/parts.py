@@ -25,8 +25,6 @@ def check(config: Config) -> None:
     """Refuse models and steps that cannot be measured."""
     subjects.check(config, "parts_models", config.parts_models, guided=False)
     subjects.check_steps("parts_steps", config.parts_steps)
-    for name in config.parts_models:
-        tables.check_starts(config, subjects.subject(config, name), config.parts_steps)
 
 
 def cells(config: Config) -> list[dict]:

@@ -4,11 +4,12 @@ A file holds the table and what it was made for and from. A run that is killed l
 it was tuning and no other.
 """
 
+import functools
 import os
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +21,7 @@ from experiments.tune.subject import Subject, slug
 from flowjax import Plan, grids, plans, tune
 from flowjax.plans.table import DEPTH
 from flowjax.records import plain
-from flowjax.schedules import Schedule
+from flowjax.schedules import Linear, Schedule
 from flowjax.tune import numbers as numbering
 from flowjax.tune.facts import path_of as path_of_schedule
 from flowjax.tune.recipe import LEAST_STARTS, published_solvers
@@ -85,27 +86,24 @@ def table_of(
     return Table(plan, published_plan(facts["published"], steps, subject.schedule), facts)
 
 
-def check_starts(config: Config, subject: Subject, counts: Sequence[int]) -> None:
-    """Refuse starts that are too few for the tables of so many evaluations, as `tune` does.
+def starts_for(config: Config, subject: Subject, steps: int) -> int:
+    """How many starts a table is tuned with: those of the configuration, or as many as it needs.
 
-    `tune` would refuse them too, but only when its turn comes, perhaps after hours.
+    A table of many evaluations has more numbers than few starts of few dimensions determine;
+    `flowjax.tune.tune` wants three equations for each number, from the half that trains.
     """
     each = int(np.prod(subject.shape))
-    given = subject.starts_of(config)[0]
-    for steps in counts:
-        # The solver with the most numbers decides: one with a corrector.
-        grid = grids.uniform(steps)
-        most = max(
-            numbering.numbers_of("experiments.tune", make, grid, FREE).count
-            for make in makers(steps, subject.schedule).values()
-        )
-        wanted = max(LEAST_STARTS, 2 * -(-3 * most // each))
-        if given < wanted:
-            kind = "network" if subject.is_network else "field"
-            raise ValueError(
-                f"--config.{kind}_starts: {given} starts of {each} numbers for the tables of "
-                f"{subject.name} with {steps} evaluations; wanted at least {wanted}."
-            )
+    enough = max(LEAST_STARTS, 2 * -(-3 * _most_numbers(steps) // each))
+    return max(subject.starts_of(config)[0], enough)
+
+
+@functools.cache
+def _most_numbers(steps: int) -> int:
+    """The free numbers of the table that has most: of a solver with a corrector."""
+    grid = grids.uniform(steps)
+    makes = makers(steps, Linear()).values()
+    found = [numbering.numbers_of("experiments.tune", make, grid, FREE).count for make in makes]
+    return max(found)
 
 
 def path_of(
@@ -167,7 +165,7 @@ def _settings(
     found |= {
         "guidance": float(subject.guidance),
         "steps": int(steps),
-        "starts": subject.starts_of(config)[0],
+        "starts": starts_for(config, subject, steps),
         "seed": config.seed,
         "iterations": config.iterations,
         "free": list(free),

@@ -23,8 +23,6 @@ def check(config: Config) -> None:
     subjects.check(config, "transfer_networks", config.transfer_networks, guided=False)
     subjects.check_steps("transfer_steps", config.transfer_steps)
     subjects.check_steps("between_steps", config.between_steps, least=SHORT + 1)
-    for name in (*config.transfer_fields, *config.transfer_networks):
-        tables.check_starts(config, subjects.subject(config, name), config.transfer_steps)
     for name in config.transfer_networks:
         if not subjects.is_network(name):
             raise ValueError(f"--config.transfer_networks: {name!r} is no network.")

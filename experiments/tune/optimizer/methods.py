@@ -69,7 +69,7 @@ def problem(config: Config, made: Subject, steps: int) -> Problem:
     """The published plan that the tuned table began from, with the starts to tune it on."""
     found = tables.table_of(config, made, steps)
     make, grid = tables.start_of(found.facts["published"], steps, made.schedule)
-    count = made.starts_of(config)[0]
+    count = found.facts["starts"]
     noise, labels = made.starts(config.seed, count), made.labels(count)
     runner = Runner(made.velocity)
     states = truth.converged(runner, noise, grid, training.TOLERANCE, labels).states

@@ -36,8 +36,6 @@ def check(config: Config) -> None:
     names = subjects.models_of(config)
     subjects.check(config, "model" if config.model else "models", names)
     subjects.check_steps("steps", config.steps)
-    for name in names:
-        tables.check_starts(config, subjects.subject(config, name), config.steps)
     make_grids = [solvers.shifted(shift) for shift in config.shifts]
     solvers.check("solvers", config.solvers, make_grids, config.steps)
 

@@ -141,7 +141,6 @@ def test_a_model_that_cannot_be_tuned_is_a_row_and_not_an_end(tmp_path, monkeypa
         ("--config.solvers=Eule", "did you mean 'Euler'"),
         ("--config.questions=ratios", "did you mean 'ratio'"),
         ("--config.draws=1", "two or more of each"),
-        ("--config.field_starts=20", "wanted at least"),
     ],
 )
 def test_a_mistake_ends_with_one_sentence_before_anything_is_written(tmp_path, capsys, flag, says):
@@ -199,6 +198,14 @@ def test_names_of_fields_have_hyphens_and_widths():
 
 
 # ---- tables
+
+
+def test_a_table_of_many_numbers_takes_more_starts_than_are_given():
+    config = small()
+    ring, wide = subject.subject(config, "ring"), subject.subject(config, "power-law")
+    assert tables.starts_for(config, ring, 4) == config.field_starts
+    assert tables.starts_for(config, ring, 20) > 3 * 20 * 4
+    assert tables.starts_for(config, wide, 20) == config.field_starts
 
 
 def test_weights_are_in_units_of_the_step_and_of_velocities():
