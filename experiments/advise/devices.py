@@ -1,0 +1,279 @@
+"""What does staleness cost on several devices, and which mode is the quickest?
+
+Stale attention is emulated on this machine with the numbers that the devices would compute, and
+seconds come from the latency model for the link that is named.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from configs.advise import Config
+from configs.latency import DEVICES
+from experiments import report
+from experiments.advise import budget, setting
+from experiments.lab import statistics, subjects
+from experiments.tune import unseen
+from flowjax import Plan
+from flowjax.distances import rms
+from flowjax.errors import check_choice
+from flowjax.parallel.analysis import latency
+from flowjax.parallel.emulation.network import emulate_with, exchange, tokens_of
+
+QUESTION = "devices"
+# {the name of a link: a machine of configs/latency.py that has it}
+LINKS = {
+    "pcie4": "A100 PCIe",
+    "nvlink3": "A100 NVLink",
+    "nvlink4": "H100 NVLink",
+    "tpu-v5e": "TPU v5e",
+}
+# {a forecast in words: options of `flowjax.parallel.sample`}
+FORECASTS = {
+    "held": {"forecast": 0},
+    "corrected": {"forecast": "tuned"},
+}
+EXACT = ("gather", "ulysses", "ring")
+
+
+def check(config: Config) -> None:
+    """Refuse a link and numbers of devices that there are not."""
+    budget.check(config)
+    check_choice("advise", "link", config.link, LINKS)
+    if config.factor <= 1:
+        raise ValueError(
+            f"--config.factor: {config.factor:g}; wanted more than 1, times the solver's own error."
+        )
+
+
+def cells(config: Config) -> list[dict]:
+    """One cell a number of devices above 1; none for an exact field, which has no attention."""
+    if not budget.subject_of(config).is_network:
+        return []
+    many = [n for n in dict.fromkeys(config.devices) if n > 1]
+    return [
+        {"question": QUESTION, "model": config.model, "guidance": config.guidance, "devices": n}
+        for n in many
+    ]
+
+
+def warmups(steps: int) -> list[int]:
+    """Numbers of synchronous steps that are tried: 1, and about 1/10, 1/5 and 2/5 of the steps."""
+    return sorted({1, *(max(1, round(steps * part)) for part in (0.1, 0.2, 0.4))})
+
+
+def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
+    """Yield (key, values): errors by forecast and synchronous steps, and seconds by mode."""
+    made = budget.subject_of(config)
+    steps = max(config.steps)
+    count = config.sizes["device_starts"]
+    tuning = budget.tuning_config(config, config.sizes["starts"])
+    test = unseen.unseen(tuning, made)
+    # The published plan that is best on these starts, on one device.
+    jobs = setting.published.candidates(tuning, made, steps)
+    errors = test.errors([plan for *_, plan in jobs])
+    solver, shift, plan = jobs[setting.summary(jobs, errors)["place"]]
+    if plan.rows != plan.steps:
+        raise ValueError(f"advise.devices: {solver} has several rows a step.")
+    noise, exact = test.noise[:count], test.exact[:count]
+    model = subjects.load(config.model)
+    label = made.labels(count)
+    program = _program(model, config.guidance)
+    for key in todo:
+        tokens = tokens_of(model, noise)
+        n = key["devices"]
+        if n > tokens:
+            yield key, {"refused": f"{n} devices for {tokens} tokens"}
+            continue
+
+        def run(tokens=tokens, n=n, **options: Any) -> np.ndarray:
+            given = exchange(plan, tokens, n, **options)
+            return np.asarray(program(model.params, noise, label, plan, given), np.float64)
+
+        def error(found: np.ndarray, other: np.ndarray) -> float:
+            away = statistics.row_norms(found - other)
+            return float(rms(away / statistics.scale_of(exact)))
+
+        own = run(warmup=steps)
+        lines = []
+        for forecast, options in FORECASTS.items():
+            for warmup in warmups(steps):
+                found = run(warmup=warmup, **options)
+                lines.append(
+                    {
+                        "forecast": forecast,
+                        "synchronous": warmup,
+                        "staleness": error(found, own),
+                        "total": error(found, exact),
+                        "seconds": _seconds(config, model, steps, warmup, "stale", n),
+                    }
+                )
+        yield (
+            key,
+            {
+                "refused": None,
+                "solver": solver,
+                "shift": shift,
+                "steps": steps,
+                "starts": count,
+                "own": error(own, exact),
+                "lines": lines,
+                "exact_seconds": {
+                    mode: _seconds(config, model, steps, steps, mode, n) for mode in EXACT
+                },
+                "one_device": _seconds(config, model, steps, steps, "gather", 1),
+                "factor": config.factor,
+                "link": config.link,
+            },
+        )
+
+
+def _program(model: Any, guidance: float) -> Any:
+    """(params, noise, label, plan, exchange) -> endpoints; one program for each size."""
+
+    @jax.jit
+    def run(params: Any, noise: Any, label: Any, plan: Plan, given: Any) -> jax.Array:
+        bound = model._replace(params=params)
+        return emulate_with(bound, noise, label, plan, given, guidance=guidance).x
+
+    return run
+
+
+def _seconds(config: Config, model: Any, steps: int, synced: int, mode: str, n: int) -> float:
+    """Seconds of one image by the latency model."""
+    sizes = model.card.config
+    device = DEVICES[LINKS[config.link]]
+    shape = (1, *sizes.size, sizes.channels)
+    found = latency.of_run(sizes, shape, steps, synced, mode, n, device, guidance=config.guidance)
+    return float(found.total)
+
+
+# ---- words
+
+
+def own(rows: list[dict]) -> list[dict]:
+    """The rows of this question."""
+    return [row for row in rows if row["question"] == QUESTION]
+
+
+def choice(row: dict) -> dict:
+    """The quickest mode whose total error is within the factor of the solver's own error.
+
+    Returns:
+      {mode, seconds, forecast, synchronous, total}; the last three are None for an exact mode.
+    """
+    mode = min(row["exact_seconds"], key=row["exact_seconds"].get)
+    best = {
+        "mode": mode,
+        "seconds": row["exact_seconds"][mode],
+        "forecast": None,
+        "synchronous": None,
+        "total": row["own"],
+    }
+    for line in row["lines"]:
+        allowed = line["total"] <= row["factor"] * row["own"]
+        if allowed and line["seconds"] < best["seconds"]:
+            best = {"mode": "stale"} | {
+                name: line[name] for name in ("seconds", "forecast", "synchronous", "total")
+            }
+    return best
+
+
+def fewest(row: dict) -> dict | None:
+    """The line with the fewest synchronous steps within the factor, or None."""
+    allowed = [line for line in row["lines"] if line["total"] <= row["factor"] * row["own"]]
+    return min(allowed, key=lambda line: (line["synchronous"], line["total"]), default=None)
+
+
+def _sentence(row: dict) -> str:
+    if row["refused"]:
+        return f"{row['refused']}; wanted no more devices than tokens."
+    best, few = choice(row), fewest(row)
+    settings = f'attention="{best["mode"]}"'
+    if best["mode"] == "stale":
+        settings += f", warmup={best['synchronous']}"
+        settings += ', forecast="tuned"' if best["forecast"] == "corrected" else ""
+    speed = row["one_device"] / best["seconds"]
+    if few is None:
+        stale = (
+            f"no tried policy keeps the error within {row['factor']:g} times the solver's own "
+            f"({report.sig(row['own'])})"
+        )
+    else:
+        stale = (
+            f"{few['synchronous']} of {row['steps']} synchronous steps with {few['forecast']} "
+            f"values keep the total error at {report.sig(few['total'] / row['own'])} times the "
+            "solver's own"
+        )
+    return (
+        f"{settings}: {report.sig(1e3 * best['seconds'])} ms by the latency model over "
+        f"{row['link']}, {report.sig(speed)} times as fast as one device; {stale}."
+    )
+
+
+def advice(rows: list[dict]) -> list[tuple[str, str]]:
+    """(what, setting) for each number of devices."""
+    return [(f"{row['devices']} devices", _sentence(row)) for row in own(rows)]
+
+
+def section(rows: list[dict], command: str) -> report.Section | None:
+    """The section of the page; None where there is nothing to say."""
+    mine = [row for row in own(rows) if not row["refused"]]
+    if not mine:
+        return None
+    lines = [
+        {"devices": row["devices"], **line, "solver's own error": row["own"]}
+        for row in mine
+        for line in row["lines"]
+    ]
+    exact = [
+        {"devices": row["devices"], "mode": mode, "seconds": seconds}
+        for row in mine
+        for mode, seconds in row["exact_seconds"].items()
+    ]
+    return report.Section(
+        question="What on several devices?",
+        answer="\n".join(f"**{name}**: {text}" for name, text in advice(rows)),
+        figures=(_draw(mine),),
+        table={"Stale attention": lines, "Exact attention": exact},
+        caveat=f"{mine[0]['starts']} starts, {mine[0]['solver']} with shift "
+        f"{mine[0]['shift']:g}. Seconds come from a model that was fitted to published "
+        "measurements of large networks; in a small network every layer takes the floor.",
+        command=command,
+    )
+
+
+def _draw(mine: list[dict]) -> report.Picture:
+    """Total error over the solver's own against synchronous steps, a panel for each forecast."""
+    fig, axes = report.canvas(1, len(FORECASTS), width=4.4 * len(FORECASTS), height=3.2)
+    axes = np.atleast_1d(axes).ravel()
+    for ax, forecast in zip(axes, FORECASTS, strict=True):
+        for row in mine:
+            points = [
+                (line["synchronous"], line["total"] / row["own"])
+                for line in row["lines"]
+                if line["forecast"] == forecast
+            ]
+            ax.plot(
+                *zip(*points, strict=True), "o-", markersize=3, label=f"{row['devices']} devices"
+            )
+        ax.axhline(mine[0]["factor"], color=report.RULE, linewidth=1)
+        ax.set(yscale="log", xlabel="synchronous steps")
+        ax.set_xticks(warmups(mine[0]["steps"]))
+        ax.set_title(f"{forecast} values")
+    axes[0].set_ylabel("total error / solver's own")
+    axes[0].legend()
+    few = fewest(mine[-1])
+    title = (
+        f"On {mine[-1]['devices']} devices {few['synchronous']} synchronous steps are enough"
+        if few
+        else f"On {mine[-1]['devices']} devices no tried warm-up is enough"
+    )
+    return report.picture(
+        fig,
+        "Total error over the solver's own error against the number of synchronous steps.",
+        f"The line is the factor {mine[0]['factor']:g} that was allowed.",
+        title=title,
+    )
