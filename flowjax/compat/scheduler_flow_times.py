@@ -14,7 +14,6 @@ from flowjax.compat.scheduler_respacing import checked_range, respaced
 from flowjax.compat.scheduler_times import (
     AT_FIRST_BETA,
     AT_LAST_EVALUATION,
-    AT_ZERO,
     NAME,
     Evaluations,
     log_snr_of_nodes,
@@ -81,11 +80,9 @@ def flow_evaluations(options: Options, rules: FlowRules, asked: Asked) -> Evalua
     elif rules.truncates_labels:
         label_times = np.floor(times * train) / train
     result = rules.result(options, asked.peers, bool(rule))
-    end = {
-        AT_ZERO: 0.0,
-        AT_FIRST_BETA: _first_beta_on_flow(options, bool(rule)),
-        AT_LAST_EVALUATION: times[-1],
-    }[result]
+    end = times[-1] if result == AT_LAST_EVALUATION else 0.0
+    if result == AT_FIRST_BETA:
+        end = _first_beta_on_flow(options, bool(rule))
     # Two lists are states and labels; one list alone is both, before the shift.
     labels_given = asked.timesteps is not None and asked.sigmas is not None
     return Evaluations(times, label_times, end, labels_given)
@@ -186,9 +183,7 @@ def _stretched(times, last):
 
 def _first_beta_on_flow(options, is_respaced):
     """The time at which a flow ends with final_sigmas_type="sigma_min": a number of the betas."""
-    if "beta_schedule" not in options:
-        return 0.0
-    betas = betas_of(options)
+    betas = betas_of({**options, "rescale_betas_zero_snr": False})  # it leaves the first beta
     if is_respaced:
         # The respacing runs over sigma/alpha, and so does its end.
         return float(Linear().time_of_log_snr(log_snr_of_nodes(betas)[0]))

@@ -11,7 +11,6 @@ from flowjax.compat.scheduler_config import Options, betas_of, respacing
 from flowjax.compat.scheduler_lists import Asked
 from flowjax.compat.scheduler_respacing import checked_range, respaced
 from flowjax.compat.scheduler_times import (
-    AT_FIRST_BETA,
     AT_LAST_EVALUATION,
     AT_ZERO,
     NAME,
@@ -90,11 +89,13 @@ def vp_evaluations(options: Options, rules: VPRules, path: Schedule, asked: Aske
         last = asked.sigmas[-1]
         end = float(path.time_of_log_snr(-np.log(last))) if last > 0 else 0.0
         return Evaluations(times, label_times, end)
+    result = rules.result(options, asked.peers, rule is not None)
+    if result == AT_ZERO:
+        return Evaluations(times, label_times, 0.0)
+    if result == AT_LAST_EVALUATION:
+        return Evaluations(times, label_times, times[-1])
     first_time = 1 / betas.steps if path is betas else float(path.time_of_log_snr(log_snr[0]))
-    end = {AT_ZERO: 0.0, AT_FIRST_BETA: first_time, AT_LAST_EVALUATION: times[-1]}[
-        rules.result(options, asked.peers, rule is not None)
-    ]
-    return Evaluations(times, label_times, end)
+    return Evaluations(times, label_times, first_time)
 
 
 def snapped_index(index: np.ndarray, options: Options) -> np.ndarray:
@@ -140,6 +141,11 @@ def _spaced_index(options, rules, log_snr, steps):
     # Training steps with a log-SNR below the clip are not used.
     clip = options.get("lambda_min_clipped", -math.inf)
     used = len(log_snr) - int(np.searchsorted(log_snr[::-1], clip))
+    if used == 0:
+        raise ValueError(
+            f"{NAME}: lambda_min_clipped={clip} leaves no training step; take a smaller number, "
+            "such as -5.1."
+        )
     points = steps if rules.includes_last else steps + 1
     if spacing == "linspace":
         index = np.linspace(0, used - 1, points)[::-1][:steps]
@@ -173,16 +179,11 @@ def _check_training_steps(options, train, steps):
 
 def _check_index(options, index, train):
     """Refuse a training step that the network does not have."""
-    if len(index) and index[0] > train - 1:
+    if index[0] > train - 1:
         raise ValueError(
             f"{NAME}: steps_offset={options['steps_offset']} leads to the training step "
             f"{index[0]:g}, and the last of the {train} steps is {train - 1}; take a smaller "
             "steps_offset."
-        )
-    if len(index) == 0:
-        raise ValueError(
-            f"{NAME}: lambda_min_clipped={options['lambda_min_clipped']} leaves no training step; "
-            "take a smaller number, such as -5.1."
         )
 
 

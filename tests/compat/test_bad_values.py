@@ -176,7 +176,7 @@ def test_no_value_of_any_option_is_a_traceback(name):
         try:
             compat.diffusers_plan(config, 4, mu=0.5, with_hook=True)
         except ValueError as error:
-            assert "compat." in str(error) or "plans." in str(error)
+            assert str(error).startswith("compat")
 
 
 @pytest.mark.parametrize("config", ALL)

@@ -155,7 +155,7 @@ def test_labels_of_a_flow_count_training_steps():
         (DPM, {}, [999, 749, 500, 250]),
         (DPM, {"timestep_spacing": "trailing"}, [999, 749, 499, 249]),
         (DPM, FLOW | {"flow_shift": 3.0}, [999, 899, 749, 499]),
-        (UNIPC, FLOW | {"flow_shift": 3.0}, [999, 900, 750, 501]),
+        (UNIPC, FLOW | {"flow_shift": 3.0}, [999, 900, 750, 500]),
         (EULER, {"timestep_spacing": "leading", "steps_offset": 1}, [751, 501, 251, 1]),
         (DDIM, {"timestep_spacing": "trailing"}, [999, 749, 499, 249]),
         (HEUN, {}, [999, 666, 666, 333, 333, 0, 0]),
@@ -171,7 +171,7 @@ def test_labels_are_the_timesteps_of_diffusers(config, options, wanted):
 
 
 @pytest.mark.parametrize("config", [DPM, SINGLE], ids=name_of)
-@pytest.mark.parametrize("betas, end", [({}, 0.0100013), (SD, 0.0291672)])
+@pytest.mark.parametrize("betas, end", [({}, 0.0100013), (SD, 0.0291675)])
 def test_flow_ends_at_the_first_noise_level_of_the_betas(config, betas, end):
     config = {"_class_name": config["_class_name"], **betas}
     plan = compat.diffusers_plan(config, 20, flow_shift=3.0, final_sigmas_type="sigma_min", **FLOW)
@@ -213,6 +213,10 @@ def test_rescaled_betas_end_in_almost_pure_noise(config):
     # The first training step stays; the others move less the less noise they have.
     assert schedule.alpha(0.001) == pytest.approx(plain.alpha(0.001))
     assert schedule is compat.diffusers_schedule(config, rescale_betas_zero_snr=True)
+    # The default betas end in noise already, and the last step of diffusers goes back.
+    defaults = {"_class_name": config["_class_name"], "rescale_betas_zero_snr": True}
+    with pytest.raises(ValueError, match="the noise would not grow"):
+        compat.diffusers_schedule(defaults)
 
 
 # Contradictions.

@@ -1,6 +1,7 @@
 """The last steps of a plan: exact where nothing reaches back, and refused elsewhere."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,7 +14,7 @@ X = np.random.default_rng(0).normal(size=(3, 2))
 
 
 def model(x, t):
-    return np.cos(2 * t) * x + t
+    return jnp.cos(2 * t) * x + t
 
 
 @pytest.mark.parametrize(
