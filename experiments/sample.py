@@ -158,9 +158,16 @@ def plan_of(config: Any, card: Card) -> Plan:
             f"pipeline's folder, or one of {', '.join(SOLVERS)}."
         )
     _check_no_grid(config)
-    if config.strength is None:
-        return compat.diffusers_plan(card.scheduler, config.steps)
-    return compat.diffusers_plan(card.scheduler, config.steps, strength=config.strength)
+    path = compat.diffusers_schedule(card.scheduler)
+    if type(path) is not type(card.schedule):
+        raise ValueError(
+            f"solver='scheduler': the scheduler of {card.name} steps along {type(path).__name__}, "
+            f"and its network was read as one of {type(card.schedule).__name__}; take another "
+            "solver."
+        )
+    # The hook of a scheduler that clips is that of `data_hook_of`.
+    part = {} if config.strength is None else {"strength": config.strength}
+    return compat.diffusers_plan(card.scheduler, config.steps, with_hook=True, **part)
 
 
 def _check_no_grid(config: Any) -> None:
@@ -195,6 +202,20 @@ def plan_of_file(config: Any, card: Card) -> Plan:
     for warning in tune.check_fits(facts, card, config.guidance, f"plan={config.plan!r}"):
         print(f"warning: {warning}", file=sys.stderr)
     return plan
+
+
+def data_hook_of(config: Any, card: Card, plan: Plan) -> compat.DataHook | None:
+    """The correction of the data prediction that a pipeline's scheduler makes, or None."""
+    if config.solver != "scheduler" or config.plan:
+        return None
+    hook = compat.diffusers_data_hook(card.scheduler, plan)
+    if hook is not None and config.mesh:
+        raise ValueError(
+            f"mesh={config.mesh!r}: the scheduler of {card.name} clips the data prediction, which "
+            "runs on one device only; leave the mesh, or set clip_sample and thresholding to false "
+            "in its scheduler_config.json."
+        )
+    return hook
 
 
 def state_shape(config: Any, card: Card) -> tuple[int, ...]:
@@ -244,6 +265,7 @@ def draw(
     config: Any,
     *,
     keys: jax.Array | None = None,
+    data_hook: compat.DataHook | None = None,
 ) -> Solution:
     """One batch: the only place where the sampler of one device is called.
 
@@ -254,6 +276,7 @@ def draw(
       plan: it may be traced.
       config: the configuration; guidance is taken from it.
       keys: (B,) keys if the plan draws noise.
+      data_hook: the scheduler's correction of the data prediction, as `data_hook_of` gives it.
     """
 
     def network(x: jax.Array, t: jax.Array, label: jax.Array) -> jax.Array:
@@ -270,7 +293,7 @@ def draw(
         interval=config.guidance_interval,
         channels=config.guidance_channels,
     )
-    return flowjax.sample(guided, noise, plan, key=keys)
+    return flowjax.sample(guided, noise, plan, key=keys, data_hook=data_hook)
 
 
 def ticking(model: Model, tick: Callable[[], None]) -> Model:
@@ -299,6 +322,7 @@ def program_of(model: Model, plan: Plan, config: Any, tick: Callable[[], None]) 
       model, plan, config: as in `draw`.
       tick: called at each evaluation on one device; on a mesh it is never called.
     """
+    data_hook = data_hook_of(config, model.card, plan)
     if config.mesh:
         made = parallel.make_mesh(**mesh.factors(config.mesh))
         options = mesh.options(config, plan, made)
@@ -308,7 +332,7 @@ def program_of(model: Model, plan: Plan, config: Any, tick: Callable[[], None]) 
     @jax.jit
     def run(params: Any, noise: jax.Array, label: jax.Array, plan: Plan, keys: Any) -> tuple:
         bound = ticking(model, tick)._replace(params=params)
-        solution = draw(bound, noise, label, plan, config, keys=keys)
+        solution = draw(bound, noise, label, plan, config, keys=keys, data_hook=data_hook)
         return solution.x, solution.status
 
     def on_one_device(noise: jax.Array, label: jax.Array, keys: Any) -> tuple[Callable, tuple]:
