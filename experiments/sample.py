@@ -135,9 +135,30 @@ def plan_of(config: Any, card: Card) -> Plan:
             "solver='scheduler' has its own grid and shift; leave grid='uniform' and shift=1, or "
             "take another solver."
         )
-    if config.strength is None:
-        return compat.diffusers_plan(card.scheduler, config.steps)
-    return compat.diffusers_plan(card.scheduler, config.steps, strength=config.strength)
+    path = compat.diffusers_schedule(card.scheduler)
+    if type(path) is not type(card.schedule):
+        raise ValueError(
+            f"solver='scheduler': the scheduler of {card.name} steps along {type(path).__name__}, "
+            f"and its network was read as one of {type(card.schedule).__name__}; take another "
+            "solver."
+        )
+    strength = 1.0 if config.strength is None else config.strength
+    # The hook of a scheduler that clips is that of `data_hook_of`.
+    return compat.diffusers_plan(card.scheduler, config.steps, strength=strength, with_hook=True)
+
+
+def data_hook_of(config: Any, card: Card, plan: Plan) -> compat.DataHook | None:
+    """The correction of the data prediction that a pipeline's scheduler makes, or None."""
+    if config.solver != "scheduler":
+        return None
+    hook = compat.diffusers_data_hook(card.scheduler, plan)
+    if hook is not None and config.mesh:
+        raise ValueError(
+            f"mesh={config.mesh!r}: the scheduler of {card.name} clips the data prediction, which "
+            "runs on one device only; leave the mesh, or set clip_sample and thresholding to false "
+            "in its scheduler_config.json."
+        )
+    return hook
 
 
 def state_shape(config: Any, card: Card) -> tuple[int, ...]:
@@ -187,6 +208,7 @@ def draw(
     config: Any,
     *,
     keys: jax.Array | None = None,
+    data_hook: compat.DataHook | None = None,
 ) -> Solution:
     """One batch: the only place where the sampler of one device is called.
 
@@ -197,6 +219,7 @@ def draw(
       plan: it may be traced.
       config: the configuration; guidance is taken from it.
       keys: (B,) keys if the plan draws noise.
+      data_hook: the scheduler's correction of the data prediction, as `data_hook_of` gives it.
     """
 
     def network(x: jax.Array, t: jax.Array, label: jax.Array) -> jax.Array:
@@ -210,7 +233,7 @@ def draw(
         interval=config.guidance_interval,
         channels=config.guidance_channels,
     )
-    return flowjax.sample(guided, noise, plan, key=keys)
+    return flowjax.sample(guided, noise, plan, key=keys, data_hook=data_hook)
 
 
 def ticking(model: Model, tick: Callable[[], None]) -> Model:
@@ -239,6 +262,7 @@ def program_of(model: Model, plan: Plan, config: Any, tick: Callable[[], None]) 
       model, plan, config: as in `draw`.
       tick: called at each evaluation on one device; on a mesh it is never called.
     """
+    data_hook = data_hook_of(config, model.card, plan)
     if config.mesh:
         made = parallel.make_mesh(**mesh.factors(config.mesh))
         options = mesh.options(config, plan, made)
@@ -248,7 +272,7 @@ def program_of(model: Model, plan: Plan, config: Any, tick: Callable[[], None]) 
     @jax.jit
     def run(params: Any, noise: jax.Array, label: jax.Array, plan: Plan, keys: Any) -> tuple:
         bound = ticking(model, tick)._replace(params=params)
-        solution = draw(bound, noise, label, plan, config, keys=keys)
+        solution = draw(bound, noise, label, plan, config, keys=keys, data_hook=data_hook)
         return solution.x, solution.status
 
     def on_one_device(noise: jax.Array, label: jax.Array, keys: Any) -> tuple[Callable, tuple]:

@@ -20,12 +20,13 @@ from flowjax.compat.scheduler_config import (
     read,
     schedule_of,
 )
+from flowjax.compat.scheduler_flow_times import flow_evaluations
 from flowjax.compat.scheduler_hooks import correction_of
 from flowjax.compat.scheduler_lists import Asked, own_times, steps_of_strength
 from flowjax.compat.scheduler_rules import RULES
 from flowjax.compat.scheduler_solvers import Request
-from flowjax.compat.scheduler_times import flow_evaluations, vp_evaluations
 from flowjax.compat.scheduler_values import check_number
+from flowjax.compat.scheduler_vp_times import vp_evaluations
 from flowjax.errors import check_choice
 from flowjax.plans import Plan
 from flowjax.schedules import Linear, Schedule, VPDiscrete, array_module

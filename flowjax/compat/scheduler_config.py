@@ -147,6 +147,12 @@ def _rescaled_betas(*arguments):
     alpha = np.sqrt(np.cumprod(1 - betas))
     alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
     alpha_squared = np.append(alpha[:-1] ** 2, LAST_ALPHA_SQUARED)
+    if alpha_squared[-2] <= LAST_ALPHA_SQUARED:
+        raise ValueError(
+            f"compat: rescale_betas_zero_snr=True makes alpha^2 = {alpha_squared[-2]:.1e} at the "
+            f"last training step but one of these betas, below the {LAST_ALPHA_SQUARED:.1e} that "
+            "diffusers sets at the last one, so that the noise would not grow; set it to False."
+        )
     ratios = alpha_squared[1:] / alpha_squared[:-1]
     return VPDiscrete(1 - np.append(alpha_squared[0], ratios), log_snr_min=None)
 

@@ -7,18 +7,15 @@ its options. `diffusers.diffusers_plan` reads this table and never compares the 
 from collections.abc import Callable
 from typing import NamedTuple
 
+from flowjax.compat import scheduler_flow_times as flow_times
 from flowjax.compat import scheduler_solvers as solvers
-from flowjax.compat import scheduler_times as times
+from flowjax.compat import scheduler_vp_times as vp_times
 from flowjax.compat.scheduler_config import Options
+from flowjax.compat.scheduler_flow_times import FlowRules
 from flowjax.compat.scheduler_lists import Accepted
 from flowjax.compat.scheduler_solvers import Request
-from flowjax.compat.scheduler_times import (
-    AT_FIRST_BETA,
-    AT_LAST_EVALUATION,
-    AT_ZERO,
-    FlowRules,
-    VPRules,
-)
+from flowjax.compat.scheduler_times import AT_FIRST_BETA, AT_LAST_EVALUATION, AT_ZERO
+from flowjax.compat.scheduler_vp_times import VPRules
 from flowjax.plans import Plan
 
 
@@ -79,8 +76,8 @@ def _of_ddim(options: Options, peers: bool, is_respaced: bool) -> str:
 
 # These classes have flows only, and give the network the exact time.
 _FLOW_MATCH = FlowRules(
-    base=times.flow_match_base,
-    respace=times.respace_times,
+    base=flow_times.flow_match_base,
+    respace=flow_times.respace_times,
     shift_option="shift",
     truncates_labels=False,
     result=_at_zero,
@@ -88,8 +85,8 @@ _FLOW_MATCH = FlowRules(
 )
 # These classes were made for VP networks, and take flows as an option.
 _DPM_FLOW = FlowRules(
-    base=times.dpm_base,
-    respace=times.respace_vp_ratios,
+    base=flow_times.dpm_base,
+    respace=flow_times.respace_vp_ratios,
     shift_option="flow_shift",
     truncates_labels=True,
     result=_of_betas,
@@ -99,7 +96,7 @@ _MULTISTEP_VP = VPRules(
     includes_last=False,
     keeps_fractions=False,
     respaces_own_range=False,
-    respaced_index=times.whole_index,
+    respaced_index=vp_times.whole_index,
     result=_of_betas,
 )
 # These use no history of evaluations, and can place an evaluation between two training steps.
@@ -107,7 +104,7 @@ _ONE_STEP_VP = VPRules(
     includes_last=True,
     keeps_fractions=True,
     respaces_own_range=True,
-    respaced_index=times.snapped_index,
+    respaced_index=vp_times.snapped_index,
     result=_at_zero,
 )
 _WHOLE_TIMESTEPS = Accepted(timesteps=True, whole_timesteps=True)
@@ -123,7 +120,7 @@ RULES = {
     "DPMSolverMultistep": SchedulerRules(
         solvers.dpm_multistep,
         flow=_DPM_FLOW,
-        vp=_MULTISTEP_VP._replace(respaced_index=times.dpm_multistep_index),
+        vp=_MULTISTEP_VP._replace(respaced_index=vp_times.dpm_multistep_index),
         accepted=_WHOLE_TIMESTEPS,
     ),
     "DPMSolverSinglestep": SchedulerRules(
@@ -136,7 +133,7 @@ RULES = {
         solvers.unipc,
         # Log-SNR is infinite at t = 1, and diffusers avoids it; plans.unipc needs no gap.
         flow=_DPM_FLOW._replace(
-            base=times.unipc_base,
+            base=flow_times.unipc_base,
             result=_of_unipc,
             peers_start_gap=1e-6,
             peers_respacings=("karras",),

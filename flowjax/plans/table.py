@@ -194,9 +194,8 @@ def tail(plan: Plan, steps: int) -> Plan:
     # The first row that is kept follows the last row of the dropped steps.
     first = int(np.flatnonzero(plan.ends_step)[dropped - 1]) + 1
     way_out = (
-        "build the solver on the last points of its grid instead, for example "
-        f"plans.dpm_solver_pp(schedule, plan.grid[-{steps + 1}:], order); compat.diffusers_plan has "
-        "strength= for that."
+        "build the solver on the last points of its grid instead, for example plans.dpm_solver_pp("
+        f"schedule, plan.grid[-{steps + 1}:], order); compat.diffusers_plan has strength= for that."
     )
 
     # No row may reach back beyond the first one.

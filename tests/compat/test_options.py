@@ -29,6 +29,8 @@ SETTINGS = [
         "prediction_type": "flow_prediction",
         "use_dynamic_shifting": True,
     },
+    # The limit must be above 1 for the quantile to act.
+    {"thresholding": True, "sample_max_value": 3.0},
     {"thresholding": True},
     {"clip_sample": True},
     {"timestep_spacing": "leading"},
