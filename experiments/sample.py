@@ -337,11 +337,11 @@ def draw_all(
     def prepared(part: np.ndarray) -> tuple[Callable, tuple]:
         # The last batch is filled up: one shape, and so one program.
         part = np.concatenate([part, np.repeat(part[-1:], batch - len(part), axis=0)])
-        states, keys = noise_of(config.seed, part, shape)
+        begin, keys = noise_of(config.seed, part, shape)
         if data is not None:
-            states = start.noised(data, states, plan, model.card)
+            begin = start.noised(data, begin, plan, model.card)
         draws_noise = np.any(plan.s)
-        return program(states, jnp.asarray(part[:, 0]), keys if draws_noise else None)
+        return program(begin, jnp.asarray(part[:, 0]), keys if draws_noise else None)
 
     began = time.perf_counter()
     run, arguments = prepared(batches[0])
