@@ -165,9 +165,9 @@ def plan_of(config: Any, card: Card) -> Plan:
             f"and its network was read as one of {type(card.schedule).__name__}; take another "
             "solver."
         )
+    strength = 1.0 if config.strength is None else config.strength
     # The hook of a scheduler that clips is that of `data_hook_of`.
-    part = {} if config.strength is None else {"strength": config.strength}
-    return compat.diffusers_plan(card.scheduler, config.steps, with_hook=True, **part)
+    return compat.diffusers_plan(card.scheduler, config.steps, strength=strength, with_hook=True)
 
 
 def _check_no_grid(config: Any) -> None:
@@ -397,11 +397,11 @@ def draw_all(
     def prepared(part: np.ndarray) -> tuple[Callable, tuple]:
         # The last batch is filled up: one shape, and so one program.
         part = np.concatenate([part, np.repeat(part[-1:], batch - len(part), axis=0)])
-        states, keys = noise_of(config.seed, part, shape)
+        begin, keys = noise_of(config.seed, part, shape)
         if data is not None:
-            states = start.noised(data, states, plan, model.card)
+            begin = start.noised(data, begin, plan, model.card)
         draws_noise = np.any(plan.s)
-        return program(states, jnp.asarray(part[:, 0]), keys if draws_noise else None)
+        return program(begin, jnp.asarray(part[:, 0]), keys if draws_noise else None)
 
     began = time.perf_counter()
     run, arguments = prepared(batches[0])

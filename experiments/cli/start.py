@@ -70,6 +70,7 @@ def state_of(config: Any, card: Card, shape: Sequence[int]) -> jax.Array | None:
     """
     if config.image is None:
         return None
+    # The image as pixels, and whether the model can take them.
     factor = card.vae.config.factor if card.vae is not None else 1
     channels = card.vae.config.channels if card.vae is not None else shape[-1]
     if channels not in (1, 3):
@@ -80,6 +81,7 @@ def state_of(config: Any, card: Card, shape: Sequence[int]) -> jax.Array | None:
         )
     size = (shape[0] * factor, shape[1] * factor)
     pixels = _read(config.image, channels)  # (H, W, 1 or 3) in [-1, 1]
+    # The size, which is never changed here: cropping and resizing are the caller's decisions.
     if pixels.shape[:2] != size:
         height, width = pixels.shape[:2]
         least = factor * card.config.patch
@@ -89,6 +91,7 @@ def state_of(config: Any, card: Card, shape: Sequence[int]) -> jax.Array | None:
             f"image={config.image!r} has {height} x {width} pixels (height x width), and "
             f"{card.name} draws {size[0]} x {size[1]} here; resize the image{other}."
         )
+    # The state: the pixels, or the mean of the autoencoder's posterior.
     if card.vae is None:
         return jnp.asarray(pixels)
     latents = jax.jit(type(card.vae).to_latents)(card.vae, jnp.asarray(pixels)[None])
@@ -105,6 +108,7 @@ def noised(data: jax.Array, noise: jax.Array, plan: Plan, card: Card) -> jax.Arr
       card: of the model, whose path tells how much of both.
     """
     every = jnp.broadcast_to(data, noise.shape)
+    # x = alpha(t) data + sigma(t) noise; the weights are float64, and the state stays float32.
     return card.schedule.add_noise(every, noise, plan.t[0]).astype(noise.dtype)
 
 
@@ -118,5 +122,6 @@ def _read(path: str, channels: int) -> np.ndarray:
         raise ValueError(f"image={path!r} cannot be read as an image ({error}).") from None
     white = Image.new("RGBA", opaque.size, "white")
     shown = Image.alpha_composite(white, opaque).convert("RGB" if channels == 3 else "L")
+    # Pillow's size is (width, height).
     levels = np.asarray(shown, np.float32).reshape(*shown.size[::-1], channels)
     return levels / 127.5 - 1

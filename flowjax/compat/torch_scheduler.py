@@ -506,7 +506,7 @@ class PlanScheduler(*BASES):
         """The first row whose timestep this is."""
         known = self.timesteps if schedule_timesteps is None else schedule_timesteps
         value = float(timestep)
-        distances = [abs(float(one) - value) for one in known]
+        distances = [abs(one - value) for one in known.tolist()]
         index = distances.index(min(distances))
         # A pipeline in bfloat16 may have rounded its timesteps to 8 bits.
         if distances[index] > 0.005 * max(1.0, abs(value)):

@@ -153,10 +153,17 @@ def pipeline(tmp_path):
         (folder / part).mkdir(parents=True)
         for name in ("config.json", "diffusion_pytorch_model.safetensors"):
             shutil.copy(GOLDEN / golden / name, folder / part)
-    parts = {"transformer": "DiTTransformer2DModel", "vae": "AutoencoderKL"}
+    parts = {
+        "transformer": "DiTTransformer2DModel",
+        "vae": "AutoencoderKL",
+        "scheduler": "DDIMScheduler",
+    }
     index = {"_class_name": "DiTPipeline"}
     index |= {part: ["diffusers", name] for part, name in parts.items()}
     (folder / "model_index.json").write_text(json.dumps(index))
+    (folder / "scheduler").mkdir()
+    scheduler = {"_class_name": "DDIMScheduler", "clip_sample": False}
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
     return folder
 
 
@@ -238,6 +245,8 @@ def test_an_image_that_has_changed_is_noticed(toy, tmp_path, capsys):
     assert "x.png has changed" in capsys.readouterr().err
 
 
+@pytest.mark.slow  # importing diffusers takes its time
+@pytest.mark.filterwarnings("ignore")  # of diffusers about other packages
 def test_image_to_image_of_diffusers_takes_the_same_steps(toy):
     """The start and the steps of diffusers' pipeline, with its own scheduler and a toy network."""
     torch = pytest.importorskip("torch")
