@@ -40,7 +40,7 @@ ACTIVATIONS: dict[str, Callable[[Array], jax.Array]] = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
     "mish": jax.nn.mish,
 }
-NORMS = ("rms_norm", "layer_norm", "batch_norm")
+NORMS = ("rms_norm", "batch_norm")
 BLOCKS = ("ResBlock", "EfficientViTBlock")
 
 
@@ -204,8 +204,6 @@ def _norm(p: PyTree, x: jax.Array, kind: str) -> jax.Array:
     """The norm of each pixel over its channels; "batch_norm" has the mean and variance of training."""
     if kind == "batch_norm":
         centre, square = p["running_mean"][None, None, None], p["running_var"][None, None, None]
-    elif kind == "layer_norm":
-        centre, square = jnp.mean(x, -1, keepdims=True), jnp.var(x, -1, keepdims=True)
     else:
         centre, square = 0, jnp.mean(jnp.square(x), -1, keepdims=True)
     x = (x - centre) * jax.lax.rsqrt(square + EPSILON)

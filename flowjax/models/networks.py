@@ -37,6 +37,19 @@ def on_one_device(config: Config, size: tuple[int, int]) -> Any:
     return dit.softmax_attention
 
 
+def tokens_together(config: Config, size: tuple[int, int]) -> int:
+    """How many neighbouring tokens of an image of `size` stay on one device.
+
+    For a SANA it is a row of the image, since its convolution reads rows; else 1.
+    """
+    return size[1] // config.patch if isinstance(config, SanaConfig) else 1
+
+
+def is_linear(config: Config) -> bool:
+    """Whether tokens see each other through sums over keys, and not through keys and values."""
+    return isinstance(config, SanaConfig)
+
+
 def takes_text(config: Config) -> bool:
     """Whether the network is drawn for a `Condition` and not for a label."""
     return isinstance(config, SanaConfig)

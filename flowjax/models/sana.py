@@ -192,6 +192,7 @@ class GatedConvolution(nnx.Module):
 
     def __init__(self, config: SanaConfig, rngs: nnx.Rngs):
         hidden = config.hidden
+        self.config = config
         self.expand = dit.linear(config.width, 2 * hidden, config, rngs)
         self.kernel = nnx.Param(XAVIER(rngs.params(), (3, 3, 2 * hidden), jnp.float32))
         self.bias = nnx.Param(jnp.zeros(2 * hidden, jnp.float32))
@@ -199,7 +200,8 @@ class GatedConvolution(nnx.Module):
 
     def __call__(self, x: jax.Array, rows: Callable) -> tuple[jax.Array, PyTree]:
         """(B, L, E) -> (B, L, E), carry; rows(y (B, L, 2 F)) -> ((B, rows + 2, columns, 2 F), carry)."""
-        y = jax.nn.silu(self.expand(x)).astype(x.dtype)  # (B, L, 2 F)
+        # In the compute dtype, in which it also travels to neighbours: it is the widest array.
+        y = jax.nn.silu(self.expand(x)).astype(self.config.dtype or x.dtype)  # (B, L, 2 F)
         around, carry = rows(y)
         y = depthwise(around, self.kernel[...], self.bias[...]).reshape(y.shape)
         y, gate = jnp.split(y, 2, axis=-1)  # (B, L, F) each
@@ -218,9 +220,10 @@ def depthwise(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
       bias: (C,).
     """
     height, width = x.shape[1] - 2, x.shape[2]
+    exact = jnp.promote_types(x.dtype, jnp.float32)
     x = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0)))
-    kernel, bias = kernel.astype(x.dtype), bias.astype(x.dtype)
-    total = bias[None, None, None]
+    kernel = kernel.astype(exact)
+    total = bias[None, None, None].astype(exact)
     for row in range(3):
         for column in range(3):
             shifted = x[:, row : row + height, column : column + width]
