@@ -14,8 +14,8 @@ others that docs/networks.md lists. Without --config.model it is fetched from th
 pip install "flowjax-dit[hub]" and internet. Read the licence on that page.
 
 --config.labels=0,2 takes some of the texts by number. The pipeline's own solver is
---config.solver=scheduler --config.shift=1. Any size is possible whose sides the autoencoder's factor
-divides (32 times the patch); the network was trained for about 512 x 512.
+--config.solver=scheduler --config.shift=1. Any size is possible whose sides the autoencoder's
+factor divides (32 times the patch); the network was trained for about 512 x 512.
 
 Expect: runs/sample_sana/samples.png, a row of images for each text; minutes on a CPU, seconds on a
 GPU. No weights come with flowjax, so this was run with random ones only.

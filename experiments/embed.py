@@ -7,8 +7,9 @@ It writes the file of `experiments.cli.embeddings`, with the embeddings of the n
 encoder runs once for each text, so files of embeddings can be made on another machine.
 
 The embeddings are the last hidden state of the encoder at each token. Tokens are padded on the
-right to `length`, and texts are in small letters, without spaces around. With an instruction of so many tokens that the text has more than `length`, the
-first token and the last length - 1 are kept, as SANA's pipeline in diffusers does.
+right to `length`, and texts are in small letters, without spaces around. With an instruction of so
+many tokens that the text has more than `length`, the first token and the last length - 1 are kept,
+as SANA's pipeline in diffusers does.
 """
 
 import pathlib
@@ -143,9 +144,8 @@ def embed(config: Any, workdir: str, overwrite: bool, command: str) -> None:
     )
     embeddings.write(out, condition, prompts)
     longest = int(mask.sum(axis=1).max())
-    print(
-        f"{len(prompts)} texts of at most {longest} tokens, each of {found.shape[-1]} numbers; {out}"
-    )
+    width = found.shape[-1]
+    print(f"{len(prompts)} texts of at most {longest} tokens, each of {width} numbers; {out}")
 
 
 def _no_workdir(config: str) -> str:

@@ -135,8 +135,8 @@ def texts_of(config: Any, card: Card) -> embeddings.Texts | None:
     takes_text = networks.takes_text(card.config)
     if not takes_text and config.embeddings:
         raise ValueError(
-            f"embeddings={config.embeddings!r}: {card.name} draws for labels; leave embeddings, and "
-            "give labels."
+            f"embeddings={config.embeddings!r}: {card.name} draws for labels; leave embeddings, "
+            "and give labels."
         )
     if not takes_text:
         return None

@@ -7,8 +7,8 @@ A file is an .npz or a .safetensors with P texts:
     negative        (T', C), (1, T', C) or (P, T', C): those of the negative text, usually the empty
                     one; it may be missing where there is no guidance
     negative_mask   (T',), (1, T') or (P, T')
-    prompts         (P,)       the texts, if they are known; in a .safetensors a JSON list of them in
-                    its metadata
+    prompts         (P,)       the texts, if they are known; in a .safetensors they are a JSON list
+                    in its metadata
 """
 
 import json

@@ -1,8 +1,9 @@
 """Which network a configuration describes: DiT or SANA, by the class of the configuration.
 
-A network's module has `network(config)`, the functions on its parameters; `positions(config, size)`,
-the embedding of its tokens' places; and what tokens see each other by where one device has all of
-them: `softmax_attention` of a DiT, a `Mixing` of a SANA.
+A network's module has `network(config)`, the functions on its parameters, and `positions(config,
+size)`, the embedding of its tokens' places. A network also takes as an argument how its tokens see
+each other: the attention of a DiT, the `Mixing` of a SANA. `on_one_device` gives the one of a
+device that has all tokens.
 """
 
 from types import ModuleType

@@ -1,7 +1,7 @@
 """A network with linear attention over a mesh: exact, or with stale sums.
 
-The tokens of an image are split by rows of the image. Tokens see each other in two places, which are
-the two functions of a `models.sana.Mixing`:
+The tokens of an image are split by rows of the image. Tokens see each other in two places, which
+are the two functions of a `models.sana.Mixing`:
 
     attention   the sums (S, s) over keys, d (d + 1) numbers a head: one all-reduce a layer
     rows        the row above and the row below the device's own, for the 3 x 3 convolution: two

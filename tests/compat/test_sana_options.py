@@ -1,4 +1,4 @@
-"""SANA's own option dictionary and its pipeline's scheduler_config.json, where they mean the same."""
+"""SANA's own options and its pipeline's scheduler_config.json, where they mean the same."""
 
 import json
 import pathlib

@@ -12,7 +12,9 @@ from flowjax import guidance, models
 from flowjax.models import Condition, SanaConfig, sana
 from flowjax.models.sana_sizes import NAMES
 
-CONFIG = SanaConfig((4, 6), channels=3, patch=2, width=16, depth=2, heads=2, cross_heads=4, caption=5)
+CONFIG = SanaConfig(
+    (4, 6), channels=3, patch=2, width=16, depth=2, heads=2, cross_heads=4, caption=5
+)
 RANDOM = np.random.default_rng(0)
 X = RANDOM.standard_normal((2, 4, 6, 3))
 CONDITION = Condition(RANDOM.standard_normal((2, 4, 5)), np.array([[1, 1, 1, 0], [1, 1, 0, 0]]))

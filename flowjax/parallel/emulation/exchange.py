@@ -40,9 +40,7 @@ class Exchange(NamedTuple):
     residual: np.ndarray
 
 
-def contiguous(
-    tokens: int, devices: int, name: str = NAME, *, together: int = 1
-) -> np.ndarray:
+def contiguous(tokens: int, devices: int, name: str = NAME, *, together: int = 1) -> np.ndarray:
     """The device of each token, (tokens,): runs of ceil(tokens/devices) tokens.
 
     The last runs may be shorter, or empty. A refusal speaks in the name of `name`. So many

@@ -4,7 +4,7 @@ The tokens of an image are split by rows into n parts. In row i of a plan and la
 sums over the keys of part p in that row, a token of part p sees
 
     S_p + sum_{j != p} S_j       where the row is synchronous
-    S_p + sum_{j != p} C_j       where it is stale; C_j is the copy: S_j of the last row that was sent
+    S_p + sum_{j != p} C_j       where it is stale; the copy C_j is S_j of the last row that sent
 
 The convolution always reads the rows of this row of the plan. Written from this description, one
 part after the other, and not from the mesh code.
