@@ -9,10 +9,14 @@ class Config:
 
     # What `flowjax.models.load` takes: a folder, a file, a name on the hub, "digits" or "emoji".
     model: str
-    # Names or numbers separated by commas; "null" is the label of no class.
+    # Names or numbers separated by commas; "null" is the label of no class. For a network that
+    # draws for texts: their numbers in `embeddings`, "" for all of them.
     labels: str
     count: int = 8  # images of each label
     batch: int = 64  # images drawn together; it bounds the memory and changes no image
+    # A file of text embeddings, .npz or .safetensors (see `experiments.cli.embeddings`), for a
+    # network that draws for texts; "" for one that draws for labels.
+    embeddings: str = ""
     seed: int = 0  # image k of a label depends on the seed, the label and k only
 
     # The solver and its grid.

@@ -1,4 +1,4 @@
-r"""Images by label: one command from a model to a PNG.
+r"""Images by label or text: one command from a model to a PNG.
 
     python -m experiments.sample --config=configs/sample_digits.py --config.labels=3,8 \
         --workdir=runs/digits
@@ -14,7 +14,9 @@ Image k of label c starts from
 
     flowjax.draw_noise(jax.random.fold_in(flowjax.seeds.key(seed), c), [k], shape)
 
-so it does not depend on the other labels, on the batch or on its place in it. Image to image,
+so it does not depend on the other labels, on the batch or on its place in it. A network that draws
+for texts takes these from --config.embeddings; the label c is then the number of the text. Image to
+image,
 
     --config.image=photo.png --config.strength=0.6
 
@@ -36,7 +38,7 @@ import numpy as np
 from jax.experimental import io_callback
 
 import flowjax
-from experiments.cli import archive, mesh, ranges, start
+from experiments.cli import archive, embeddings, mesh, ranges, start
 from experiments.cli.archive import Drawn
 from experiments.cli.labels import numbers
 from experiments.cli.run import act_on, progress
@@ -53,7 +55,7 @@ from flowjax import (
     tune,
 )
 from flowjax.errors import check_choice
-from flowjax.models import Card, Model
+from flowjax.models import Card, Condition, Model, networks
 from flowjax.schedules import Schedule
 
 # ---- what the configuration names
@@ -218,6 +220,34 @@ def data_hook_of(config: Any, card: Card, plan: Plan) -> compat.DataHook | None:
     return hook
 
 
+def texts_of(config: Any, card: Card) -> embeddings.Texts | None:
+    """The texts of the configuration, or None for a network that draws for labels."""
+    takes_text = networks.takes_text(card.config)
+    if not takes_text and config.embeddings:
+        raise ValueError(
+            f"embeddings={config.embeddings!r}: {card.name} draws for labels; leave embeddings, "
+            "and give labels."
+        )
+    if not takes_text:
+        return None
+    if card.config.guidance_embeds:
+        raise ValueError(
+            f"{card.name} receives the scale of guidance as a number (guidance_embeds), which this "
+            "command does not give; call its model with Condition(..., guidance=)."
+        )
+    if not config.embeddings:
+        raise ValueError(
+            f"{card.name} draws for texts; give embeddings=FILE, which experiments.embed writes."
+        )
+    texts = embeddings.read(config.embeddings, card)
+    if config.guidance != 1 and texts.condition.negative is None:
+        raise ValueError(
+            f"guidance={config.guidance}: {config.embeddings} has no negative embeddings; add "
+            "negative and negative_mask to it, or take guidance=1."
+        )
+    return texts
+
+
 def state_shape(config: Any, card: Card) -> tuple[int, ...]:
     """(H, W, C) of a state: of the images, or of the latents of an autoencoder."""
     if not config.size:
@@ -260,7 +290,7 @@ def noise_of(seed: int, wanted: Any, shape: Sequence[int]) -> tuple[jax.Array, j
 def draw(
     model: Model,
     noise: jax.Array,
-    label: jax.Array,
+    label: jax.Array | Condition,
     plan: Plan,
     config: Any,
     *,
@@ -272,7 +302,7 @@ def draw(
     Args:
       model: the network.
       noise: (B, H, W, C).
-      label: (B,) integers.
+      label: (B,) integers, or a `Condition`.
       plan: it may be traced.
       config: the configuration; guidance is taken from it.
       keys: (B,) keys if the plan draws noise.
@@ -282,13 +312,11 @@ def draw(
     def network(x: jax.Array, t: jax.Array, label: jax.Array) -> jax.Array:
         return model.apply(model.params, x, t, label)
 
-    # Without guidance no null label is needed, which some networks do not have.
-    has_null = model.card.config.has_null
-    null = model.card.null_label if has_null or config.guidance != 1 else label
+    # Without guidance the null condition is never evaluated, and a text need not have one.
+    branches = (label, label) if config.guidance == 1 else model.card.branches(label)
     guided = guidance.classifier_free(
         network,
-        label,
-        null,
+        *branches,
         config.guidance,
         interval=config.guidance_interval,
         channels=config.guidance_channels,
@@ -365,6 +393,7 @@ def draw_all(
     shape: Sequence[int],
     ready: Callable[[], None] = _ignore,
     data: jax.Array | None = None,
+    condition: Callable[[np.ndarray], Any] = jnp.asarray,
 ) -> Drawn:
     """All images, batch by batch in one compiled program, with a bar on stderr.
 
@@ -377,6 +406,7 @@ def draw_all(
       ready: called when the program is compiled, which is when all mistakes of the configuration
         have been found.
       data: the state of the image that image to image starts from, shaped `shape`; or None.
+      condition: the numbers (B,) of labels or texts -> what the network is drawn for.
     """
     batch = min(config.batch, len(wanted))
     batches = [wanted[i : i + batch] for i in range(0, len(wanted), batch)]
@@ -401,7 +431,7 @@ def draw_all(
         if data is not None:
             begin = start.noised(data, begin, plan, model.card)
         draws_noise = np.any(plan.s)
-        return program(begin, jnp.asarray(part[:, 0]), keys if draws_noise else None)
+        return program(begin, condition(part[:, 0]), keys if draws_noise else None)
 
     began = time.perf_counter()
     run, arguments = prepared(batches[0])
@@ -474,14 +504,16 @@ def sample(config: Any, workdir: str, overwrite: bool, command: str) -> None:
 
     # Everything that the configuration names, before anything is drawn.
     model = load(config)
-    labels = numbers(config.labels, model.card)
+    texts = texts_of(config, model.card)
+    labels = numbers(config.labels, model.card) if texts is None else texts.labels(config.labels)
     wanted = np.array([(label, k) for label, _ in labels for k in range(config.count)])
     plan, shape = plan_of(config, model.card), state_shape(config, model.card)
     data = start.state_of(config, model.card, shape)
 
     # States, and their images.
     ready = functools.partial(archive.make_writable, workdir)
-    drawn = draw_all(model, wanted, plan, config, shape, ready, data)
+    condition = jnp.asarray if texts is None else texts.of
+    drawn = draw_all(model, wanted, plan, config, shape, ready, data, condition)
     began = time.perf_counter()
     shown = pictures(model.card, drawn.states, config.tile)
     decoding = time.perf_counter() - began if model.card.vae is not None else None

@@ -312,9 +312,9 @@ class Card:
         if (condition.guidance is not None) != self.config.guidance_embeds:
             raise ValueError(
                 f"{self.name}: a condition {'without' if self.config.guidance_embeds else 'with'} "
-                "guidance for a network whose guidance_embeds is "
-                f"{self.config.guidance_embeds}; give Condition(..., guidance=(B,)) to the networks "
-                "that receive the scale of guidance, and to no other."
+                f"guidance for a network whose guidance_embeds is {self.config.guidance_embeds}; "
+                "give Condition(..., guidance=(B,)) to the networks that receive the scale of "
+                "guidance, and to no other."
             )
         if len(condition.embeddings) not in (1, batch):
             raise ValueError(

@@ -65,8 +65,8 @@ def checked(name: str, condition: object, width: int) -> Condition:
 def branches(name: str, condition: Condition) -> tuple[Condition, Condition]:
     """The two conditions of classifier-free guidance: (given, null), of one shape.
 
-    The null condition is the negative embeddings. The shorter of the two texts is padded with tokens
-    that its mask excludes.
+    The null condition is the negative embeddings. The shorter of the two texts is padded with
+    tokens that its mask excludes.
 
     Args:
       name: in whose name a refusal speaks.
@@ -116,8 +116,8 @@ def _check_text(name, what, embeddings, mask, width):
     if mask is None or np.shape(mask) != shape[:2]:
         given = "no mask" if mask is None else f"a mask of shape {np.shape(mask)}"
         raise ValueError(
-            f"{name}: {given} for the {what} of shape {shape}; wanted (B, T) = {shape[:2]}, 1 where "
-            "a token belongs to the text."
+            f"{name}: {given} for the {what} of shape {shape}; wanted (B, T) = {shape[:2]}, 1 "
+            "where a token belongs to the text."
         )
 
 

@@ -5,7 +5,8 @@ checkpoint split at the dots, kernels as (row, column, in, out). `models.weights
 files.
 
 Images are (B, H, W, 3) in about [-1, 1]; latents are (B, h, w, c) with h = H/f, w = W/f and
-f = 2^(stages - 1), which is 32 in SANA's. There is no posterior: a latent is a function of its image.
+f = 2^(stages - 1), which is 32 in SANA's. There is no posterior: a latent is a function of its
+image.
 
 A stage consists of residual blocks, or of EfficientViT blocks: a linear attention over the whole
 image on queries, keys and values at several scales, then a gated convolution. Stages are joined by
@@ -20,7 +21,7 @@ the decoding in one piece to rounding.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +41,7 @@ ACTIVATIONS: dict[str, Callable[[Array], jax.Array]] = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
     "mish": jax.nn.mish,
 }
-NORMS = ("rms_norm", "layer_norm", "batch_norm")
+NORMS = ("rms_norm", "batch_norm")
 BLOCKS = ("ResBlock", "EfficientViTBlock")
 
 
@@ -201,11 +202,9 @@ def _conv(p: PyTree, x: Array, stride: int = 1, groups: int = 1) -> jax.Array:
 
 
 def _norm(p: PyTree, x: jax.Array, kind: str) -> jax.Array:
-    """The norm of each pixel over its channels; "batch_norm" has the mean and variance of training."""
+    """The norm of each pixel over its channels; "batch_norm" has the statistics of training."""
     if kind == "batch_norm":
         centre, square = p["running_mean"][None, None, None], p["running_var"][None, None, None]
-    elif kind == "layer_norm":
-        centre, square = jnp.mean(x, -1, keepdims=True), jnp.var(x, -1, keepdims=True)
     else:
         centre, square = 0, jnp.mean(jnp.square(x), -1, keepdims=True)
     x = (x - centre) * jax.lax.rsqrt(square + EPSILON)
@@ -227,7 +226,8 @@ def _conv_norm_add(p: PyTree, x: Array, skip: Array, *, norm: str) -> jax.Array:
 def _queries_keys_values(p: PyTree, x: Array, *, head: int) -> jax.Array:
     """Queries, keys and values at all scales: (B, h, w, C) -> (B, h, w, 3 C (1 + scales)).
 
-    A scale is a convolution of each channel, then one of 1 x 1 inside each group of `head` channels.
+    A scale is a convolution of each channel, then one of 1 x 1 inside each group of `head`
+    channels.
     """
     one = jnp.concatenate([x @ p[name]["weight"] for name in ("to_q", "to_k", "to_v")], axis=-1)
     found = [one]
@@ -247,7 +247,7 @@ def _attend(p: PyTree, qkv: Array, skip: Array, *, head: int, norm: str) -> jax.
 
 @jax.jit
 def _gated_convolution(p: PyTree, x: Array) -> jax.Array:
-    """x plus the norm of a dense layer, a 3 x 3 convolution of each channel, a gate, a dense layer."""
+    """x plus the norm of: a dense layer, a 3 x 3 convolution by channel, a gate, a dense layer."""
     y = jax.nn.silu(_conv(p["conv_inverted"], x))
     y, gate = jnp.split(_conv(p["conv_depth"], y, groups=y.shape[-1]), 2, axis=-1)
     return x + _norm(p["norm"], _conv(p["conv_point"], y * jax.nn.silu(gate)), "rms_norm")
@@ -318,7 +318,8 @@ def _by_number(blocks: dict[str, PyTree]) -> list[PyTree]:
 def _heads(qkv: Array, head: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Queries, keys and values (B, h w, heads, d) of (B, h, w, heads 3 d).
 
-    A head is a run of 3 d channels of the concatenated queries, keys and values, as in EfficientViT.
+    A head is a run of 3 d channels of the concatenated queries, keys and values, as in
+    EfficientViT.
     """
     by_head = jnp.reshape(qkv, (len(qkv), -1, qkv.shape[-1] // (3 * head), 3, head))
     return by_head[..., 0, :], by_head[..., 1, :], by_head[..., 2, :]

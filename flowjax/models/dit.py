@@ -75,9 +75,7 @@ def linear(
     options = {}
     if config.dtype:
         options = {"dtype": jnp.dtype(config.dtype), "preferred_element_type": jnp.float32}
-    return nnx.Linear(
-        inputs, outputs, kernel_init=kernel, use_bias=use_bias, rngs=rngs, **options
-    )
+    return nnx.Linear(inputs, outputs, kernel_init=kernel, use_bias=use_bias, rngs=rngs, **options)
 
 
 def _modulation(config: DiTConfig, parts: int, rngs: nnx.Rngs) -> nnx.Linear:
@@ -88,9 +86,7 @@ def _modulation(config: DiTConfig, parts: int, rngs: nnx.Rngs) -> nnx.Linear:
     return nnx.Linear(config.width, parts * config.width, kernel_init=ZEROS, rngs=rngs)
 
 
-def plain_norm(
-    width: int, epsilon: float, rngs: nnx.Rngs, affine: bool = False
-) -> nnx.LayerNorm:
+def plain_norm(width: int, epsilon: float, rngs: nnx.Rngs, affine: bool = False) -> nnx.LayerNorm:
     """LayerNorm, usually without learned scale and bias: the modulation takes their place."""
     return nnx.LayerNorm(
         width,

@@ -1,8 +1,9 @@
 """Which network a configuration describes: DiT or SANA, by the class of the configuration.
 
-A network's module has `network(config)`, the functions on its parameters; `positions(config, size)`,
-the embedding of its tokens' places; and what tokens see each other by where one device has all of
-them: `softmax_attention` of a DiT, a `Mixing` of a SANA.
+A network's module has `network(config)`, the functions on its parameters, and `positions(config,
+size)`, the embedding of its tokens' places. A network also takes as an argument how its tokens see
+each other: the attention of a DiT, the `Mixing` of a SANA. `on_one_device` gives the one of a
+device that has all tokens.
 """
 
 from types import ModuleType
@@ -35,6 +36,19 @@ def on_one_device(config: Config, size: tuple[int, int]) -> Any:
     if isinstance(config, SanaConfig):
         return sana.on_one_device(config, size)
     return dit.softmax_attention
+
+
+def tokens_together(config: Config, size: tuple[int, int]) -> int:
+    """How many neighbouring tokens of an image of `size` stay on one device.
+
+    For a SANA it is a row of the image, since its convolution reads rows; else 1.
+    """
+    return size[1] // config.patch if isinstance(config, SanaConfig) else 1
+
+
+def is_linear(config: Config) -> bool:
+    """Whether tokens see each other through sums over keys, and not through keys and values."""
+    return isinstance(config, SanaConfig)
 
 
 def takes_text(config: Config) -> bool:

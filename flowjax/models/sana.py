@@ -1,8 +1,8 @@
 """The linear diffusion transformer SANA (Xie et al. 2024, arXiv:2410.10629), drawn for a text.
 
-Like a DiT it takes *patches* (B, L, P) and the embedding of their places (models/dit.py). It differs
-in the condition, a `models.Condition`, and in how tokens see each other. They do so in two places,
-which are both arguments, in one `Mixing`:
+Like a DiT it takes *patches* (B, L, P) and the embedding of their places (models/dit.py). It
+differs in the condition, a `models.Condition`, and in how tokens see each other. They do so in two
+places, which are both arguments, in one `Mixing`:
 
     attention(q, k, v, layer, carry) -> (out, carry)        q, k, v, out: (B, L, heads, d)
     rows(x, layer, carry) -> (y, carry)                     x (B, L, C), y (B, rows + 2, columns, C)
@@ -12,8 +12,8 @@ The attention is linear: with phi = ReLU the output of query i is
     out_i = phi(q_i) S / (phi(q_i) s),    S = sum_j phi(k_j)' v_j,    s = sum_j phi(k_j)',
 
 so tokens see each other only in the sums (S, s), d (d + 1) numbers a head, whatever L is. The
-3 x 3 convolution of the MLP reads the row above and the row below: `rows` returns the tokens as rows
-of an image with one more row on each side. A device that holds some rows of an image has other
+3 x 3 convolution of the MLP reads the row above and the row below: `rows` returns the tokens as
+rows of an image with one more row on each side. A device that holds some rows of an image has other
 functions for both (parallel/linear.py), and the same network.
 
 Letters as in models/dit.py; T tokens of the text, F the hidden width of the MLP.
@@ -192,14 +192,16 @@ class GatedConvolution(nnx.Module):
 
     def __init__(self, config: SanaConfig, rngs: nnx.Rngs):
         hidden = config.hidden
+        self.config = config
         self.expand = dit.linear(config.width, 2 * hidden, config, rngs)
         self.kernel = nnx.Param(XAVIER(rngs.params(), (3, 3, 2 * hidden), jnp.float32))
         self.bias = nnx.Param(jnp.zeros(2 * hidden, jnp.float32))
         self.contract = dit.linear(hidden, config.width, config, rngs, use_bias=False)
 
     def __call__(self, x: jax.Array, rows: Callable) -> tuple[jax.Array, PyTree]:
-        """(B, L, E) -> (B, L, E), carry; rows(y (B, L, 2 F)) -> ((B, rows + 2, columns, 2 F), carry)."""
-        y = jax.nn.silu(self.expand(x)).astype(x.dtype)  # (B, L, 2 F)
+        """(B, L, E) -> (B, L, E), carry; `rows` is that of `Mixing`, on (B, L, 2 F)."""
+        # In the compute dtype, in which it also travels to neighbours: it is the widest array.
+        y = jax.nn.silu(self.expand(x)).astype(self.config.dtype or x.dtype)  # (B, L, 2 F)
         around, carry = rows(y)
         y = depthwise(around, self.kernel[...], self.bias[...]).reshape(y.shape)
         y, gate = jnp.split(y, 2, axis=-1)  # (B, L, F) each
@@ -218,9 +220,10 @@ def depthwise(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
       bias: (C,).
     """
     height, width = x.shape[1] - 2, x.shape[2]
+    exact = jnp.promote_types(x.dtype, jnp.float32)
     x = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0)))
-    kernel, bias = kernel.astype(x.dtype), bias.astype(x.dtype)
-    total = bias[None, None, None]
+    kernel = kernel.astype(exact)
+    total = bias[None, None, None].astype(exact)
     for row in range(3):
         for column in range(3):
             shifted = x[:, row : row + height, column : column + width]

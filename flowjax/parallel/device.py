@@ -4,7 +4,7 @@ It takes images and returns images, and in between it has only its own tokens: `
 the plan on these. This file has the model that `flowjax.sample` calls, and the code around it.
 Collectives:
 
-    attention   per layer, see parallel.attention and parallel.stale.exchange
+    attention   per layer, see parallel.attention, parallel.stale.exchange and parallel.linear
     the meter   one all-reduce a row, of two numbers a layer and sample, where attention is stale
     guidance    one all-reduce a row, of the velocity, where the mesh has cfg=2
     at the end  one all-gather of the images' tokens, and one all-reduce of the status
@@ -19,7 +19,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from flowjax import guidance as guiding
+from flowjax.models import networks
 from flowjax.models.card import Card
+from flowjax.parallel import linear
 from flowjax.parallel.attention import exact
 from flowjax.parallel.mesh import CFG, DATA, doubled, token_axes, token_shards
 from flowjax.parallel.stale import model as stale
@@ -84,7 +86,7 @@ def exact_body(
     tokens = setup.card.patchify(noise).shape[1]  # L without padding
     is_token = _is_token(setup, positions, tokens)
     network = functools.partial(_network, setup, params, positions, is_token)
-    attention = exact(setup.attention, setup.mesh, tokens)
+    attention = _exact_attention(setup, noise, tokens)
 
     def evaluate(x, t, label):
         return network(x, t, label, attention, None)[0]
@@ -130,7 +132,7 @@ def guided(
     Args:
       setup: has card, mesh and guidance.
       network: (x, t, label[, carry]) -> velocity[, carry].
-      label: (B,).
+      label: (B,), or a `Condition`.
 
     Returns:
       (x, t[, carry]) -> velocity[, carry].
@@ -141,12 +143,21 @@ def guided(
         return functools.partial(_one_branch, setup, network, label)
     # Or every device computes both, in one batch of twice the size.
     if scale != 1:
-        return guiding.classifier_free(network, label, setup.card.null_label, scale)
+        return guiding.classifier_free(network, *setup.card.branches(label), scale)
 
     def conditional(x, t, *carry):
         return network(x, t, label, *carry)
 
     return conditional
+
+
+def _exact_attention(setup, noise, tokens):
+    """What the network takes for its attention, exact over the token axes of the mesh."""
+    config = setup.card.config
+    if networks.is_linear(config):
+        columns = networks.tokens_together(config, noise.shape[1:3])
+        return linear.exact_mixing(setup.mesh, tokens, columns)
+    return exact(setup.attention, setup.mesh, tokens)
 
 
 def draws(
@@ -236,9 +247,15 @@ def _stale_model(setup, network, schedule, noise, tokens, local):
     shard = TokenShard(
         axes, tokens, local, config.depth, schedule, exchange.comm_dtype, exchange.gains_per
     )
-    method = METHODS[exchange.method]
-    shape = (batch, local, config.heads, config.width // config.heads)  # of keys
-    buffers = method.buffers(shard, shape, config.dtype or noise.dtype)
+    if networks.is_linear(config):
+        columns = networks.tokens_together(config, noise.shape[1:3])
+        attention = functools.partial(linear.stale_mixing, columns)
+        method = linear.METHOD
+        buffers = linear.sum_buffers(config.depth, batch, config, noise.dtype)
+    else:
+        attention, method = stale.stale_attention, METHODS[exchange.method]
+        shape = (batch, local, config.heads, config.width // config.heads)  # of keys
+        buffers = method.buffers(shard, shape, config.dtype or noise.dtype)
     carry = stale.start(schedule, buffers, config.depth, noise.dtype)
 
     # The compiler must know that these zeros will differ between devices.
@@ -249,7 +266,7 @@ def _stale_model(setup, network, schedule, noise, tokens, local):
 
     no_sums = vary(jnp.zeros((2, config.depth, batch), noise.dtype))
     carry = carry._replace(buffers=jax.tree.map(vary, carry.buffers))
-    return stale.StaleModel(network, shard, method, exchange.kinds, no_sums), carry
+    return stale.StaleModel(network, shard, method, exchange.kinds, no_sums, attention), carry
 
 
 def _one_branch(setup, network, label, x, t, *carry):
@@ -261,7 +278,8 @@ def _one_branch(setup, network, label, x, t, *carry):
     is_conditional = jax.lax.axis_index(CFG) == 0
     # Both halves start from one state; from here on they differ.
     x = jax.lax.pcast(x, CFG, to="varying")
-    label = jnp.where(is_conditional, label, setup.card.null_label)
+    given, null = setup.card.branches(label)
+    label = jax.tree.map(lambda a, b: jnp.where(is_conditional, a, b), given, null)
     found = network(x, t, label, *carry)
     velocity, *carry_after = found if carry else (found,)
     weight = jnp.where(is_conditional, scale, 1 - scale).astype(velocity.dtype)

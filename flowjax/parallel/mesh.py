@@ -82,6 +82,7 @@ def check_mesh(
     mesh: Mesh,
     batch: int,
     tokens: int,
+    together: int = 1,
 ) -> None:
     """Refuse a mesh that does not fit the batch or the tokens, whatever the attention.
 
@@ -90,6 +91,7 @@ def check_mesh(
       mesh: from `make_mesh`.
       batch: B.
       tokens: L.
+      together: how many neighbouring tokens stay on one device; a row of the image, or 1.
     """
     missing = {DATA, CFG, SEQ, PIPE} - set(mesh.shape)
     if missing:
@@ -98,6 +100,12 @@ def check_mesh(
         )
     # Every device needs a token; some may then hold padding beside it.
     shards = token_shards(mesh)
+    rows = tokens // together
+    if together > 1 and shards > rows:
+        raise ValueError(
+            f"{name}: {shards} devices share an image of {rows} rows of tokens, and this network "
+            f"is split by rows; take seq at most {rows}, and use the other devices for data."
+        )
     if shards > tokens:
         raise ValueError(
             f"{name}: {shards} devices share {tokens} tokens; take seq at most {tokens}, and use "

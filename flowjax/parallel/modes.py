@@ -10,9 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
+from flowjax.models import networks
 from flowjax.models.card import Card
 from flowjax.models.dit import DiTConfig
-from flowjax.parallel import device, traffic
+from flowjax.parallel import device, linear, traffic
 from flowjax.parallel.device import DeviceSetup, ExchangeSetup
 from flowjax.parallel.mesh import DATA, PIPE, RING, SEQ, token_axes, token_shards
 from flowjax.parallel.options import Options
@@ -175,6 +176,35 @@ def received_stale(
     )
 
 
+# Devices that share the rows of an image, for a network with linear attention
+
+
+def check_linear_stale(
+    name: str,
+    mesh: Mesh,
+    config: networks.Config,
+    tokens: int,
+    options: Options,
+) -> None:
+    """Refuse a mesh that splits the layers, and options that are made for keys and values."""
+    check_tokens(name, mesh, config, tokens, options)
+    linear.check_options(name, options)
+
+
+def received_linear(
+    config: networks.Config,
+    shape: tuple[int, ...],
+    mesh: Mesh,
+    options: Options,
+    dtype: np.dtype,
+    plan: Plan,
+    table: RowSchedule | None,
+) -> np.ndarray:
+    """The bytes that one device receives in each row of linear attention, (N, 2)."""
+    exchanges = np.ones(plan.rows, bool) if table is None else table.sent
+    return traffic.linear_rows(config, shape, mesh, options.guidance, dtype, exchanges)
+
+
 # Devices that share layers
 
 
@@ -229,3 +259,28 @@ MODES = {
         pipeline.check, prepare_pipeline, pipeline_specs, stage.body, received_pipeline
     ),
 }
+# The modes of a network with linear attention: "gather" is the exact one, by sums.
+LINEAR_MODES = {
+    "gather": Mode(check_tokens, prepare_exact, token_specs, device.exact_body, received_linear),
+    "stale": Mode(
+        check_linear_stale, prepare_stale, token_specs, device.stale_body, received_linear
+    ),
+}
+
+
+def mode_of(name: str, config: networks.Config, attention: str) -> Mode:
+    """The mode of a kind of attention for the network of this configuration.
+
+    Raises:
+      ValueError: in the name of the function `name`, where the network does not have it.
+    """
+    if not networks.is_linear(config):
+        return MODES[attention]
+    if attention not in LINEAR_MODES:
+        raise ValueError(
+            f"{name}: attention={attention!r} moves queries, keys and values or layers between "
+            "devices, and the attention of this network is linear: its tokens see each other "
+            "through sums over keys. Take attention='gather', which adds these up exactly, or "
+            "'stale'."
+        )
+    return LINEAR_MODES[attention]

@@ -15,10 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from flowjax.models import dit
+from flowjax.models import condition as conditions
+from flowjax.models import networks
 from flowjax.models.card import Card, Model
+from flowjax.models.condition import Condition
 from flowjax.parallel.mesh import check_mesh, token_shards
-from flowjax.parallel.modes import MODES
+from flowjax.parallel.modes import mode_of
 from flowjax.parallel.options import check as check_options
 from flowjax.parallel.options import from_keywords
 from flowjax.parallel.pipeline.setup import check_layers, parameter_specs
@@ -63,7 +65,7 @@ class ParallelStats(NamedTuple):
 def sample(
     model: Model,
     noise: Array,
-    label: Array | None,
+    label: Array | Condition | None,
     plan: Plan,
     mesh: Mesh,
     *,
@@ -80,9 +82,10 @@ def sample(
       model: what `models.load` returned. `place` puts its parameters on the mesh once; else each
         call does.
       noise: (B, H, W, C), from `flowjax.draw_noise`.
-      label: (B,) integers, or None for the null label.
+      label: (B,) integers, or None for the null label. A network that draws for a text takes a
+        `Condition`, with negative embeddings where there is guidance.
       plan: a `Plan` with known numbers.
-      mesh: from `make_mesh`.
+      mesh: from `make_mesh`. The tokens of a network with a convolution are split by rows.
       key: for plans that draw noise, as in `flowjax.sample`. Each device draws a sample's noise and
         keeps its own tokens.
       **options: the fields of `parallel.options.Options`, each by its name, such as
@@ -104,8 +107,9 @@ def sample(
 
     # Report staleness and bytes. Exact attention has no meter.
     readings = exact_readings(plan.rows) if readings is None else readings
-    received = MODES[chosen.attention].received(
-        model.card.config, np.shape(noise), mesh, chosen, x.dtype, plan, table
+    config = model.card.config
+    received = mode_of(name, config, chosen.attention).received(
+        config, np.shape(noise), mesh, chosen, x.dtype, plan, table
     )
     stats = ParallelStats(*counts, *readings, received)
     return Solution(x, status, stats, path=None, carry=None)
@@ -114,7 +118,7 @@ def sample(
 def program(
     model: Model,
     noise: Array | jax.ShapeDtypeStruct,
-    label: Array | None,
+    label: Array | Condition | None,
     plan: Plan,
     mesh: Mesh,
     *,
@@ -162,16 +166,18 @@ def _prepared(name, model, noise, label, plan, mesh, options, key):
 
     # Refuse what does not fit.
     check_options(name, options, plan)
-    mode = MODES[options.attention]
-    label = _checked_label(name, card, noise, label)
+    mode = mode_of(name, card.config, options.attention)
+    label = _checked_label(name, card, noise, label, options.guidance)
     tokens = card.patchify(np.zeros(noise.shape, bool)).shape[1]  # L; refuses a wrong shape
-    check_mesh(name, mesh, len(noise), tokens)
+    size = noise.shape[1:3]
+    together = networks.tokens_together(card.config, size)
+    check_mesh(name, mesh, len(noise), tokens, together)
     mode.check(name, mesh, card.config, tokens, options)
 
     # Lay out the arguments.
     setup, table = mode.prepare(_ById(card), mesh, plan, options)
-    positions = dit.positions(card.config, noise.shape[1:3])  # (L, E)
-    padding = -len(positions) % token_shards(mesh)
+    positions = networks.positions(card.config, size)  # (L, E)
+    padding = -len(positions) % (token_shards(mesh) * together)
     positions = np.pad(positions, ((0, padding), (0, 0)))
     keys = _keys(name, key, plan, noise)
     arguments = (model.params, noise, label, keys, plan, table, positions)
@@ -184,25 +190,36 @@ def _prepared(name, model, noise, label, plan, mesh, options, key):
     return _compiled(options.attention, setup), laid_out, table
 
 
-def _checked_label(
-    name,
-    card: Card,
-    noise,
-    label,
-):
-    """The labels (B,), or a refusal of noise or labels that do not fit the model."""
+def _checked_label(name, card: Card, noise, label, guidance):
+    """The labels (B,) or the `Condition`, or a refusal of noise or labels that do not fit."""
     if noise.ndim != 4 or not jnp.issubdtype(noise.dtype, jnp.floating):
         raise ValueError(
             f"{name}: noise has shape {noise.shape} and dtype {noise.dtype}; wanted floating "
             "(B, H, W, C)."
         )
     batch = len(noise)
+    if networks.takes_text(card.config):
+        return _checked_text(name, card, batch, label, guidance)
     label = np.asarray(card.null_label if label is None else label)
     if label.shape not in ((), (batch,)) or not np.issubdtype(label.dtype, np.integer):
         raise ValueError(f"{name}: label is {label.dtype}{label.shape}; wanted {batch} integers.")
     if np.any((label < 0) | (label >= card.config.labels)):
         raise ValueError(f"{name}: labels {label.ravel()[:8].tolist()}; wanted {card.label_words}.")
     return np.broadcast_to(label, (batch,))
+
+
+def _checked_text(name, card, batch, condition, guidance):
+    """The `Condition` of the batch, without negative embeddings where there is no guidance."""
+    condition = conditions.checked(name, condition, card.config.caption)
+    if len(condition.embeddings) != batch:
+        raise ValueError(
+            f"{name}: {len(condition.embeddings)} texts for {batch} samples; wanted one each."
+        )
+    if guidance == 1:
+        condition = condition._replace(negative=None, negative_mask=None)
+    else:
+        conditions.branches(name, condition)  # refuses a condition without negative embeddings
+    return jax.tree.map(jnp.asarray, condition)
 
 
 def _keys(name, key, plan, noise):
@@ -246,7 +263,7 @@ def _compiled(attention, setup):
     The cache makes a second call free of compilation.
     """
     setup = setup._replace(card=setup.card.value)  # inside the program, the card itself
-    mode = MODES[attention]
+    mode = mode_of("parallel.program", setup.card.config, attention)
     into, out = mode.specs(setup.card, setup.mesh)
     body = functools.partial(mode.body, setup)
     return jax.jit(jax.shard_map(body, mesh=setup.mesh, in_specs=into, out_specs=out))

@@ -12,6 +12,14 @@ device receives from others:
                                            (n-1)/n of L/n tokens
     ulysses_ring    4 (u-1)/(u n) L E B b + 2 (r-1)/n L E B b,    n = u r
 
+A network with linear attention receives in each layer, with heads of d numbers of b_s bytes, and
+rows of C tokens whose MLP has 2 F channels,
+
+    sums            2 (n-1)/n heads d (d+1) B b_s     one all-reduce, counted as a ring
+    rows            4 C F B b                         two collective-permutes of one row each
+
+of which a stale row without an exchange receives the rows alone.
+
 In a row of PipeFusion, whatever the layers, it receives L E B b of hidden states in M messages, and
 n L E B b if the row is synchronous.
 """
@@ -23,6 +31,7 @@ from jax.typing import DTypeLike
 
 from flowjax.errors import check_choice
 from flowjax.models.dit import DiTConfig
+from flowjax.models.sana_sizes import SanaConfig
 from flowjax.parallel.mesh import DATA, PIPE, RING, SEQ, doubled, token_shards
 from flowjax.parallel.pipeline.ticks import Ticks
 from flowjax.parallel.stale.precision import bytes_of
@@ -97,6 +106,41 @@ def exact_rows(
     """
     layer = received(config, shape, mesh, attention, guidance, dtype)
     return np.full((rows, 2), config.depth * layer, np.int64)
+
+
+def linear_rows(
+    config: SanaConfig,
+    shape: tuple[int, ...],
+    mesh: Mesh,
+    guidance: float,
+    dtype: DTypeLike,
+    exchanges: np.ndarray,
+) -> np.ndarray:
+    """The bytes that one device receives in each row of a network with linear attention.
+
+    Stale sums move in as many bytes as exact ones; they only need not be waited for.
+
+    Args:
+      exchanges: (N,) bool, whether sums are added up in the row.
+      config, shape, mesh, guidance, dtype: as in `received`.
+
+    Returns:
+      (N, 2) int64: if the row is stale, and if it is synchronous.
+    """
+    n = token_shards(mesh)
+    if n == 1:
+        return np.zeros((len(exchanges), 2), np.int64)
+    head = config.width // config.heads
+    batch = _batch(shape, mesh, guidance)
+    # Sums are in float32 at least; rows travel in the dtype of matrix products.
+    of_rows = jnp.dtype(config.dtype or dtype)
+    of_sums = jnp.promote_types(of_rows, jnp.float32)
+    sums = config.heads * head * (head + 1) * batch * of_sums.itemsize
+    columns = shape[2] // config.patch
+    rows = 2 * columns * 2 * config.hidden * batch * of_rows.itemsize
+    synchronous = config.depth * (2 * (n - 1) * sums // n + rows)
+    stale = np.where(exchanges, synchronous, config.depth * rows)
+    return np.stack([stale, np.full(len(exchanges), synchronous)], axis=1).astype(np.int64)
 
 
 def stale_rows(

@@ -11,6 +11,7 @@ number.
 
 import argparse
 import functools
+import json
 import pathlib
 import re
 import sys
@@ -19,7 +20,8 @@ import jax
 import numpy as np
 
 import flowjax
-from flowjax import compat, grids, guidance, models, plans
+from flowjax import Linear, compat, grids, guidance, models, plans
+from flowjax.models import Condition
 
 HERE = pathlib.Path(__file__).parent / "models"
 ONCE = 2e-5  # bound of one evaluation in float32
@@ -48,7 +50,15 @@ SCHEDULERS = {  # as in their scheduler_config.json
         **BETAS,
     },
 }
-SAMPLE = re.compile(rf"sample_({'|'.join(SCHEDULERS)})_(\d+)(_.*)?")
+# The class of a scheduler whose other options stand in the file of the run, by the file's name.
+FLOW_SCHEDULERS = {
+    "flow_euler": "FlowMatchEulerDiscreteScheduler",
+    "flow_heun": "FlowMatchHeunDiscreteScheduler",
+    "flow_dpmpp": "DPMSolverMultistepScheduler",
+    "flow_unipc": "UniPCMultistepScheduler",
+    "flow_deis": "DEISMultistepScheduler",
+}
+SAMPLE = re.compile(r"sample_([a-z].*?)_(\d+)(_[\d.]+)?")
 
 
 def channels_last(array):
@@ -70,36 +80,67 @@ def sampler(model):
     @functools.partial(jax.jit, static_argnames="scale")
     def run(params, noise, labels, scale, plan):
         network = functools.partial(model.apply, params)
-        guided = guidance.classifier_free(network, labels, model.card.null_label, scale)
+        guided = guidance.classifier_free(network, *model.card.branches(labels), scale)
         return flowjax.sample(guided, noise, plan).x
 
     return functools.partial(run, model.params)
 
 
-def diffusers_run(run, file, scheduler, steps):
+def scheduler_of(file, name, theirs):
+    """The scheduler_config.json of a run: by the name of its file, or the file's own."""
+    if name in SCHEDULERS:
+        return SCHEDULERS[name]
+    family = [known for known in FLOW_SCHEDULERS if name.startswith(known)]
+    if not family or "scheduler" not in theirs:
+        raise ValueError(
+            f"the name {file.name} is not known; wanted sample_SCHEDULER_STEPS_GUIDANCE.npz"
+        )
+    return {"_class_name": FLOW_SCHEDULERS[family[0]], **json.loads(str(theirs["scheduler"]))}
+
+
+def diffusers_run(run, file, name, steps):
     """A sampling run of diffusers: (ours, theirs).
 
-    The discrete times that the network receives must be theirs exactly.
+    The times that the network receives must be theirs: discrete ones exactly, and those of a flow,
+    which are float32, to their rounding.
     """
     theirs = arrays(file)
+    scheduler = scheduler_of(file, name, theirs)
     plan = compat.diffusers_plan(scheduler, steps, labels="peers", grid="peers")
-    ours = compat.diffusers_schedule(scheduler).steps * plan.label_time - 1
-    wanted = theirs["timesteps"]
-    if ours.shape != wanted.shape or np.max(np.abs(ours - wanted)) > 1e-9:
+    schedule, wanted = compat.diffusers_schedule(scheduler), theirs["timesteps"]
+    is_flow = isinstance(schedule, Linear)
+    ours = 1000 * plan.label_time if is_flow else schedule.steps * plan.label_time - 1
+    bound = 1e-4 if wanted.dtype == np.float32 else 1e-9
+    if ours.shape != wanted.shape or np.max(np.abs(ours - wanted)) > bound:
         raise ValueError(f"labels {ours.tolist()}; the original's {wanted.tolist()}")
-    latents = run(theirs["noise"], theirs["labels"], float(theirs["guidance"]), plan)
+    label = theirs["labels"] if "labels" in theirs else condition_of(theirs)
+    latents = run(theirs["noise"], label, float(theirs["guidance"]), plan)
     return latents, theirs["latents"]
 
 
+def condition_of(given):
+    """The `Condition` of a file of a text-to-image network."""
+    scale = given.get("guidance")
+    return Condition(
+        given["embeddings"],
+        given["mask"],
+        given.get("negative"),
+        given.get("negative_mask"),
+        # A network that receives the scale has one for each sample.
+        scale if scale is not None and scale.ndim == 1 else None,
+    )
+
+
 def network_cases(folder, model):
-    """{name: (bound, function that gives (ours, theirs))} of a DiT or SiT."""
+    """{name: (bound, function that gives (ours, theirs))} of a DiT, SiT or SANA."""
     run = sampler(model)
     expected = folder / "expected.npz"
     given = arrays(expected) if expected.is_file() else {}
     cases = {}
 
     def forward():
-        ours = jax.jit(model.card.raw)(model.params, given["x"], given["t"], given["y"])
+        label = given["y"] if "y" in given else condition_of(given)
+        ours = jax.jit(model.card.raw)(model.params, given["x"], given["t"], label)
         return ours, given["out"]
 
     def euler(name, steps, scale):
@@ -121,8 +162,8 @@ def network_cases(folder, model):
             raise ValueError(
                 f"the name {file.name} is not known; wanted sample_SCHEDULER_STEPS_GUIDANCE.npz"
             )
-        scheduler, steps = SCHEDULERS[found[1]], int(found[2])
-        cases[file.stem] = RUN, functools.partial(diffusers_run, run, file, scheduler, steps)
+        name, steps = found[1], int(found[2])
+        cases[file.stem] = RUN, functools.partial(diffusers_run, run, file, name, steps)
     return cases
 
 
@@ -154,11 +195,39 @@ def autoencoder_cases(folder, vae):
     }
 
 
+def deep_autoencoder_cases(folder, vae):
+    """The same of a deep compression autoencoder, whose latents have no posterior."""
+    given = arrays(folder / "expected.npz")
+
+    def decode():
+        return jax.jit(type(vae).decode)(vae, given["z"]), given["decoded"]
+
+    def decode_in_tiles():
+        return vae.decode(given["z"], tile=5), given["decoded"]
+
+    def encode():
+        return jax.jit(type(vae).encode)(vae, given["image"]), given["latent"]
+
+    def scaling_factor():
+        return vae.config.scale, given["scaling_factor"]
+
+    return {
+        "decode": (ONCE, decode),
+        "decode in tiles": (ONCE, decode_in_tiles),
+        "encode": (ONCE, encode),
+        "scaling factor": (ONCE, scaling_factor),
+    }
+
+
 def cases_of(folder):
     """The cases of a folder: name -> (bound, function)."""
     found = models.load(folder)
-    is_autoencoder = isinstance(found, models.Autoencoder)
-    cases = autoencoder_cases(folder, found) if is_autoencoder else network_cases(folder, found)
+    kinds = {
+        models.Autoencoder: autoencoder_cases,
+        models.AutoencoderDC: deep_autoencoder_cases,
+        models.Model: network_cases,
+    }
+    cases = kinds[type(found)](folder, found)
     if not cases:
         raise ValueError("no case is known in its files")
     return cases

@@ -53,8 +53,8 @@ def load(
         dict where neither its width nor a config.json tells it.
 
     Returns:
-      A `Model`, an `Autoencoder` or an `AutoencoderDC`. The card.raw of a model gives what the original's forward
-      gives: with the learned variance for a DiT, and without it for a SiT.
+      A `Model`, an `Autoencoder` or an `AutoencoderDC`. The card.raw of a model gives what the
+      original's forward gives: with the learned variance for a DiT, and without it for a SiT.
 
     Raises:
       ValueError: another architecture, a broken file, or tensors that do not fit.

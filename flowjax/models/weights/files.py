@@ -3,6 +3,7 @@
 import argparse
 import json
 import pathlib
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,6 +17,8 @@ from flowjax.models.weights.content import check_content, torch_fault, unwrapped
 # belong together.
 INDICES = (".safetensors.index.json", ".bin.index.json")
 ENDINGS = (INDICES[0], ".safetensors", INDICES[1], ".bin", ".pt", ".pth", ".ckpt")
+# The index of a variant: "name.safetensors.index.fp16.json".
+VARIANT_INDEX = re.compile(r"\.safetensors\.index\.[\w-]+\.json$")
 # Keys under which training scripts store the weights, the averaged ones first.
 NESTED = ("ema", "model", "state_dict")
 
@@ -56,11 +59,16 @@ def choose(folder: pathlib.Path) -> pathlib.Path:
 
     Variants ("name.fp16.safetensors") are taken only where there is nothing else.
     """
+    visible = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
     for ending in ENDINGS:
-        found = sorted(p for p in folder.glob(f"*{ending}") if not p.name.startswith("."))
+        found = [p for p in visible if p.name.endswith(ending)]
+        if ending == INDICES[0]:
+            # One file without variant comes before the index of a variant.
+            plain_is_there = any(_is_plain(p, ".safetensors") for p in visible)
+            variants = [p for p in visible if VARIANT_INDEX.search(p.name)]
+            found = found or ([] if plain_is_there else variants)
         # A variant has one more dot in its name.
-        plain = [p for p in found if "." not in p.name.removesuffix(ending)]
-        found = plain or found
+        found = [p for p in found if _is_plain(p, ending)] or found
         if len(found) > 1:
             names = ", ".join(p.name for p in found)
             raise ValueError(
@@ -75,10 +83,15 @@ def choose(folder: pathlib.Path) -> pathlib.Path:
     )
 
 
+def _is_plain(path: pathlib.Path, ending: str) -> bool:
+    """Whether a file has this ending, and no variant such as "fp16" in its name."""
+    return path.name.endswith(ending) and "." not in path.name.removesuffix(ending)
+
+
 def open_tensors(path: pathlib.Path) -> Tensors:
     """The `Tensors` of a file, of an index with the files that it names, or of a folder."""
     path = choose(path) if path.is_dir() else path
-    if path.name.endswith(INDICES):
+    if path.name.endswith(INDICES) or VARIANT_INDEX.search(path.name):
         return _unwrapped(_indexed(path))
     return _unwrapped(_one_file(path))
 

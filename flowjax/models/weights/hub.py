@@ -7,6 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 PARTS = ("transformer", "vae")  # folders of a pipeline whose weights are read
+# Endings of files in the order in which they are looked for, and what is left out of them.
+VARIANTS = ["*.fp16*", "*.bf16*"]
+ENDINGS = ((".safetensors", VARIANTS), (".bin", VARIANTS), (".safetensors", None), (".bin", None))
 
 
 def is_name(path: Any) -> bool:
@@ -30,13 +33,10 @@ def fetch(name: str, check: Callable[[pathlib.Path], Any]) -> pathlib.Path:
     except ImportError as error:
         reason = "huggingface_hub is not installed (pip install 'flowjax-dit[hub]')"
         raise _absent(name, reason) from error
-    # Variants ("name.fp16.safetensors") are left out.
-    download = functools.partial(
-        huggingface_hub.snapshot_download, name, ignore_patterns="*.fp16.*"
-    )
+    download = functools.partial(huggingface_hub.snapshot_download, name)
     try:
         # The configurations first: they are small, and may be those of a network not read here.
-        folder = pathlib.Path(download(allow_patterns="*.json"))
+        folder = pathlib.Path(download(allow_patterns="*.json", ignore_patterns=None))
         check(folder)
         _fetch_weights(download, folder)
     except OSError as error:
@@ -47,12 +47,15 @@ def fetch(name: str, check: Callable[[pathlib.Path], Any]) -> pathlib.Path:
 
 
 def _fetch_weights(download: Callable[..., str], folder: pathlib.Path) -> None:
-    """Fetch the weights of each part, .safetensors where there are any, else .bin."""
+    """Fetch the weights of each part, .safetensors where there are any, else .bin.
+
+    Variants ("name.fp16.safetensors") are fetched only where there is nothing else.
+    """
     is_pipeline = (folder / "model_index.json").is_file()
     prefixes = [f"{part}/" for part in PARTS] if is_pipeline else [""]
     for prefix in prefixes:
-        for ending in (".safetensors", ".bin"):
-            download(allow_patterns=[f"{prefix}*{ending}"])
+        for ending, left_out in ENDINGS:
+            download(allow_patterns=[f"{prefix}*{ending}"], ignore_patterns=left_out)
             if any((folder / prefix).glob(f"*{ending}")):
                 break
 

@@ -188,13 +188,9 @@ def diffusers_layout(config: SanaConfig) -> Layout:
         "text_norm": {"scale": _same("caption_norm.weight", width)},
         "blocks": {
             "table": _same(f"{block}.scale_shift_table", 6, width),
-            "attention": _projections(
-                config, f"{block}.attn1", width, bias=config.attention_bias
-            ),
+            "attention": _projections(config, f"{block}.attn1", width, bias=config.attention_bias),
             "cross": cross(bias=True),
-            "mlp": _convolutions(
-                width, hidden, *(f"{block}.ff.conv_{part}" for part in MLP_PARTS)
-            ),
+            "mlp": _convolutions(width, hidden, *(f"{block}.ff.conv_{part}" for part in MLP_PARTS)),
             **({"norm2": norm2} if norm2 else {}),
         },
         "table": _same("scale_shift_table", 2, width),
@@ -281,8 +277,8 @@ def _original_config(
 def _places(tensors: Tensors, patch: int) -> tuple[tuple[int, int], float | None]:
     """(size, interpolation) by the stored embedding of places.
 
-    The original code stores it always, and it is zero where the network does not use it. Where it is
-    not, the second token lies at column 1/interpolation, whose first sine is at place 0.
+    The original code stores it always, and it is zero where the network does not use it. Where it
+    is not, the second token lies at column 1/interpolation, whose first sine is at place 0.
     """
     name = "pos_embed"
     if name not in tensors.shapes:
@@ -394,9 +390,7 @@ def _projections(config: SanaConfig, name: str, width: int, bias: bool) -> dict[
     return sources
 
 
-def _convolutions(
-    width: int, hidden: int, inverted: str, depth: str, point: str
-) -> dict[str, Any]:
+def _convolutions(width: int, hidden: int, inverted: str, depth: str, point: str) -> dict[str, Any]:
     """A `sana.GatedConvolution`; the arguments after the sizes are the names of its tensors."""
 
     def dense(a: np.ndarray) -> np.ndarray:

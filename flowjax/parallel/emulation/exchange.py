@@ -40,11 +40,15 @@ class Exchange(NamedTuple):
     residual: np.ndarray
 
 
-def contiguous(tokens: int, devices: int, name: str = NAME) -> np.ndarray:
+def contiguous(tokens: int, devices: int, name: str = NAME, *, together: int = 1) -> np.ndarray:
     """The device of each token, (tokens,): runs of ceil(tokens/devices) tokens.
 
-    The last runs may be shorter, or empty. A refusal speaks in the name of `name`.
+    The last runs may be shorter, or empty. A refusal speaks in the name of `name`. So many
+    neighbouring tokens as `together` says, such as those of a row of the image, stay on one device.
     """
+    if together > 1:
+        rows = contiguous(tokens // together, devices, f"{name}: split by rows")
+        return np.repeat(rows, together)
     if not _is_count(devices) or devices > tokens:
         raise ValueError(
             f"{name}: {devices} devices for {tokens} tokens; wanted from 1 to as many devices as "
@@ -84,9 +88,14 @@ def exchange(
 
 
 def exchange_of(
-    plan: Plan, tokens: int, devices: int, options: Options, slots: int | None = None
+    plan: Plan,
+    tokens: int,
+    devices: int,
+    options: Options,
+    slots: int | None = None,
+    together: int = 1,
 ) -> Exchange:
-    """`exchange` with `Options` that `options.check` accepted."""
+    """`exchange` with `Options` that `options.check` accepted; `together` as for `contiguous`."""
     # The parts of a pipeline are its patches. Its stages change nothing.
     parts = devices
     if options.attention == "pipefusion":
@@ -94,7 +103,7 @@ def exchange_of(
         check_patches(NAME, tokens, options._replace(patches=parts), devices)
         if not _is_count(devices):
             raise ValueError(f"{NAME}: devices={devices!r}; wanted a number of stages, at least 1.")
-    shards = contiguous(tokens, parts)
+    shards = contiguous(tokens, parts, together=together)
     everyone = np.arange(slots or parts)
     # Exact attention is a run whose steps are all synchronous.
     if USES[options.attention].is_exact:

@@ -25,9 +25,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowjax import guidance as guiding
+from flowjax.models import networks
 from flowjax.models.card import Model
+from flowjax.models.condition import Condition
+from flowjax.parallel import linear
 from flowjax.parallel.emulation.exchange import NAME, Exchange, contiguous, exchange, exchange_of
+from flowjax.parallel.emulation.linear import mixed_sums
 from flowjax.parallel.emulation.row import run_row, sample_with_exchange
+from flowjax.parallel.modes import mode_of
 from flowjax.parallel.options import check, from_keywords
 from flowjax.plans.table import Plan
 from flowjax.sampling import Solution
@@ -47,7 +52,7 @@ __all__ = [
 def emulate(
     model: Model,
     noise: Array,
-    label: Array | None,
+    label: Array | Condition | None,
     plan: Plan,
     *,
     devices: int,
@@ -64,7 +69,8 @@ def emulate(
     Args:
       model: a `flowjax.models.Model`.
       noise: (B, H, W, C) the state to start from; float64 is computed in float64.
-      label: (B,) integers, or None for the null label (then without guidance).
+      label: (B,) integers, or None for the null label (then without guidance). A network that draws
+        for a text takes a `Condition`.
       plan: a `Plan` with known numbers.
       devices: n. `contiguous` says which tokens lie on which device. With "pipefusion", the number
         of stages, which changes nothing; without `patches` it is the number of patches as well.
@@ -80,14 +86,19 @@ def emulate(
     """
     given = from_keywords(NAME, options)
     check(NAME, given, plan)
-    made = exchange_of(plan, tokens_of(model, noise), devices, given)
+    config = model.card.config
+    mode_of(NAME, config, given.attention)  # refuses what the network does not have
+    if networks.is_linear(config):
+        linear.check_options(NAME, given)
+    together = networks.tokens_together(config, np.shape(noise)[1:3])
+    made = exchange_of(plan, tokens_of(model, noise), devices, given, together=together)
     return emulate_with(model, noise, label, plan, made, guidance=given.guidance, key=key)
 
 
 def emulate_with(
     model: Model,
     noise: Array,
-    label: Array | None,
+    label: Array | Condition | None,
     plan: Plan,
     exchange: Exchange,
     *,
@@ -131,21 +142,44 @@ def emulate_with(
 
     run = unguided
     if is_guided:
-        label = jnp.broadcast_to(jnp.asarray(label), (batch,))
-        null = jnp.full_like(label, model.card.null_label)
-        run = guiding.classifier_free(network, label, null, guidance)
+        if not networks.takes_text(model.card.config):
+            label = jnp.broadcast_to(jnp.asarray(label), (batch,))
+        run = guiding.classifier_free(network, *model.card.branches(label), guidance)
         batch = 2 * batch  # both branches in one batch
-    # The histories hold keys and values of all layers in the dtype of the network.
-    config = model.card.config
-    dtype = config.dtype or jnp.promote_types(noise.dtype, jnp.float32)
+    # The histories hold what the parts exchange in all layers.
+    if networks.is_linear(model.card.config):
+        values = _empty_sums(model.card.config, batch, exchange, noise.dtype)
+        exchange = exchange._replace(gain_groups=np.eye(len(exchange.fresh), dtype=bool))
+    else:
+        values = _empty_keys(model.card.config, batch, tokens, noise.dtype)
+    return sample_with_exchange(run, noise, plan, exchange, values, key)
+
+
+def _empty_keys(config, batch, tokens, dtype):
+    """(keys, values) of all layers, in the dtype of the network."""
+    dtype = config.dtype or jnp.promote_types(dtype, jnp.float32)
     shape = (config.depth, batch, tokens, config.heads, config.width // config.heads)
     keys = jnp.zeros(shape, dtype)
-    return sample_with_exchange(run, noise, plan, exchange, (keys, keys), key)
+    return keys, keys
+
+
+def _empty_sums(config, batch, exchange, dtype):
+    """The sums of all layers and parts, (K, B, n, heads, d, d + 1)."""
+    head = config.width // config.heads
+    dtype = jnp.promote_types(config.dtype or dtype, jnp.float32)
+    return jnp.zeros(
+        (config.depth, batch, len(exchange.fresh), config.heads, head, head + 1), dtype
+    )
 
 
 def _evaluate(model, exchange, x, t, label, copy, synced):
-    """(velocity, (keys, values) of all layers) of the network in one row."""
+    """(velocity, what the parts exchange in all layers) of the network in one row."""
     shards = jnp.asarray(exchange.shards)
+    config, size = model.card.config, np.shape(x)[1:3]
+    if networks.is_linear(config):
+        mixing = mixed_sums(config, size, copy, shards, synced | jnp.asarray(exchange.fresh))
+        carry = jnp.zeros_like(copy)
+        return model.apply(model.params, x, t, label, attention=mixing, carry=carry)
     fresh = synced | jnp.asarray(exchange.fresh)[shards[:, None], shards[None]]  # (L, L)
     # Only the correction needs to know which keys are of the query's own part.
     own = None

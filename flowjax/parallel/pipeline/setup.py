@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from flowjax.models import dit
+from flowjax.models import networks
 from flowjax.models.card import Card
 from flowjax.models.dit import DiTConfig
 from flowjax.parallel.mesh import CFG, DATA, PIPE, token_shards
@@ -90,7 +90,7 @@ def parameter_specs(card: Card, mesh: Mesh) -> dict[str, PartitionSpec]:
     """How parameters lie on the mesh: layers over the stages, the others on every device."""
     # With one stage every device has all layers.
     over_stages = PartitionSpec(PIPE) if mesh.shape[PIPE] > 1 else PartitionSpec()
-    names = dit.network(card.config).shapes()
+    names = networks.network(card.config).shapes()
     return {name: over_stages if name == "blocks" else PartitionSpec() for name in names}
 
 

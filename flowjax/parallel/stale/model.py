@@ -16,7 +16,7 @@ policy.
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -52,6 +52,8 @@ class StaleModel(NamedTuple):
       method: an `ExchangeMethod`.
       kinds: the kinds of row that occur, from `kinds_of`.
       no_sums: zeros (2, K, B), marked as different on every device.
+      attention: (model, kind of row, row) -> what the network takes for its attention in such a
+        row; its carry is (buffers of one substep, sums of squares (2, K, B)).
     """
 
     network: Callable[..., tuple[jax.Array, PyTree]]
@@ -59,6 +61,7 @@ class StaleModel(NamedTuple):
     method: ExchangeMethod
     kinds: tuple[int, ...]
     no_sums: jax.Array
+    attention: Callable[..., Any]
 
 
 def start(
@@ -121,15 +124,15 @@ def evaluate(
 
 def _row_of_kind(model, kind, row, x, t, label, buffers):
     """(velocity, buffers, sums of squares (2, K, B)) of a row of this kind."""
-    attention = _attention(model, kind, row)
+    attention = model.attention(model, kind, row)
     velocity, (buffers, sums) = model.network(x, t, label, attention, (buffers, model.no_sums))
     if kind == SYNC:
         buffers = model.method.finish(model.shard, row, buffers)
     return velocity, buffers, sums
 
 
-def _attention(model, kind, row) -> Attention:
-    """Attention as models.dit describes it.
+def stale_attention(model: StaleModel, kind: int, row: jax.Array) -> Attention:
+    """Attention as models.dit describes it, in a row of this kind.
 
     Its carry is the buffers of one substep, and the sums of squares (2, K, B).
     """

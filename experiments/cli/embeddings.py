@@ -1,0 +1,135 @@
+"""Files of text embeddings: what `experiments.embed` writes and `experiments.sample` draws for.
+
+A file is an .npz or a .safetensors with P texts:
+
+    embeddings      (P, T, C)  of the tokens of each text, from the network's text encoder
+    mask            (P, T)     1 where a token belongs to the text
+    negative        (T', C), (1, T', C) or (P, T', C): those of the negative text, usually the empty
+                    one; it may be missing where there is no guidance
+    negative_mask   (T',), (1, T') or (P, T')
+    prompts         (P,)       the texts, if they are known; in a .safetensors they are a JSON list
+                    in its metadata
+"""
+
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from flowjax import files
+from flowjax.errors import check_choice
+from flowjax.models import Card, Condition
+from flowjax.models import condition as conditions
+
+NAMES = ("embeddings", "mask", "negative", "negative_mask", "prompts")
+ENDINGS = (".npz", ".safetensors")
+
+
+class Texts(NamedTuple):
+    """The texts of a file.
+
+    Attributes:
+      condition: the `Condition` of all P of them.
+      prompts: their words, or their numbers where the words are not known.
+    """
+
+    condition: Condition
+    prompts: list[str]
+
+    def labels(self, wanted: str) -> list[tuple[int, str]]:
+        """[(number, text)] of the numbers in `wanted`, separated by commas; "" is all of them."""
+        words = [word.strip() for word in wanted.split(",") if word.strip()]
+        count = len(self.prompts)
+        for word in words:
+            if not word.isdecimal() or int(word) >= count:
+                raise ValueError(
+                    f"labels={wanted!r}: {word!r} is no number of a text; wanted 0 to {count - 1}."
+                )
+        numbers = list(map(int, words)) or list(range(count))
+        if len(set(numbers)) < len(numbers):
+            raise ValueError(
+                f"labels={wanted!r} names a text twice, and its images would be the same; raise "
+                "count."
+            )
+        return [(number, self.prompts[number]) for number in numbers]
+
+    def of(self, numbers: np.ndarray) -> Condition:
+        """The `Condition` of these texts, by their numbers (B,)."""
+        return jax.tree.map(lambda leaf: leaf[np.asarray(numbers)], self.condition)
+
+
+def read(path: str, card: Card) -> Texts:
+    """The texts of a file, for the network of a card.
+
+    Raises:
+      ValueError: there is no such file, an array is missing or not known, or does not fit.
+    """
+    arrays = _arrays(pathlib.Path(path))
+    for name in arrays:
+        check_choice(f"embeddings={path}", "the array", name, NAMES)
+    for name in ("embeddings", "mask"):
+        if name not in arrays:
+            raise ValueError(f"embeddings={path} has no array {name!r}; wanted (P, T, ...) of it.")
+    count = len(arrays["embeddings"])
+    prompts = arrays.pop("prompts", None)
+    prompts = [str(i) for i in range(count)] if prompts is None else [str(p) for p in prompts]
+    if len(prompts) != count:
+        raise ValueError(
+            f"embeddings={path}: {len(prompts)} prompts for {count} texts; wanted one each."
+        )
+    for name, axes in (("negative", 3), ("negative_mask", 2)):
+        if name in arrays:
+            arrays[name] = _for_all(arrays[name], axes, count)
+    # In float32: some encoders write half precision, and the network computes in its own dtype.
+    arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
+    condition = conditions.checked(f"embeddings={path}", Condition(**arrays), card.config.caption)
+    return Texts(condition, prompts)
+
+
+def write(path: pathlib.Path, condition: Condition, prompts: Sequence[str]) -> None:
+    """Write a file that `read` reads; a write that fails leaves no part of it."""
+    arrays = {
+        name: np.asarray(value) for name, value in condition._asdict().items() if value is not None
+    }
+    with files.replacing(path) as temporary:
+        if path.suffix == ".npz":
+            np.savez(temporary, prompts=np.array(prompts), **arrays)
+        else:
+            metadata = {"prompts": json.dumps(list(prompts))}
+            safetensors.numpy.save_file(arrays, temporary, metadata=metadata)
+
+
+def check_ending(option: str, path: str) -> None:
+    """Refuse the name of a file that is neither an .npz nor a .safetensors."""
+    if not path.endswith(ENDINGS):
+        raise ValueError(f"{option}={path!r}: wanted a file that ends in {' or '.join(ENDINGS)}.")
+
+
+def _arrays(path: pathlib.Path) -> dict[str, Any]:
+    """The arrays of a file by name."""
+    check_ending("embeddings", str(path))
+    if not path.is_file():
+        raise ValueError(f"embeddings={path}: there is no such file; experiments.embed writes one.")
+    try:
+        if path.suffix == ".npz":
+            with np.load(path) as found:
+                return dict(found)
+        with safetensors.safe_open(path, framework="numpy") as found:
+            arrays = {name: found.get_tensor(name) for name in found.keys()}
+            metadata = found.metadata() or {}
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise ValueError(f"embeddings={path} cannot be read: {error}") from None
+    if "prompts" in metadata:
+        arrays["prompts"] = json.loads(metadata["prompts"])
+    return arrays
+
+
+def _for_all(array: np.ndarray, axes: int, count: int) -> np.ndarray:
+    """One text for each of `count`: an array of one text serves all of them."""
+    array = array[None] if array.ndim == axes - 1 else array
+    return np.broadcast_to(array, (count, *array.shape[1:])) if len(array) == 1 else array
