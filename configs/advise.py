@@ -36,7 +36,7 @@ class Config:
     seed: int = 0  # of all starts
 
     # Published solvers, each on the uniform grid with these shifts.
-    solvers: tuple[str, ...] = ("Euler", "DPM++ 2M", "DPM++ 3M exact", "UniPC3", "AB2", "AB3")
+    solvers: tuple[str, ...] = ("Euler", "DPM++ 2M", "DPM++ 3M exact", "UniPC2", "AB2", "AB3")
     shifts: tuple[float, ...] = (1.0, 0.7, 0.5, 1.5, 2.0, 3.0, 6.0)
     most_starts: int = 64  # more are not drawn, whatever the budget
     tune: bool = True  # whether tables are tuned, where the budget allows it

@@ -28,6 +28,9 @@ def run(config: Config, workdir: str | os.PathLike) -> list[dict]:
     """Measure what `workdir` does not hold yet, print the advice, and return all rows."""
     folder = config.plans or str(pathlib.Path(workdir) / "plans")
     config = dataclasses.replace(config, plans=folder)
+    # A mistake in the last question must not show after minutes of measuring.
+    for module in QUESTIONS:
+        module.check(config)
     # The sizes are decided once: a run that goes on keeps those that it began with.
     first = dataclasses.replace(config, questions=(budget.QUESTION,))
     rows = ask(first, workdir, QUESTIONS)

@@ -72,7 +72,8 @@ def tuning_config(config: Config, starts: int) -> TuneConfig:
         field_starts=512,
         iterations=TUNING_ITERATIONS,
         unseen_seed=config.seed + 1,
-        field_unseen=max(256, starts),
+        # Fields cost little, and a few starts near a border decide their errors.
+        field_unseen=2048,
         network_unseen=starts,
         network_reference=REFERENCE_STEPS,
         solvers=config.solvers,

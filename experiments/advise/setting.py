@@ -150,8 +150,8 @@ def more_order(rows: list[dict]) -> str | None:
     paying = []
     for row in own(rows):
         by_name = {line["solver"]: line["rms"] for line in row["lines"]}
-        thirds = [by_name[n] for n in ("AB3", "DPM++ 3M exact", "UniPC3") if n in by_name]
-        seconds = [by_name[n] for n in ("AB2", "DPM++ 2M") if n in by_name]
+        thirds = [by_name[n] for n in ("AB3", "DPM++ 3M exact") if n in by_name]
+        seconds = [by_name[n] for n in ("AB2", "DPM++ 2M", "UniPC2") if n in by_name]
         if thirds and seconds:
             paying.append((row["steps"], min(thirds) < min(seconds)))
     if not paying:

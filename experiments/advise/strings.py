@@ -9,7 +9,6 @@ DIFFUSERS = {
         {"solver_order": 2, "algorithm_type": "dpmsolver++"},
     ),
     "UniPC2": ("UniPCMultistepScheduler", {"solver_order": 2, "solver_type": "bh2"}),
-    "UniPC3": ("UniPCMultistepScheduler", {"solver_order": 3, "solver_type": "bh2"}),
 }
 
 

@@ -158,7 +158,8 @@ def _causes(row: dict) -> list[str]:
     if not lines:
         return ["No single cause of DPM-Solver++ 2M's error stands out."]
     remedy = f"; {remedies[first]}" if first in remedies else ""
-    return ["; ".join(lines).capitalize() + remedy + "."]
+    text = "; ".join(lines)
+    return [text[0].upper() + text[1:] + remedy + "."]
 
 
 def _paths(row: dict) -> str:

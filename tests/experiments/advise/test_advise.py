@@ -1,0 +1,260 @@
+"""Advice: the sizes follow from the budget, and the advised setting is nearly the best one."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from configs.advise import Config
+from experiments import advise
+from experiments.advise import budget, devices, setting, strings, why
+from experiments.tune import unseen
+from experiments.tune.ratio import numbers as published
+from flowjax import Linear, compat, fields, grids, plans, sample
+
+
+def config(**changes):
+    return dataclasses.replace(Config(), **changes)
+
+
+# ---- the budget
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("8min", 480), ("1.5 h", 5400)])
+def test_budgets_are_times(text, seconds):
+    assert budget.seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "8", "-3min", "0s", "8 fortnights"])
+def test_other_budgets_are_refused(text):
+    with pytest.raises(ValueError, match="wanted a time such as 90s"):
+        budget.seconds_of(text)
+
+
+def test_more_time_affords_more_starts_and_longer_tables():
+    given = config(model="digits", devices=(1, 4))
+    made = budget.subject_of(given)
+    sizes = [
+        budget.sizes(dataclasses.replace(given, budget=text), made, 3e-3)
+        for text in ("4min", "20min", "6h")
+    ]
+    starts = [found["starts"] for found in sizes]
+    assert starts == sorted(starts) and starts[-1] == given.most_starts
+    assert sizes[-1]["tuned_steps"] == [8, 20]
+    assert sizes[0]["device_starts"] <= sizes[-1]["device_starts"]
+
+
+def test_a_budget_that_is_too_small_says_what_is_enough():
+    given = config(model="digits", budget="10s")
+    made = budget.subject_of(given)
+    with pytest.raises(ValueError, match=r"so give \d+min or more"):
+        budget.sizes(given, made, 3e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"model": "digitz"}, "digitz"),
+        ({"steps": (2,)}, "at least 3"),
+        ({"guidance": float("nan")}, "guidance"),
+        ({"solvers": ("Eulr",)}, "Eulr"),
+        ({"link": "pcie9"}, "pcie9"),
+        ({"factor": 1.0}, "more than 1"),
+        ({"budget": "soon"}, "soon"),
+    ],
+)
+def test_wrong_values_are_refused_before_anything_is_measured(changes, match, tmp_path):
+    with pytest.raises(ValueError, match=match):
+        advise.run(config(**changes), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_is_not_finite_is_refused(monkeypatch):
+    made = budget.subject_of(config(model="ring"))
+    monkeypatch.setattr(budget.solvers, "solve", lambda *_: np.array([np.nan]))
+    with pytest.raises(ValueError, match="not finite within 8 steps"):
+        budget.seconds_each(made)
+
+
+# ---- what to set
+
+
+def within_of_the_best(model, steps, starts=24, others=64):
+    """Error of the advised plan over that of the best plan of the matrix, on other starts."""
+    given = config(model=model, steps=(steps,))
+    given = dataclasses.replace(given, sizes={"starts": starts, "tuned_steps": []})
+    ((_, row),) = setting.measure(given, setting.cells(given))
+    made = budget.subject_of(given)
+    tuning = dataclasses.replace(
+        budget.tuning_config(given, others), unseen_seed=77, field_unseen=1024
+    )
+    test = unseen.unseen(tuning, made)
+    jobs = published.candidates(tuning, made, steps)
+    errors = [unseen.rms(line) for line in test.errors([plan for *_, plan in jobs])]
+    return errors[row["place"]] / min(errors), row
+
+
+def test_the_advised_setting_of_an_exact_field_is_within_5_percent_of_the_best():
+    ratio, row = within_of_the_best("ring", 20)
+    assert ratio < 1.05
+    # There order wins by far, on a grid that is not shifted towards noise.
+    by_name = {line["solver"]: line["rms"] for line in row["lines"]}
+    assert by_name["Euler"] > 5 * row["rms"] and row["shift"] <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["digits", "digits-smooth"])
+def test_the_advised_setting_of_a_network_is_within_5_percent_of_the_best(model):
+    ratio, _ = within_of_the_best(model, 8)
+    assert ratio < 1.05
+
+
+@pytest.mark.parametrize("solver", ["DPM++ 2M", "UniPC2"])
+def test_the_strings_for_diffusers_are_the_advised_solver(solver):
+    field = fields.ring(Linear())
+    noise = np.random.default_rng(0).normal(size=(64, 2))
+    theirs = compat.diffusers_plan(strings.diffusers(solver, 2.0), 20)
+    grid = grids.uniform(20, shift=2.0)
+    ours = {
+        "DPM++ 2M": plans.dpm_solver_pp(Linear(), grid, 2),
+        "UniPC2": plans.unipc(Linear(), grid, 2),
+    }[solver]
+    ends = [np.asarray(sample(field.velocity, noise, plan).x) for plan in (theirs, ours)]
+    # Their grid begins at t = 0.999 and their labels are whole numbers.
+    assert np.sqrt(np.mean((ends[0] - ends[1]) ** 2)) < 0.02
+
+
+def test_solvers_that_diffusers_lacks_go_there_by_a_plan_file():
+    assert strings.diffusers("AB3", 1.0) is None
+    assert "torch_scheduler" in strings.of("AB3", 1.0)[0]
+
+
+# ---- words, on made rows
+
+
+def made_setting(steps, solver="AB2", second="AB3", ratio=0.8, high=0.9, tuned=None):
+    lines = [
+        {"solver": solver, "shift": 1.0, "rms": 0.01, "median": 0.009},
+        {"solver": second, "shift": 0.7, "rms": 0.0125, "median": 0.01},
+    ]
+    return {
+        "question": "setting",
+        "model": "m",
+        "guidance": 1.0,
+        "steps": steps,
+        "place": 0,
+        "solver": solver,
+        "shift": 1.0,
+        "rms": 0.01,
+        "lines": lines,
+        "lead": {"ratio": ratio, "low": ratio - 0.1, "high": high},
+        "all": [[solver, 1.0, 0.01], [solver, 2.0, 0.02], [second, 0.7, 0.0125]],
+        "doubling": 1e-4,
+        "starts": 24,
+        "tuned": tuned,
+    }
+
+
+def test_a_lead_is_certain_only_where_its_interval_is_below_one():
+    certain = dict(setting.advice([made_setting(8)]))["8 evaluations"]
+    assert "0.80 times the error of AB3" in certain
+    unsure = dict(setting.advice([made_setting(8, high=1.1)]))["8 evaluations"]
+    assert "no better than AB3 for certain" in unsure
+
+
+def test_what_a_tuned_table_gains_is_told_with_its_file():
+    better = {"refused": None, "file": "plans/m.json", "ratio": 0.3, "low": 0.2, "high": 0.4}
+    text = dict(setting.advice([made_setting(8, tuned=better)]))["8 evaluations"]
+    assert "plans/m.json has 0.30 times this error" in text
+    same = dict(setting.advice([made_setting(8, tuned=better | {"high": 1.2})]))
+    assert "not better for certain" in same["8 evaluations"]
+    refused = dict(setting.advice([made_setting(8, tuned={"refused": "rough"})]))["8 evaluations"]
+    assert "did not converge" in refused
+
+
+def test_the_steps_from_which_order_pays_are_those_where_order_3_leads():
+    rows = [made_setting(8), made_setting(20, solver="AB3", second="AB2")]
+    assert setting.more_order(rows) == "order 3 pays at 20 evaluations"
+    assert setting.more_order(rows[:1]) == "order 3 does not pay up to 8 evaluations"
+
+
+def made_why(clock="1000 t", fall=2.0, size=0.2):
+    lines = [
+        {"h": 1 / n, "path": 0.1, "time alone": size / fall**i, "state alone": 0.1 / 4**i}
+        for i, n in enumerate((20, 40, 80, 160))
+    ]
+    turns = {"curvature": 0.5, "acceleration": 1.0}
+    return {
+        "question": "why",
+        "clock": clock,
+        "differences": lines,
+        "causes": {
+            "steps": 20,
+            "error": 0.1,
+            "of": {"last jump": 0.04, "grid": 0.09, "start": 0.1, "labels": 0.1},
+        },
+        "turns": {"1": turns, "4": {"curvature": 0.9, "acceleration": 2.0}},
+    }
+
+
+def test_a_rough_clock_is_named_with_what_to_do():
+    text = " ".join(why.sentences(made_why()))
+    assert "receives 1000 t and is rough in it" in text and "clock 1 - t" in text
+    assert "An exact last step would divide the error" in text and "by 2.5" in text
+    assert "guidance 4 bends them further" in text
+
+
+def test_a_smooth_clock_is_called_smooth():
+    assert "is smooth in the time" in why.sentences(made_why("1 - t", fall=4.0))[0]
+    assert "is rough in the time" in why.sentences(made_why("1 - t"))[0]
+
+
+def made_devices(total, stale_seconds=0.5, exact=1.0):
+    lines = [
+        {"forecast": name, "synchronous": w, "staleness": 0.1, "total": t, "seconds": stale_seconds}
+        for name, w, t in (("held", 1, total), ("corrected", 4, total / 2))
+    ]
+    return {
+        "question": "devices",
+        "devices": 8,
+        "refused": None,
+        "solver": "AB2",
+        "shift": 1.0,
+        "steps": 20,
+        "starts": 8,
+        "own": 0.1,
+        "lines": lines,
+        "exact_seconds": {"gather": exact, "ulysses": 2 * exact, "ring": 3 * exact},
+        "one_device": 4.0,
+        "factor": 1.1,
+        "link": "pcie4",
+    }
+
+
+def test_stale_attention_is_advised_only_where_it_is_quicker_and_near_enough():
+    assert devices.choice(made_devices(0.1))["mode"] == "stale"
+    assert devices.choice(made_devices(0.1, stale_seconds=2.0))["mode"] == "gather"
+    far = made_devices(0.9)
+    assert devices.choice(far)["mode"] == "gather" and devices.fewest(far) is None
+    assert "no tried policy" in dict(devices.advice([far]))["8 devices"]
+
+
+def test_the_fewest_synchronous_steps_are_those_within_the_factor():
+    assert devices.fewest(made_devices(0.1))["synchronous"] == 1
+    few = devices.fewest(made_devices(0.2))
+    assert (few["synchronous"], few["forecast"]) == (4, "corrected")
+
+
+# ---- the whole command, in small
+
+
+def test_the_command_ends_with_settings_and_a_page(tmp_path, capsys):
+    given = config(
+        model="ring", steps=(4,), budget="60s", shifts=(1.0, 0.7), solvers=("Euler", "AB2")
+    )
+    rows = advise.run(dataclasses.replace(given, tune=False), tmp_path)
+    told = capsys.readouterr().out
+    assert "affords 64 starts" in told and "4 evaluations" in told
+    assert {row["question"] for row in rows} == {"budget", "setting", "why"}
+    # Nothing is measured again.
+    assert advise.run(dataclasses.replace(given, tune=False), tmp_path) == rows
