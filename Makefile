@@ -15,7 +15,7 @@ export PYTHONPATH := $(CURDIR)
 RUN := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo demo-order demo-staleness test test-all lint format bench bench-transformer golden report-full staleness-full notebooks clean
+.PHONY: help env demo demo-order demo-staleness test test-all lint format bench bench-transformer golden report-full staleness-full notebooks gpu clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | awk -F '\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -80,6 +80,16 @@ notebooks: env  ## run every notebook from the top (runs/notebooks)
 	    .venv/bin/jupyter-execute --timeout=600 --output=../runs/notebooks/{notebook_name} $$notebook; \
 	done
 	@echo "notebooks: made" runs/notebooks/*
+
+# The card's name is in every row. Each part goes on from its rows, so the same command resumes.
+gpu:  ## on a machine with an NVIDIA GPU: tests, benchmark and one tuned table there, in about eight minutes
+	@EXTRAS="test cuda12" .ci/env
+	@$(RUN) -c "import jax; jax.devices('gpu')" 2>/dev/null || { echo "gpu: JAX finds no NVIDIA GPU here (nvidia-smi shows what the driver sees)"; exit 2; }
+	JAX_PLATFORMS=cuda,cpu $(RUN) -m pytest -m gpu tests/gpu
+	$(RUN) -m experiments.benchmarks.gpu --config=configs/bench_gpu.py --workdir=results/bench-gpu --config.seconds=240
+	$(RUN) -m experiments.tune --config=configs/tune.py --workdir=runs/gpu-tune --config.model=emoji-smooth \
+	    --config.steps=8 --config.questions=ratio
+	@echo "gpu: made" results/bench-gpu/* runs/gpu-tune/*
 
 clean:  ## remove what was built here, except the results in runs/
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
