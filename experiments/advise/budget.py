@@ -145,7 +145,7 @@ def sizes(config: Config, made: Subject, each: float) -> dict[str, Any]:
     device_starts = 0
     if many:
         device_starts = int(FOR_DEVICES * total / (len(many) * of_device_start))
-        device_starts = max(2, min(device_starts, 16))
+        device_starts = max(2, min(device_starts, 16, starts))
     left = total - starts * of_start - WHY - device_starts * len(many) * of_device_start
     return {
         "starts": starts,

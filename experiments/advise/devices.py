@@ -196,6 +196,15 @@ def _sentence(row: dict) -> str:
         settings += f", warmup={best['synchronous']}"
         settings += ', forecast="tuned"' if best["forecast"] == "corrected" else ""
     speed = row["one_device"] / best["seconds"]
+    recommended = (
+        f"{settings}: {report.sig(1e3 * best['seconds'])} ms an image by the latency model over "
+        f"{row['link']}, {report.sig(speed)} times as fast as one device"
+    )
+    if speed <= 1:
+        recommended = (
+            f"stay on one device: the quickest mode, {settings}, takes {report.sig(1 / speed)} "
+            f"times as long by the latency model over {row['link']}"
+        )
     if few is None:
         stale = (
             f"no tried policy keeps the error within {row['factor']:g} times the solver's own "
@@ -207,10 +216,7 @@ def _sentence(row: dict) -> str:
             f"values keep the total error at {report.sig(few['total'] / row['own'])} times the "
             "solver's own"
         )
-    return (
-        f"{settings}: {report.sig(1e3 * best['seconds'])} ms by the latency model over "
-        f"{row['link']}, {report.sig(speed)} times as fast as one device; {stale}."
-    )
+    return f"{recommended}; {stale}."
 
 
 def advice(rows: list[dict]) -> list[tuple[str, str]]:
