@@ -240,7 +240,7 @@ def test_stale_attention_is_advised_only_where_it_is_quicker_and_near_enough():
 
 
 def test_one_device_is_advised_where_more_are_slower():
-    slow = made_devices(0.1, stale_seconds=5.0, exact=8.0)
+    slow = made_devices(0.1, stale_seconds=9.0, exact=8.0)
     assert "stay on one device" in dict(devices.advice([slow]))["8 devices"]
     assert "2.0 times as long" in dict(devices.advice([slow]))["8 devices"]
 
