@@ -1,4 +1,4 @@
-"""Areas under ROC curves, verdicts and mean ratios on known cases, with their intervals."""
+"""Areas under ROC curves, verdicts and mean ratios on cases that are known."""
 
 import numpy as np
 import pytest
