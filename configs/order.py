@@ -2,7 +2,7 @@
 
 The demo (this is `make demo`), and the page that results/order keeps:
 
-    python -m experiments.order --config=configs/order.py:quick --workdir=runs/order-quick
+    python -m experiments.order --config=configs/order.py:quick --workdir=runs/demo/order
     python -m experiments.order --config=configs/order.py --workdir=runs/order-full
 
 A plan of your own, measured beside the others under the name that you give. The module lies in the

@@ -22,6 +22,7 @@ from flowjax import records
 TITLE = "flowjax: what order is worth, and how much staleness one can bear"
 CHAPTERS = {"experiments.order": order.chapter, "experiments.staleness": staleness.chapter}
 PAGE = "report.html"  # of a work directory
+TALL = 430  # pixels of a picture of samples
 LARGEST = 4_000_000  # bytes of the page
 
 
@@ -81,7 +82,8 @@ def sampled(workdir: str | os.PathLike) -> report.Picture:
     )
     alt = f"Samples of the network {config['model']}, a row a label: {labels}."
     with PIL.Image.open(path) as drawn:
-        width = drawn.width
+        # Shrunk where a picture would be taller than the figures beside it.
+        width = round(drawn.width * min(1.0, TALL / drawn.height))
     return report.image(path.read_bytes(), alt, caption, width=width)
 
 

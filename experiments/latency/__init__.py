@@ -65,7 +65,7 @@ def make_report(workdir: str | os.PathLike) -> list[str]:
         "How long does an image take over several devices?",
         [
             published.summary(of[published]),
-            price.summary(of[price]),
+            *price.summary(of[price]),
             planning.summary(of[planning], share),
         ],
         list(sections.values()),

@@ -228,6 +228,8 @@ def _figure(own: list[dict]) -> matplotlib.figure.Figure:
         ax.set(xscale="log", xlabel=UNITS[unit], ylim=(0, 2))
         published = [row["published"] for row in of_unit]
         report.decade_ticks(ax.xaxis, (0.8 * min(published), 1.25 * max(published)))
+    for ax in axes[1:]:
+        ax.set_yticklabels([])
     axes[0].set_ylabel("modelled over published")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
     return fig

@@ -1,4 +1,4 @@
-"""`python -m experiments.order --config=configs/order.py:quick --workdir=runs/order-quick`."""
+"""`python -m experiments.order --config=configs/order.py:quick --workdir=runs/demo/order`."""
 
 import jax
 

@@ -121,7 +121,7 @@ def _on_orders(rows: list[dict], config: dict) -> list[Claim]:
         part = Part("order", float(np.mean(orders)), min(orders), max(orders), "above", 2.5)
         found.append(
             Claim(
-                f"{name.replace(', ', ' with a ')}, has order 3",
+                f"{name.replace(', ', ' with a ')} has order 3",
                 [part],
                 "a mixture in 4 dimensions",
                 "32",

@@ -161,12 +161,12 @@ def _says(row: dict) -> str:
     return (
         f"On {row['field']} ({report.sig(1e3 * bare['seconds'] / row['nfe'])} ms an evaluation) a "
         f"solver takes **{report.sig(ratio, 3)}** times a bare scan of "
-        f"as many evaluations (median of {len(own)}), so its own share is "
+        f"as many evaluations (median of {len(own)}), so its own part is "
         f"{max(0.0, 1 - 1 / ratio):.0%}; {most['solver']} takes most, "
         f"{report.sig(most['ratio'], 3)} "
         f"(middle half of the rounds {report.sig(most['low'], 3)} to "
         f"{report.sig(most['high'], 3)}). "
-        f"{'' if seen else 'No solver is told from the bare scan. '}"
+        f"{'' if seen else 'No solver differs from the bare scan beyond that spread. '}"
     )
 
 
@@ -197,6 +197,6 @@ def section(rows: list[dict], command: str) -> report.Section:
         table=table,
         caveat=f"Device: {row['device']}. Plans with fewer rows are padded to {row['nfe']}, and "
         "padding is evaluated. With a network, an evaluation costs more "
-        "and the solver's share is smaller still.",
+        "and the solver's part is smaller still.",
         command=command,
     )

@@ -154,7 +154,7 @@ def section(rows: list[dict], command: str) -> report.Section:
         caveat=f"Two draws of the data of the same size ({rows[0]['samples']}) differ by "
         f"{report.sig(rows[0]['sliced_floor'])} (sliced) and "
         f"{report.sig(rows[0]['frechet_floor'])} (Frechet), so {unseen} of {len(table)} rows "
-        "could not be told from perfect by sliced Wasserstein alone. "
+        "could not be distinguished from perfect ones by sliced Wasserstein alone. "
         "One field; within-mode width has no name on data without modes.",
         command=command,
     )

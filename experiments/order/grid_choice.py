@@ -271,6 +271,28 @@ def _heatmap(matrix: list[dict], field: str, nfe: int) -> report.Picture:
     )
 
 
+def _losses_figure(matrix: list[dict]) -> report.Picture:
+    """The mean loss of each grid against the best one of each cell, the least first."""
+    bars = sorted(by_grid(matrix), key=lambda line: line["loss"])
+    fig, ax = report.canvas(width=5.4, height=3.2)
+    report.bar_ledger(
+        ax,
+        bars,
+        label="grid",
+        value="loss",
+        xlabel="error over that of the best grid (geometric mean)",
+        text=lambda ratio: report.sig(ratio, 2),
+        start=1.0,
+    )
+    return report.picture(
+        fig,
+        "Mean loss of each grid against the best grid of each cell.",
+        "A cell is a field, a number of evaluations and a solver.",
+        title=f"The {bars[0]['grid']} grid loses least: {report.sig(bars[0]['loss'])} times the "
+        "error of the best grid of each cell",
+    )
+
+
 def _jump_figure(jumps: list[dict]) -> report.Picture:
     names = list(dict.fromkeys(j["field"] for j in jumps))[:2]
     solver = JUMP_SOLVERS[-1]
@@ -335,7 +357,8 @@ def section(rows: list[dict], command: str) -> report.Section:
     # Heatmaps at the most evaluations only, of the first fields.
     most = max(m["nfe"] for m in matrix)
     drawn_fields = list(dict.fromkeys(m["field"] for m in matrix))[:3]
-    figures = [_heatmap(matrix, field, most) for field in drawn_fields]
+    figures = [_losses_figure(matrix)]
+    figures += [_heatmap(matrix, field, most) for field in drawn_fields]
     if jumps:
         figures.append(_jump_figure(jumps))
 

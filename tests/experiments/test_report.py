@@ -7,9 +7,11 @@ import re
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 from experiments import report
 from experiments.report import Section, canvas, picture, sig
+from experiments.report.theme import PIXELS, TEXT
 from flowjax import records
 
 VOID = {"meta", "img", "br", "link", "hr", "input"}
@@ -128,25 +130,106 @@ def test_every_reference_has_its_one_target(page):
     assert named and set(named) <= set(found.ids)
 
 
-def test_chapters_share_a_page(chapter):
+def test_chapters_share_a_page_with_one_figure_a_question_and_links(chapter):
     fig, ax = canvas()
     ax.plot([1, 2], [1, 2])
-    section = Section("Third?", "Yes.", [picture(fig, "a line")])
-    other = chapter._replace(title="C", sections=[section])
+    shown = picture(fig, "a line", title="It rises")
+    sections = [
+        Section("Third?", "Yes.", [shown], badge="kept rows", command="run kept"),
+        Section("No figure?", "Yes."),
+        Section("Fourth?", "Yes.", [shown]),
+    ]
+    other = chapter._replace(title="C", sections=sections)
     image = report.image(b"png", "two digits")
-    found = Page(report.book("Both", "Lead.", [image], [chapter, other]))
-    assert len(found.ids) == len(set(found.ids))
-    # Two chapters, two questions of the first, one of the second.
-    assert {link[1:] for link in found.links} <= set(found.ids) and len(found.links) == 2 + 2 + 1
-    own = "Where the numbers come from"
-    assert found.headings == ["First: is <3M> steeper?", "Second?", own, "Third?", own]
-    assert found.images[0] == "two digits" and found.images[-1] == "a line"
+    made = report.book("Both", ["One.", "Two."], [image], [(chapter, "a.html"), (other, "b.html")])
+    found = Page(made)
+    inner = {link[1:] for link in found.links if link.startswith("#")}
+    assert inner == {"c1", "c2"} <= set(found.ids)
+    # A question without a figure is on its own page only; the others keep their numbers.
+    outer = [link for link in found.links if not link.startswith("#")]
+    assert outer == ["a.html", "a.html#s1", "a.html#s2", "b.html", "b.html#s1", "b.html#s3"]
+    assert found.images[0] == "two digits" and found.images.count("a line") == 2
+    assert "It rises" in found.text and "kept rows" in found.text
+    # The command of kept rows stands on the page, that of the run itself once.
+    assert "run kept" in found.text and found.text.count("experiments.toy") == 2
+    assert "Order 2.9" not in found.text
 
 
 def test_every_figure_says_what_it_shows(page):
     assert Page(page).images == ["3M is <lowest>", "heat", 'as "png"']
     with pytest.raises(ValueError, match="alt is empty"):
         picture(canvas()[0], " ")
+
+
+def test_a_summary_of_several_lines_is_a_list(chapter):
+    text = report.page("T", ["One **1**.", "Two."], [], **chapter.origin)
+    assert "<ul class=lead><li>One <strong>1</strong>.</li><li>Two.</li></ul>" in text
+
+
+def test_tables_of_different_rows_stand_apart(chapter):
+    table = {"Errors": [{"a": 1}, {"a": 2}], "Nothing": [], "Times": [{"b": 3}]}
+    text = report.page("T", "", [Section("Q", "A.", table=table)], **chapter.origin)
+    found = Page(text)
+    assert "Errors (2 rows)" in found.text and "Times (1 row)" in found.text
+    assert "Nothing" not in found.text and "–" not in found.text
+
+
+def test_a_section_of_other_rows_has_a_badge_and_the_page_says_so(chapter):
+    own = Section("Q", "A.")
+    page = Page(report.page("T", "", [own, own._replace(badge="kept rows")], **chapter.origin))
+    assert page.text.count("kept rows") == 2  # in the contents and beside the heading
+    assert "but for the 1 section with a" in page.text
+    plain = Page(report.page("T", "", [own], **chapter.origin)).text
+    assert "but for" not in plain
+
+
+def test_all_texts_of_a_figure_have_one_size_and_fit_into_it():
+    fig, ax = canvas(width=3.0)
+    ax.plot([1, 2], [1, 2], label="a line")
+    ax.legend(fontsize=5)
+    ax.set_title("small", fontsize=14)
+    ax.set_xlabel("a label that is much longer than the axis below which it should stand")
+    markup = picture(fig, "alt").markup
+    assert {text.get_fontsize() for text in fig.findobj(Text)} == {TEXT}
+    assert f'style="width:{round(72 * PIXELS * 3)}px"' in markup
+    fig.draw_without_rendering()
+    box = ax.xaxis.label.get_window_extent()
+    assert 0 <= box.x0 and box.x1 <= fig.bbox.x1 and "\n" in ax.get_xlabel()
+
+
+def test_text_is_at_least_twelve_pixels_on_a_page():
+    assert TEXT * PIXELS >= 12
+
+
+def test_ticks_stand_at_what_was_measured_and_numbers_do_not_touch():
+    _, ax = canvas()
+    values = [4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100]
+    ax.set(xscale="log", xlim=(3.6, 110))
+    report.measured_ticks(ax.xaxis, values)
+    assert list(ax.get_xticks()) == values
+    named = [v for v, text in zip(values, ax.get_xticklabels(), strict=True) if text.get_text()]
+    assert named[0] == 4 and named[-1] == 100 and len(named) > 6
+    assert np.min(np.diff(np.log(named))) > 0.05 * np.log(25)
+
+
+@pytest.mark.parametrize("limits", [(0.02, 0.9), (1e-4, 0.5), (1e-9, 2.0)])
+def test_decades_are_plain_numbers(limits):
+    _, ax = canvas()
+    ax.set(yscale="log", ylim=limits)
+    report.decade_ticks(ax.yaxis, limits)
+    texts = [text.get_text() for text in ax.get_yticklabels()]
+    assert 3 <= len(texts) <= 10 and not any("^" in text or "$" in text for text in texts)
+    np.testing.assert_allclose([float(text) for text in texts], ax.get_yticks())
+
+
+@pytest.mark.parametrize("log", [True, False])
+def test_a_heat_map_of_ratios_has_its_middle_colour_at_one(log):
+    _, ax = canvas()
+    rows = [{"a": 1, "b": "x", "v": 0.5}, {"a": 2, "b": "x", "v": 4.0}]
+    report.heatmap(ax, rows, x="a", y="b", value="v", log=log, centre=1.0)
+    (mesh,) = [child for child in ax.collections if child.get_array() is not None]
+    assert mesh.norm(1.0) == pytest.approx(0.5)
+    assert 0 <= mesh.norm(0.5) < 0.5 < mesh.norm(4.0) <= 1
 
 
 def test_an_answer_of_several_lines_is_a_list(chapter):
@@ -325,6 +408,9 @@ def test_variants_of_a_solver_are_told_apart():
 def test_styles_are_told_apart():
     looks = [json.dumps(report.style(name)) for name in report.SOLVERS]
     assert len(set(looks)) == len(looks)
+    # One colour a solver; DDIM is Euler's method on the linear path, and has its colour.
+    colours = {report.style(name)["color"] for name in report.SOLVERS if name != "DDIM"}
+    assert len(colours) == len(report.SOLVERS) - 1
 
 
 @pytest.mark.parametrize(

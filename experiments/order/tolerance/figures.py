@@ -64,7 +64,9 @@ def draw_work(rows: list[dict], title: str) -> report.Picture:
     Of the fixed plans only the best is drawn, and the formulas of the adaptive methods.
     """
     names = list(dict.fromkeys(row["field"] for row in rows if row["part"] == "map"))
-    fig, axes = report.canvas(1, len(names), width=min(3.7 * len(names) + 0.2, 11.2), height=4.2)
+    # One panel alone is as wide as its legend.
+    width = 3.7 * len(names) if len(names) > 1 else 5.4
+    fig, axes = report.canvas(1, len(names), width=width, height=4.2)
     axes = np.atleast_1d(axes)
     for ax, name in zip(axes, names, strict=True):
         # Fixed plans and maps of one field.
@@ -81,7 +83,7 @@ def draw_work(rows: list[dict], title: str) -> report.Picture:
         ax.set_title(name)
     axes[0].set_ylabel("relative RMS error")
     drawing.same_height(axes)
-    drawing.legend_below(fig, axes[0], 3)
+    drawing.legend_below(fig, axes[0], 3 if len(names) > 1 else 2)
     return report.picture(
         fig,
         f"Error against mean NFE on {', '.join(names)}: hollow points are tolerances, thick lines "

@@ -1,9 +1,10 @@
-"""The area under the ROC curve on cases that are known, and its interval."""
+"""Areas under ROC curves, verdicts and mean ratios on cases that are known."""
 
 import numpy as np
 import pytest
 
 from experiments import report
+from experiments.lab import statistics
 from experiments.lab.statistics import auc
 
 
@@ -50,3 +51,32 @@ def test_auc_interval_covers_a_coin_and_widens_with_groups():
 def test_auc_refuses_nan():
     with pytest.raises(ValueError, match="ranks nowhere"):
         auc([np.nan, 1], [True, False])
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (0.5, 0.9, "better"),
+        (1.1, 1.5, "worse"),
+        (0.99, 1.01, "tie"),
+        (0.9, 1.1, "undecided"),
+        (0.9, 0.99, "undecided"),
+    ],
+)
+def test_a_tie_is_an_interval_within_the_band_and_a_wide_one_is_undecided(low, high, verdict):
+    pair = {"rms_low": low, "rms_high": high}
+    assert statistics.verdict(pair) == verdict
+
+
+def test_a_mean_ratio_draws_whole_groups():
+    # All spread is between groups, so more cells of a group narrow nothing.
+    ratios, groups = [0.5, 2.0], [("a", 1), ("b", 1)]
+    few = statistics.mean_ratio(ratios, groups)
+    many = statistics.mean_ratio(ratios * 50, groups * 50)
+    assert few == pytest.approx((1.0, 0.5, 2.0)) and many == pytest.approx(few)
+
+
+def test_the_area_is_that_of_auc():
+    scores, truths = [0.1, 0.4, 0.4, 0.9], [False, True, False, True]
+    assert statistics.area(scores, truths) == statistics.auc(scores, truths)[0] == 3.5 / 4
+    assert np.isnan(statistics.area(scores, [True] * 4))

@@ -66,7 +66,7 @@ def test_section_is_drawn_from_rows(rows):
     assert "nan" not in made.answer
 
 
-def test_section_says_when_a_score_points_the_wrong_way(rows):
+def test_section_says_when_a_score_ranks_the_wrong_cells_first(rows):
     # Order 3 loses in every second cell. There rho_3 is higher, and the acceleration lower.
     turned = []
     for i, row in enumerate(rows * 3):
@@ -83,5 +83,5 @@ def test_section_says_when_a_score_points_the_wrong_way(rows):
             }
         )
     answer = curvature.section(turned, "").answer
-    assert "acceleration of the exact path **points the wrong way**" in answer
-    assert "The free rho_3 **tells it**" in answer
+    assert "acceleration of the exact path **ranks these cells last**" in answer
+    assert "The free rho_3 **ranks these cells first**" in answer

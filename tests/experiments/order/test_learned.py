@@ -164,7 +164,9 @@ def test_the_digits_that_float32_costs_are_few(rows):
 
 def cell(ratio, verdict, **key):
     """An error cell in which every pair has this ratio, and every error falls with order 2."""
-    pairs = [{"a": a, "b": b, "rms_ratio": ratio, "rms_verdict": verdict} for a, b in numbers.PAIRS]
+    low, high = {"better": (0.4, 0.6), "worse": (1.5, 2.0), "tie": (0.9, 1.3)}[verdict]
+    values = {"rms_ratio": ratio, "rms_verdict": verdict, "rms_low": low, "rms_high": high}
+    pairs = [{"a": a, "b": b, **values} for a, b in numbers.PAIRS]
     solvers = [{"solver": solver, "rms": key["nfe"] ** -2.0} for solver in numbers.SOLVERS]
     return {**key, "pairs": pairs, "solvers": solvers}
 
@@ -190,8 +192,8 @@ def test_exact_fields_stand_beside_networks_on_the_same_cells():
     table = numbers.beside(synthetic())
     few = [line for line in table if (line["scale"], line["NFE"]) == (1, "<= 20")]
     line = next(line for line in few if line["pair"].startswith("DPM++ 2M"))
-    assert line["exact fields"] == "0 better, 2 ties, 0 worse"
-    assert line["networks"] == "2 better, 0 ties, 0 worse"
+    assert line["exact fields"] == "0 better, 0 worse, 2 neither"
+    assert line["networks"] == "2 better, 0 worse, 0 neither"
     assert (line["ratio, exact fields"], line["ratio, networks"]) == pytest.approx((1.25, 0.5))
     # Same: above 20. Opposite: at most 20. Open: guided, where the exact ratio is a draw.
     assert numbers.agreement(table) == (4, 4, 8)
@@ -261,7 +263,7 @@ def test_the_clock_is_asked_of_networks_beside_the_exact_field_of_their_data():
     assert [row["kind"] for row in rows] == ["exact field", "network"]
     assert clock.shrinkage(rows[0])["state alone"] > 2.5
     made = clock.section(rows, "a command")
-    assert made.figures and made.table and "of 1 networks" in made.answer
+    assert made.figures and made.table and "of 1 network by" in made.answer
 
 
 # ---- the twins
@@ -272,8 +274,9 @@ def error_cells(model, power):
     made = []
     for shift, n in ((1.0, 20), (1.0, 40), (3.0, 20), (3.0, 40)):
         solvers = [
-            {"solver": solver, "rms": n ** -(1.0 if solver == "Euler" else power)}
+            {"solver": solver, "rms": n**-order, "median": n ** -(order + 0.5)}
             for solver in smooth.SHOWN
+            for order in [1.0 if solver == "Euler" else power]
         ]
         key = {"question": "smooth", "part": "error", "scale": 1.0, "shift": shift, "nfe": n}
         made.append({**key, "model": model, "solvers": solvers, "pairs": []})
@@ -282,9 +285,14 @@ def error_cells(model, power):
 
 def test_orders_of_the_twins_are_the_slopes_of_their_errors():
     made = error_cells("rough", 1.0) + error_cells("soft", 2.5)
-    table = {line["solver"]: line for line in smooth.orders(made)}
-    assert [table["AB3"][name] for name in ("rough", "soft")] == pytest.approx([1.0, 2.5])
-    assert table["Euler"]["soft"] == pytest.approx(1.0)
+    table = smooth.orders(made)
+    # Shift by shift, by RMS error and by the median.
+    assert len(table) == 2 * 2 * len(smooth.SHOWN)
+    for shift in (1.0, 3.0):
+        line = smooth.order_of(table, "AB3", shift)
+        assert [line[name] for name in ("rough", "soft")] == pytest.approx([1.0, 2.5])
+        assert smooth.order_of(table, "AB3", shift, "median")["soft"] == pytest.approx(3.0)
+        assert smooth.order_of(table, "Euler", shift)["soft"] == pytest.approx(1.0)
     wanted = {"shift": 1.0, "NFE": 40, "solver": "AB2"}
     last = next(line for line in smooth.gains(made) if wanted.items() <= line.items())
     assert last["over Euler, soft"] == pytest.approx(40**-1.5)

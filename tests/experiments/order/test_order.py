@@ -74,6 +74,8 @@ def test_book_holds_the_chapter_and_the_samples(small_order_run, tmp_path):
     book.main([str(path), "--samples", str(tmp_path), "--chapters", str(run)])
     page = path.read_text(encoding="utf-8")
     assert "How much is a solver&#x27;s order worth?" in page
+    # Links lead to the sections of the full page.
+    assert 'href="run/report.html#s1"' in page or 'href="run/report.html#s2"' in page
     assert "20 evaluations of dpm_solver_pp" in page and "A row a label: three" in page
 
 
@@ -143,13 +145,18 @@ def test_what_is_ones_own_is_measured_beside_the_others_under_the_name_given(tmp
         shifts=(1.0,),
         nfe=(8,),
         solvers=("Euler", "mine:plan"),
+        added_solvers=("mine:plan", "Heun"),
         reference_steps=40,
     )
     nfe.check(config)
     rows = [{**key, **values} for key, values in nfe.measure(config, nfe.cells(config))]
     sys.modules.pop("mine")
 
-    ring, own_field = rows
+    # What is added is measured beside DPM++ 2M alone, unless the matrix has it already.
+    ring, own_field, *added = rows
+    assert [row["added"] for row in added] == ["Heun", "Heun"]
+    assert [line["solver"] for line in added[0]["solvers"]] == ["Heun"]
+    assert [(pair["a"], pair["b"]) for pair in added[0]["pairs"]] == [("Heun", "DPM++ 2M")]
     assert own_field["field"] == "mine:field"
     assert own_field["solvers"] == ring["solvers"]
     # The plan is Euler's method by another name, so its numbers are those of Euler's method.
@@ -158,6 +165,8 @@ def test_what_is_ones_own_is_measured_beside_the_others_under_the_name_given(tmp
     # DPM++ 2M was not asked for; it is the solver that a plan of one's own is compared with.
     assert set(lines) == {"Euler", "mine:plan", "DPM++ 2M"}
     section = nfe.section(rows, "a command")
-    assert "mine:plan against DPM++ 2M" in {line["pair"] for line in section.table}
-    assert "mine:plan" in section.figures[0].markup
-    assert "mine:field" in section.figures[1].caption
+    pairs = section.table["All pairs, by number of evaluations"]
+    assert "mine:plan against DPM++ 2M" in {line["pair"] for line in pairs}
+    # The first figure is of families of solvers, then there is one for each field.
+    assert "mine:plan" in section.figures[1].markup
+    assert "mine:field" in section.figures[2].caption
