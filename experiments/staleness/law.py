@@ -160,12 +160,14 @@ def best_of(rows: list[dict], subject: str) -> dict:
 
 
 def _title(rows: list[dict]) -> str:
-    """The best law of each subject, as the claim of the figure."""
-    named = [
-        f"{best_of(rows, subject)['law']} on {subjects.NAMES[subject]}"
-        for subject in draw.by_subject(rows)
-    ]
-    return f"The median error grows as {' and as '.join(named)}"
+    """The best law of each subject with its misfit, as the claim of the figure."""
+    named = []
+    for subject in draw.by_subject(rows):
+        best = best_of(rows, subject)
+        named.append(
+            f"{best['law']} on {subjects.NAMES[subject]} (misfit {report.sig(best['misfit'])})"
+        )
+    return f"Of the laws the median error follows best {', '.join(named)}"
 
 
 def section(rows: list[dict], command: str) -> report.Section:

@@ -37,6 +37,13 @@ def counted(verdicts: list[str]) -> str:
     return ", ".join(parts)
 
 
+def claims_of(verdicts: list[str]) -> str:
+    """What became of the claims of one kind, in words."""
+    if len(verdicts) == 1:
+        return f"the claim {counted(verdicts).removeprefix('1 ')}"
+    return f"of {len(verdicts)} claims {counted(verdicts)}"
+
+
 def sentences(found: list[Reading]) -> list[str]:
     """The claims of each verdict, a sentence a verdict."""
     verdicts = {text: verdict_of(own) for text, own in of_claims(found).items()}
@@ -90,14 +97,15 @@ def section(rows: list[dict], command: str, configs: dict[str, dict]) -> report.
     for kind in dict.fromkeys(reading.claim.kind for reading in found):
         own = [reading for reading in found if reading.claim.kind == kind]
         verdicts = [verdict_of(mine) for mine in of_claims(own).values()]
-        many = "claims" if len(verdicts) > 1 else "claim"
+        # What the marks are is said once.
+        caption = "" if pictures else _caption(own)
         pictures.append(
             report.picture(
                 figure(own),
                 f"The {kind} with its 95 % interval for each claim and subject, coloured by the "
                 "verdict.",
-                _caption(own),
-                title=f"{kind[0].upper()}{kind[1:]}: of {len(verdicts)} {many} {counted(verdicts)}",
+                caption,
+                title=f"{kind[0].upper()}{kind[1:]}: {claims_of(verdicts)}",
             )
         )
     count = sum(len(reading.parts) for reading in found)

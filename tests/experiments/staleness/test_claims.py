@@ -73,7 +73,7 @@ def test_the_words_of_the_section_are_those_of_the_rule(verdict):
     section = claims.section(rows, "command", CONFIG)
     (table,) = section.table.values()
     assert {line["verdict"] for line in table} == {verdict}
-    assert words.counted([verdict] * len(table)) in section.figures[0].title
+    assert words.claims_of([verdict] * len(table)) in section.figures[0].title
 
 
 def test_a_claim_that_holds_on_one_subject_and_fails_on_another_holds_in_part():
