@@ -45,6 +45,10 @@ FRACTION = Range(0, 1)
 FINITE = Range()
 
 RANGES: dict[str, Range] = {
+    # Image to image, and advice.
+    "strength": Range(0, 1, above=True),
+    "most_starts": COUNT,
+    "factor": Range(1, above=True),
     # Random numbers, and how many of what is drawn.
     "seed": SEED,
     "seeds": COUNT,
