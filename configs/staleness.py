@@ -88,7 +88,7 @@ class Config:
     viewer_fine_steps: int = 512  # AB2 steps of the converged run where the clock is 1000 t
 
     # From which push on loops grow, by stale layers and by steps.
-    threshold_network: str = "digits"
+    threshold_networks: tuple[str, ...] = ("digits",)
 
     # Fractions of the correction, by the number of devices.
     fraction_networks: tuple[str, ...] = ("digits-smooth", "digits")
@@ -115,7 +115,7 @@ QUICK = {
     "gallery_pictures": 0,
     "viewer_networks": (),
     "fraction_networks": (),
-    "threshold_network": "",
+    "threshold_networks": (),
 }
 
 

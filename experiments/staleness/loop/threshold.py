@@ -32,23 +32,21 @@ FINER = 2
 
 
 def cells(config: "Config") -> list[dict]:
-    """One cell a number of stale layers; and one with more steps."""
-    network = config.threshold_network
-    if not network:
-        return []
-    depth = gain.network_of(network).card.config.depth
-    common = {"question": QUESTION, "network": network, "devices": DEVICES}
-    layers = range(depth, max(min(depth, FEWEST_LAYERS), 1) - 1, -1)
-    return [
-        *(common | {"layers": count, "steps": gain.STEPS} for count in layers),
-        common | {"layers": depth, "steps": FINER * gain.STEPS},
-    ]
+    """One cell a number of stale layers, and one with more steps, of each network."""
+    found = []
+    for network in config.threshold_networks:
+        depth = gain.network_of(network).card.config.depth
+        common = {"question": QUESTION, "network": network, "devices": DEVICES}
+        layers = range(depth, max(min(depth, FEWEST_LAYERS), 1) - 1, -1)
+        found += [common | {"layers": count, "steps": gain.STEPS} for count in layers]
+        found.append(common | {"layers": depth, "steps": FINER * gain.STEPS})
+    return found
 
 
 def check(config: "Config") -> None:
     """Refuse a network that there is not."""
-    if config.threshold_network not in ("", subjects.RANDOM):
-        check_networks("threshold_network", [config.threshold_network])
+    named = [name for name in config.threshold_networks if name != subjects.RANDOM]
+    check_networks("threshold_networks", named)
 
 
 def measure(config: "Config", todo: Iterable[dict]) -> Iterator[tuple[dict, dict]]:

@@ -128,7 +128,7 @@ def test_the_quick_variant_has_no_comparisons():
         ("gallery_pictures", 7, "take at most as many"),
         ("viewer_networks", ("digit",), "'digit'"),
         ("fraction_networks", ("digit",), "'digit'"),
-        ("threshold_network", "digit", "'digit'"),
+        ("threshold_networks", ("digit",), "'digit'"),
     ],
 )
 def test_a_name_that_is_not_known_is_refused_before_anything_is_measured(option, value, words):

@@ -50,7 +50,7 @@ SMALL = {
     "viewer_steps": (4,),
     "viewer_devices": (2,),
     "fraction_networks": ("random",),
-    "threshold_network": "random",
+    "threshold_networks": ("random",),
 }
 
 
