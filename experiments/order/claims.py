@@ -12,7 +12,18 @@ import numpy as np
 
 from experiments import report
 from experiments.lab import statistics
-from experiments.lab.claims import VERDICTS, Claim, Part, markdown, table, verdict
+from experiments.lab.claims import (
+    FAILS,
+    HOLDS,
+    IN_PART,
+    UNDECIDED,
+    VERDICTS,
+    Claim,
+    Part,
+    markdown,
+    table,
+    verdict,
+)
 from experiments.order import (
     clock,
     convergence,
@@ -428,7 +439,8 @@ def section(rows: Sequence[dict], config: dict, command: str) -> report.Section 
     if not found:
         return None
     verdicts = [verdict(claim) for claim in found]
-    counts = ", ".join(f"**{verdicts.count(name)}** {name}" for name in VERDICTS)
+    words = {HOLDS: "hold", IN_PART: "hold in part", UNDECIDED: "are undecided", FAILS: "fail"}
+    counts = ", ".join(f"**{verdicts.count(name)}** {words[name]}" for name in VERDICTS)
     return report.Section(
         question="What do these rows say of each claim?",
         expected="The rule was written before the table: a part of a claim holds or fails when its "
@@ -437,11 +449,10 @@ def section(rows: Sequence[dict], config: dict, command: str) -> report.Section 
         answer=f"Of {len(found)} claims: {counts}.",
         table={
             "Claims and verdicts": [
-                {name: line[name] for name in ("claim", "verdict", "evidence")}
-                for line in table(found)
+                {name: line[name] for name in ("claim", "verdict")} for line in table(found)
             ],
-            "Subjects, starts, training seeds, intervals": [
-                {name: value for name, value in line.items() if name not in ("evidence", "command")}
+            "Evidence: numbers, bounds, subjects, starts, training seeds, intervals": [
+                {name: value for name, value in line.items() if name not in ("verdict", "command")}
                 for line in table(found)
             ],
         },

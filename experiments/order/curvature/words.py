@@ -70,7 +70,7 @@ def claim(table: list[dict], kinds: list[str]) -> str:
         f"{KIND_IN_WORDS[kind]}"
         for kind in kinds
     )
-    return f"The acceleration of the path has an AUC of {areas}; a coin has 0.5"
+    return f"The acceleration of the path has an AUC of {areas}"
 
 
 def _sorted(table: list[dict]) -> list[dict]:
