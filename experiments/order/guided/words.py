@@ -32,6 +32,7 @@ def _by_grid(rows: list[dict], pair: tuple[str, str]) -> list[dict]:
 
 def _worse(rows: list[dict], pair: tuple[str, str], scales: tuple[float, float]) -> str:
     """In how many cells the higher order is worse at the two ends of the scales, as a clause."""
+    # The same cells at both scales, so that the counts can be compared.
     least, most = (
         rms_verdicts((r for r in rows if r["part"] == "error" and r["scale"] == scale), pair)
         for scale in scales

@@ -26,6 +26,7 @@ def draw_families(table: list[dict], title: str) -> report.Picture:
     """
     lines = [line for line in table if line["shift"] == "all"]
     fig, ax = report.canvas(width=9.6, height=0.36 * len(lines) + 1.0)
+    # Each verdict's bars begin where those of the verdict before end.
     places = np.arange(len(lines))
     left = np.zeros(len(lines))
     for verdict in VERDICTS:
@@ -43,6 +44,7 @@ def draw_families(table: list[dict], title: str) -> report.Picture:
                     color="white",
                 )
         left += fractions
+    # Few evaluations and more are compared within a family, so they stand below each other.
     names = [f"{line['family']}, {line['NFE']}" for line in lines]
     ax.set_yticks(places, names)
     ax.invert_yaxis()

@@ -46,6 +46,7 @@ def title(table: list[dict]) -> str:
 
 def lowest(rows: list[dict]) -> str:
     """Who has the lowest error of a cell, and how often it is a solver without the last jump."""
+    # Counts of all solvers, the added ones among them.
     found = winners(rows)
     total = sum(count for _, count in found)
     free = sum(count for name, count in found if name in WITHOUT_JUMP)
