@@ -20,7 +20,7 @@ from experiments.quality import judges
 from experiments.quality.measure import _png as png
 from experiments.tune import drawing, ratio, tables
 from experiments.tune import subject as subjects
-from experiments.tune.row import COLUMNS, sheet
+from experiments.tune.sheet import COLUMNS, sheet
 from experiments.tune.subject import Subject
 from flowjax import Plan, data, distances, grids, plans
 

@@ -15,22 +15,12 @@ import numpy as np
 from configs.tune import Config
 from experiments import report
 from experiments.cli import images
-from experiments.lab import solvers
 from experiments.tune import subject as subjects
 from experiments.tune import tables
-from experiments.tune.subject import Subject
-from flowjax import Plan, files, grids, plans
+from experiments.tune.sheet import COLUMNS, sheet
+from flowjax import files, grids, plans
 
-COLUMNS = 10  # samples a row, a class each
 FINE_STEPS = 60  # of RK4, for the converged samples
-SEED = 100  # of the noise, which no tuning has seen
-
-
-def sheet(made: Subject, many: Sequence[Plan], seed: int = SEED) -> np.ndarray:
-    """Samples (P COLUMNS, H, W, C) of plans from one noise: a row of COLUMNS for each plan."""
-    noise = made.starts(seed, COLUMNS)
-    field = made.bound(COLUMNS)
-    return np.concatenate([np.asarray(solvers.solve(field, noise, plan)) for plan in many])
 
 
 def of_file(path: str | os.PathLike) -> tuple[np.ndarray, dict]:

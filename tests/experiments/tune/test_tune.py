@@ -9,10 +9,11 @@ import pytest
 
 from configs.tune import get_config
 from experiments import tune as experiment
+from experiments.cli import images
 from experiments.cli.run import cells_of, main
 from experiments.tune import floor, ratio, row, subject, tables, unseen
 from experiments.tune.optimizer import methods
-from flowjax import grids, plans, records, tune
+from flowjax import distances, grids, plans, records, tune
 from flowjax.schedules import Linear
 from flowjax.tune import numbers as numbering
 from flowjax.tune.jacobian import endpoints_and_jacobian
@@ -270,6 +271,38 @@ def test_the_gradient_of_adam_is_that_of_levenberg_marquardt():
 
 def _third(grid):
     return plans.adams_bashforth(grid, 3)
+
+
+@pytest.mark.slow  # programs of a network
+def test_a_network_has_facts_a_row_samples_and_a_picture(tmp_path, monkeypatch):
+    start = plans.adams_bashforth(grids.uniform(3), 2)
+    plan = plans.adams_bashforth(grids.uniform(3, shift=0.7), 2)
+    seen = {}
+
+    def found(model, noise, steps, **options):
+        seen.update(options, noise=noise)
+        errors = tune.Errors(0.1, 0.1, 0.1)
+        half = distances.Ratio(0.5, 0.4, 0.6, "win")
+        name = "Adams-Bashforth 2 on the uniform grid of shift 1"
+        return tune.Tuned(plan, start, name, errors, errors, half, True, [], 9, "Half.")
+
+    # The tuning itself is the matter of tests/tune.
+    monkeypatch.setattr(tune, "tune", found)
+    sizes = {"network_starts": 20, "network_unseen": 10, "network_reference": 8, "samples": 20}
+    config = small(model="digits-smooth", steps=(3,), guidance=(1.5,), **sizes)
+    rows = experiment.run(dataclasses.replace(config, questions=("ratio", "quality")), tmp_path)
+    # All labels, in float32
+    assert seen["noise"].dtype == np.float32 and set(seen["condition"]) == set(range(10))
+    ratios, quality = rows
+    assert ratios["bfloat16"]["tuned"] > ratios["doubling"]
+    assert 0.5 < ratios["bfloat16"]["tuned"] / ratios["tuned"]["rms"] < 2
+    assert quality["measure"] == "Frechet" and 0 <= quality["accuracy"]["tuned"] <= 1
+    path = tmp_path / "plans" / "digits-smooth-w1.5-3.json"
+    facts = plans.load_with_facts(path)[1]
+    assert facts["clock"] == "1 - t" and facts["channels"] == 1
+    section = row.draw(path, tmp_path / "row.png")
+    assert images.read_settings(tmp_path / "row.png")["network"] == "digits-smooth"
+    assert "guidance 1.5" in section.answer
 
 
 @pytest.mark.slow  # all questions, two minutes
