@@ -4,7 +4,10 @@ A discrete VP network of N training steps receives an index n = 0, ..., N-1; her
 t = (n + 1)/N. A flow network receives 1000 t. Wrap either with
 
     flowjax.schedules.as_velocity(
-        network, diffusers_schedule(config), kind, diffusers_label(config)
+        network,
+        diffusers_schedule(config),
+        diffusers_prediction(config),
+        diffusers_label(config),
     )
 """
 
@@ -49,6 +52,19 @@ def diffusers_schedule(config: Mapping[str, Any], **overrides: Any) -> Schedule:
       ValueError: a class, option or value is not known here.
     """
     return schedule_of(read("compat.diffusers_schedule", config, overrides))
+
+
+def diffusers_prediction(config: Mapping[str, Any], **overrides: Any) -> str:
+    """What the network of a scheduler predicts: one of `flowjax.schedules.PREDICTIONS`.
+
+    Args:
+      config: the dictionary of a scheduler_config.json.
+      overrides: options that replace those of `config`.
+
+    Raises:
+      ValueError: a class, option or value is not known here.
+    """
+    return network_of(read("compat.diffusers_prediction", config, overrides))
 
 
 def diffusers_label(config: Mapping[str, Any], **overrides: Any) -> Callable[[Times], Array]:
