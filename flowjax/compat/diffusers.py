@@ -90,6 +90,7 @@ def diffusers_label(config: Mapping[str, Any], **overrides: Any) -> Callable[[Ti
     options = read("compat.diffusers_label", config, overrides)
     schedule = schedule_of(options)
 
+    # One of these three is the function.
     def flow_label(t: Times) -> Array:
         return options["num_train_timesteps"] * t
 
@@ -160,6 +161,8 @@ def diffusers_plan(
     check_choice(name, "labels", labels, ("continuous", "peers"))
     check_choice(name, "grid", grid, ("corrected", "peers"))
     check_number(name, "eta", eta, least=0, most=1, example=0.0)
+
+    # What the file says. A plan alone cannot correct the data prediction.
     options = read(name, config, overrides)
     correction = correction_of(options)
     if correction and not with_hook:
@@ -179,6 +182,7 @@ def diffusers_plan(
         evaluations = flow_evaluations(options, rules.flow, asked)
     else:
         evaluations = vp_evaluations(options, rules.vp, schedule, asked)
+    # Image-to-image takes the last of them.
     count = len(evaluations.times)
     evaluations = evaluations.last(steps_of_strength(name, count, strength))
 
@@ -208,16 +212,19 @@ def _check_grid(name, request):
     """Refuse a grid that does not decrease, with the reason for which it may not."""
     evaluations, grid = request.evaluations, request.grid
     times, end = evaluations.times, evaluations.end
+    # The last step must not lead back to more noise ...
     if end > times[-1] * (1 + 1e-9):
         raise ValueError(
             f"{name}: final_sigmas_type='sigma_min' ends at t = {end:.6g}, the noise level of the "
             f"first training step, and the last evaluation lies below it, at t = {times[-1]:.6g}; "
             "take fewer steps, a larger sigma_min, or final_sigmas_type='zero'."
         )
+    # ... and there must be a step at all ...
     if len(grid) < 2:
         raise ValueError(
             f"{name}: steps={request.steps} leaves no step of positive length; take more steps."
         )
+    # ... of positive length, like all others.
     equal = np.flatnonzero(np.diff(grid) >= 0)
     if len(equal):
         i = equal[0]

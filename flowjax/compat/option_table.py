@@ -54,6 +54,7 @@ NOTES = {
 def option_table() -> str:
     """One line an option and one column a class, in the order of `OPTIONS`."""
     names = sorted({option for options in OPTIONS.values() for option in options})
+    # One row an option, whichever classes have it
     header = ["option", *(_short(name) for name in OPTIONS), "when it acts"]
     lines = [_line(header), _line(["---"] * len(header))]
     for name in names:
@@ -68,6 +69,7 @@ def _short(short_name: str) -> str:
 
 
 def _symbol(option: Option | None) -> str:
+    # diffusers drops an option that the class does not have.
     if option is None:
         return ABSENT
     return SYMBOLS.get(option.use, IDLE)
