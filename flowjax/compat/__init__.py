@@ -25,7 +25,12 @@ show.py                 a plan as text, and its unsafe rows
 option_table.py         the table of all options as text, for docs/compat.md
 """
 
-from flowjax.compat.diffusers import diffusers_label, diffusers_plan, diffusers_schedule
+from flowjax.compat.diffusers import (
+    diffusers_label,
+    diffusers_plan,
+    diffusers_prediction,
+    diffusers_schedule,
+)
 from flowjax.compat.dpm_solver import (
     dpm_solver_grid,
     dpm_solver_plan,
@@ -41,6 +46,7 @@ __all__ = [
     "diffusers_data_hook",
     "diffusers_label",
     "diffusers_plan",
+    "diffusers_prediction",
     "diffusers_schedule",
     "dpm_solver_grid",
     "dpm_solver_plan",

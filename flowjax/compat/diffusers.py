@@ -4,7 +4,10 @@ A discrete VP network of N training steps receives an index n = 0, ..., N-1; her
 t = (n + 1)/N. A flow network receives 1000 t. Wrap either with
 
     flowjax.schedules.as_velocity(
-        network, diffusers_schedule(config), kind, diffusers_label(config)
+        network,
+        diffusers_schedule(config),
+        diffusers_prediction(config),
+        diffusers_label(config),
     )
 """
 
@@ -51,6 +54,19 @@ def diffusers_schedule(config: Mapping[str, Any], **overrides: Any) -> Schedule:
     return schedule_of(read("compat.diffusers_schedule", config, overrides))
 
 
+def diffusers_prediction(config: Mapping[str, Any], **overrides: Any) -> str:
+    """What the network of a scheduler predicts: one of `flowjax.schedules.PREDICTIONS`.
+
+    Args:
+      config: the dictionary of a scheduler_config.json.
+      overrides: options that replace those of `config`.
+
+    Raises:
+      ValueError: a class, option or value is not known here.
+    """
+    return network_of(read("compat.diffusers_prediction", config, overrides))
+
+
 def diffusers_label(config: Mapping[str, Any], **overrides: Any) -> Callable[[Times], Array]:
     """The function from t to the number that the network of a scheduler receives.
 
@@ -74,6 +90,7 @@ def diffusers_label(config: Mapping[str, Any], **overrides: Any) -> Callable[[Ti
     options = read("compat.diffusers_label", config, overrides)
     schedule = schedule_of(options)
 
+    # One of these three is the function.
     def flow_label(t: Times) -> Array:
         return options["num_train_timesteps"] * t
 
@@ -144,6 +161,8 @@ def diffusers_plan(
     check_choice(name, "labels", labels, ("continuous", "peers"))
     check_choice(name, "grid", grid, ("corrected", "peers"))
     check_number(name, "eta", eta, least=0, most=1, example=0.0)
+
+    # What the file says. A plan alone cannot correct the data prediction.
     options = read(name, config, overrides)
     correction = correction_of(options)
     if correction and not with_hook:
@@ -163,6 +182,7 @@ def diffusers_plan(
         evaluations = flow_evaluations(options, rules.flow, asked)
     else:
         evaluations = vp_evaluations(options, rules.vp, schedule, asked)
+    # Image-to-image takes the last of them.
     count = len(evaluations.times)
     evaluations = evaluations.last(steps_of_strength(name, count, strength))
 
@@ -192,16 +212,19 @@ def _check_grid(name, request):
     """Refuse a grid that does not decrease, with the reason for which it may not."""
     evaluations, grid = request.evaluations, request.grid
     times, end = evaluations.times, evaluations.end
+    # The last step must not lead back to more noise ...
     if end > times[-1] * (1 + 1e-9):
         raise ValueError(
             f"{name}: final_sigmas_type='sigma_min' ends at t = {end:.6g}, the noise level of the "
             f"first training step, and the last evaluation lies below it, at t = {times[-1]:.6g}; "
             "take fewer steps, a larger sigma_min, or final_sigmas_type='zero'."
         )
+    # ... and there must be a step at all ...
     if len(grid) < 2:
         raise ValueError(
             f"{name}: steps={request.steps} leaves no step of positive length; take more steps."
         )
+    # ... of positive length, like all others.
     equal = np.flatnonzero(np.diff(grid) >= 0)
     if len(equal):
         i = equal[0]

@@ -3,7 +3,7 @@
 docs/compat.md holds what this prints, and a test compares the two.
 """
 
-from flowjax.compat.scheduler_options import OPTIONS, REFUSED, USED, full_name
+from flowjax.compat.scheduler_options import OPTIONS, REFUSED, USED, Option, full_name
 
 # A symbol for each use of an option; a class without the option has none.
 SYMBOLS = {USED: "+", REFUSED: "x"}
@@ -31,7 +31,7 @@ NOTES = {
     "max_image_seq_len": "a pipeline computes `mu` from it",
     "max_shift": "a pipeline computes `mu` from it",
     "num_train_timesteps": "the network's own times",
-    "prediction_type": 'rounded labels and the path; "flow_prediction" needs use_flow_sigmas',
+    "prediction_type": '`diffusers_prediction`; "flow_prediction" needs use_flow_sigmas',
     "rescale_betas_zero_snr": "alpha = 2^-12 at the last training step; DDIM has 0 there",
     "sample_max_value": "with thresholding",
     "shift_terminal": "flows",
@@ -54,6 +54,7 @@ NOTES = {
 def option_table() -> str:
     """One line an option and one column a class, in the order of `OPTIONS`."""
     names = sorted({option for options in OPTIONS.values() for option in options})
+    # One row an option, whichever classes have it
     header = ["option", *(_short(name) for name in OPTIONS), "when it acts"]
     lines = [_line(header), _line(["---"] * len(header))]
     for name in names:
@@ -67,7 +68,8 @@ def _short(short_name: str) -> str:
     return full_name(short_name).removesuffix("Scheduler")
 
 
-def _symbol(option) -> str:
+def _symbol(option: Option | None) -> str:
+    # diffusers drops an option that the class does not have.
     if option is None:
         return ABSENT
     return SYMBOLS.get(option.use, IDLE)

@@ -86,6 +86,8 @@ def own_times(
         return int(steps), None, None
 
     _check_accepted(name, options, accepted, sigmas, timesteps)
+
+    # Noise levels
     if sigmas is not None:
         # sigma/alpha has no upper limit; on a flow sigma is the time itself.
         most = 1.0 if _is_flow(options) else np.inf
@@ -96,6 +98,8 @@ def own_times(
                 f"{name}: sigmas={sigmas.tolist()!r}; wanted at least two, since the last one is "
                 "where the result lies."
             )
+
+    # Times as the network counts them: an index of a VP network, and N t of a flow
     if timesteps is not None:
         train = options["num_train_timesteps"]
         most = train if _is_flow(options) else train - 1
@@ -110,6 +114,8 @@ def own_times(
                 f"{name}: {count} sigmas and {len(timesteps)} timesteps; wanted as many of both."
             )
         count = len(timesteps)
+
+    # A number of steps besides must be that of the list.
     if steps not in (None, count):
         raise ValueError(
             f"{name}: steps={steps!r}, and the list has {count} steps; give steps=None, or leave "
@@ -130,6 +136,7 @@ def steps_of_strength(name: str, steps: int, strength: float) -> int:
       ValueError: the strength is no such number, or leaves no step.
     """
     check_number(name, "strength", strength, above=0, most=1, example=0.6)
+    # int rounds down, as the pipelines of diffusers do.
     taken = min(int(steps * strength), steps)
     if taken < 1:
         raise ValueError(
@@ -141,6 +148,7 @@ def steps_of_strength(name: str, steps: int, strength: float) -> int:
 
 def _check_accepted(name, options, accepted, sigmas, timesteps):
     """Refuse a list that the class, or one of its options, does not allow."""
+    # The class
     class_name = full_name(options["class"])
     for key, given, allowed in (
         ("sigmas", sigmas, accepted.sigmas),
@@ -155,13 +163,13 @@ def _check_accepted(name, options, accepted, sigmas, timesteps):
     # FlowMatchEuler respaces between the ends of the caller's list.
     if accepted.both:
         return
+
+    # The options. Euler leaves its respacing out where it gets sigmas.
+    rule = respacing(options)
+    keeps_sigmas = accepted.sigmas_name_the_end and timesteps is None
     reason = None
-    if (
-        respacing(options)
-        and not accepted.sigmas_name_the_end
-        or (respacing(options) and timesteps is not None)
-    ):
-        reason = f"the {respacing(options)} respacing is on, which would replace them"
+    if rule and not keeps_sigmas:
+        reason = f"the {rule} respacing is on, which would replace them"
     elif timesteps is not None and options.get("use_flow_sigmas"):
         reason = "use_flow_sigmas is on, whose grid would replace them"
     elif sigmas is not None and "use_flow_sigmas" in options and not options["use_flow_sigmas"]:
@@ -179,11 +187,13 @@ def _is_flow(options):
 
 def _decreasing(name: str, option: str, values: Any, most: float) -> np.ndarray:
     """The values as float64, strictly decreasing from at most `most` to at least 0."""
+    # Text and nested lists are no lists of numbers.
     is_list = isinstance(values, list | tuple | np.ndarray) and np.ndim(values) == 1
     if not is_list or len(values) == 0 or not all(is_number(value) for value in values):
         raise ValueError(
             f"{name}: {option}={values!r}; wanted a list of numbers, the noisiest first."
         )
+    # The ends, and then the order between them
     array = np.array(values, np.float64)
     if not np.all(np.isfinite(array)) or array[0] > most or array[-1] < 0:
         raise ValueError(

@@ -69,6 +69,7 @@ def _prediction(*choices: str) -> dict[str, Option]:
 
 _ON_VP = _prediction("epsilon", "sample", "v_prediction")
 _ON_BOTH = _prediction("epsilon", "sample", "v_prediction", "flow_prediction")
+# On VP networks only: a flow spreads its times itself.
 _SPACED = {
     "timestep_spacing": _used("linspace", _SPACINGS),
     "steps_offset": _used(0, values.whole(0)),
@@ -80,12 +81,14 @@ _RESPACED = {
     "sigma_min": _used(None, values.optional(_POSITIVE)),
     "sigma_max": _used(None, values.optional(_POSITIVE)),
 }
+# Corrections of the data prediction, which become hooks
 _THRESHOLDED = {
     "thresholding": _switch(False),
     "dynamic_thresholding_ratio": _used(0.995, values.number(least=0, most=1, example=0.995)),
     "sample_max_value": _used(1.0, values.number(least=1)),
 }
 _CLIPPED = {"clip_sample_range": _used(1.0, _POSITIVE)}
+# The DPM-Solver classes and DEIS know the exponential shift alone.
 _FLOW = {
     "use_flow_sigmas": _switch(False),
     "flow_shift": _used(1.0, _POSITIVE),
@@ -146,6 +149,7 @@ OPTIONS: dict[str, dict[str, Option]] = {
         "use_lu_lambdas": _switch(False),
         "rescale_betas_zero_snr": _switch(False),
     },
+    # It has no spacing of its timesteps.
     "DPMSolverSinglestep": {
         **_DPM,
         "lower_order_final": _switch(False),
@@ -168,6 +172,7 @@ OPTIONS: dict[str, dict[str, Option]] = {
         "final_sigmas_type": _used("zero", _ENDS),
         "rescale_betas_zero_snr": _switch(False),
     },
+    # It has no final_sigmas_type.
     "DEISMultistep": {
         **_VP,
         **_ON_BOTH,
@@ -185,6 +190,7 @@ OPTIONS: dict[str, dict[str, Option]] = {
         **_SPACED,
         **_THRESHOLDED,
         **_CLIPPED,
+        # Its defaults differ from those of the other classes.
         "timestep_spacing": _used("leading", _SPACINGS),
         "clip_sample": _switch(True),
         "set_alpha_to_one": _switch(True),
@@ -206,6 +212,7 @@ OPTIONS: dict[str, dict[str, Option]] = {
         **_SPACED,
         **_RESPACED,
         **_CLIPPED,
+        # The defaults of Stable Diffusion, though with linear betas
         "beta_start": _used(0.00085, _INSIDE),
         "beta_end": _used(0.012, _INSIDE),
         "clip_sample": _switch(False),

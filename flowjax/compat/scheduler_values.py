@@ -18,6 +18,7 @@ Check = Callable[[str, str, Any], None]
 
 def is_number(value: Any) -> bool:
     """Whether `value` is a real number of Python or numpy; True and False are none."""
+    # bool is a subclass of int.
     is_real = isinstance(value, int | float | np.integer | np.floating)
     return is_real and not isinstance(value, bool)
 
@@ -49,6 +50,7 @@ def check_number(
     if is_number(value) and math.isfinite(value):
         if above < value < below and least <= value <= most:
             return
+    # Name the limits that there are.
     limits = [
         f"{word} {limit:g}"
         for word, limit in (
@@ -60,6 +62,7 @@ def check_number(
         if math.isfinite(limit)
     ]
     wanted = " ".join(["a finite number", " and ".join(limits)]).strip()
+    # The usual mistake of a file that was written by hand
     hint = ", not a string" if isinstance(value, str) else ""
     raise ValueError(f"{name}: {option}={value!r}; wanted {wanted}, for example {example:g}{hint}.")
 
@@ -99,6 +102,7 @@ def optional(check: Check) -> Check:
 
 def check_switch(name: str, option: str, value: Any) -> None:
     """Check that `value` is true, false or null, which is off."""
+    # Public files have null for switches that are off.
     if value is None or isinstance(value, bool | np.bool_):
         return
     hint = ", not a string" if isinstance(value, str) else ""
@@ -107,6 +111,7 @@ def check_switch(name: str, option: str, value: Any) -> None:
 
 def check_clip(name: str, option: str, value: Any) -> None:
     """Check a lower limit of log-SNR: a number, or minus infinity for no limit."""
+    # JSON of Python has -Infinity, which diffusers writes as its default.
     if is_number(value) and value == -math.inf:
         return
     check_number(name, option, value, example=-5.1)
@@ -128,6 +133,7 @@ def check_betas(name: str, option: str, value: Any) -> None:
 
 def check_indices(name: str, option: str, value: Any) -> None:
     """Check that `value` is a list of whole numbers of at least 0."""
+    # A single number is no list, though it looks like one step.
     if isinstance(value, list | tuple):
         for index in value:
             check_whole(name, f"{option} entry", index, 0)

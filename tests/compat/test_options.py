@@ -11,6 +11,7 @@ import pytest
 from flowjax import compat
 from flowjax.compat.option_table import option_table
 from flowjax.compat.scheduler_options import ELSEWHERE, NO_EFFECT, OPTIONS, REFUSED, full_name
+from flowjax.schedules import PREDICTIONS
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 STEPS = 6
@@ -32,13 +33,14 @@ SETTINGS = [
     # The limit must be above 1 for the quantile to act.
     {"thresholding": True, "sample_max_value": 3.0},
     {"thresholding": True},
+    {"sample_max_value": 3.0},
     {"clip_sample": True},
     {"timestep_spacing": "leading"},
     {"final_sigmas_type": "sigma_min", "lower_order_final": False, "solver_order": 3},
+    {"final_sigmas_type": "sigma_min", "solver_order": 3},
     {"prediction_type": "v_prediction"},
 ]
-# A value of each option that is no default of any class, or the two values of a switch.
-SWITCH = (True, False)
+# Values of each option that differ from its defaults; a switch is turned over.
 PROBES = {
     "num_train_timesteps": [500],
     "beta_start": [2e-4],
@@ -85,7 +87,7 @@ BIG_DATA = np.random.default_rng(0).normal(size=(2, 8)) * 3
 
 
 def behaviour(config):
-    """Numbers of all that a caller gets from a config: plan, labels and corrections."""
+    """Numbers of all that a caller gets from a config: plan, labels, kinds and corrections."""
     numbers = []
     for grid in ("corrected", "peers"):
         try:
@@ -99,6 +101,7 @@ def behaviour(config):
             return str(error)
         numbers += [np.ravel(column) for column in plan]
         numbers.append(np.ravel(compat.diffusers_label(config)(plan.label_time)))
+        numbers.append([PREDICTIONS.index(compat.diffusers_prediction(config))])
         hook = compat.diffusers_data_hook(config, plan)
         if hook is not None:
             numbers.append(np.ravel(hook(BIG_DATA, plan.t[1])))
@@ -117,11 +120,10 @@ def settings_of(name):
     made = []
     for setting in SETTINGS:
         config = {key: value for key, value in setting.items() if key in known}
-        prediction = known.get("prediction_type")
         # Only the classes with flows know this prediction.
         if config.get("prediction_type") == "flow_prediction" and "use_flow_sigmas" not in config:
             del config["prediction_type"]
-        if prediction is not None and config not in made or config not in made:
+        if config not in made:
             made.append(config)
     return made
 
@@ -158,7 +160,6 @@ def test_table_has_the_options_and_defaults_of_the_constructors(name):
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_defaults_of_the_file_are_what_is_left_out(name):
-    # Heun and others: a file that names every default gives the plan of an empty one.
     theirs = PEERS["classes"][full_name(name)]
     empty = {"_class_name": full_name(name)}
     assert not differ(behaviour(empty), behaviour({**theirs, **empty}))

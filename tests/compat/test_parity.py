@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from flowjax import compat
-from flowjax.compat.scheduler_config import network_of, read
 from flowjax.schedules import as_velocity
 from tests.compat import configs
 
@@ -124,7 +123,7 @@ def ours(config, call):
     def predict(x, clock):
         return network(x, clock, np.sin, np.cos)
 
-    kind = network_of(read("test", config, {}))
+    kind = compat.diffusers_prediction(config)
     velocity = as_velocity(predict, compat.diffusers_schedule(config), kind, label)
     end = configs.run(plan, velocity, X, hook)
     return end, np.array([label(t) for t in plan.label_time])
