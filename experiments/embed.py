@@ -127,9 +127,9 @@ def embed(config: Any, workdir: str, overwrite: bool, command: str) -> None:
     check(config)
     prompts = prompts_of(config)
     instruction = _text("instruction", config.instruction) if config.instruction else ""
-    out = pathlib.Path(config.out)
+    out = pathlib.Path(workdir) / config.out
     if out.exists() and not overwrite:
-        raise ValueError(f"out={config.out!r} is there already; give another name, or --overwrite.")
+        raise ValueError(f"{out} is there already; give another name, or --overwrite.")
     out.parent.mkdir(parents=True, exist_ok=True)
 
     tokenizer, encoder = load(config)
@@ -148,14 +148,14 @@ def embed(config: Any, workdir: str, overwrite: bool, command: str) -> None:
     print(f"{len(prompts)} texts of at most {longest} tokens, each of {width} numbers; {out}")
 
 
-def _no_workdir(config: str) -> str:
-    """The file is written where `out` says."""
-    return ""
+def _here(config: str) -> str:
+    """`out` is a path from the current directory, unless --workdir is given."""
+    return "."
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line: see the module."""
-    act_on(embed, argv, workdir=_no_workdir)
+    act_on(embed, argv, workdir=_here)
 
 
 if __name__ == "__main__":

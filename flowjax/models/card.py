@@ -300,6 +300,8 @@ class Card:
         positions = jnp.asarray(positions, patches.dtype)
         if networks.takes_text(self.config):
             label = self._checked_text(label, len(patches))
+            if attention is None:  # some of the tokens do not tell the rows of the image
+                raise ValueError(f"{self.name}: pass attention=, the `Mixing` of these tokens.")
         else:
             label = jnp.broadcast_to(self._checked(label), batch)
             attention = attention or dit.softmax_attention

@@ -72,11 +72,12 @@ def key_value_sums(k: jax.Array, v: jax.Array) -> jax.Array:
     Args:
       k, v: (B, L, heads, d), the keys before their ReLU.
     """
+    # The products too are in float32, as in the original: they are few beside those of the layer.
     exact = jnp.promote_types(k.dtype, jnp.float32)
+    k, v = jax.nn.relu(k).astype(exact), v.astype(exact)
     # A value of 1 beside the d others, so that s is one more column of S.
-    ones = jnp.ones((*v.shape[:-1], 1), v.dtype)
-    v = jnp.concatenate([v, ones], axis=-1)  # (B, L, heads, d + 1)
-    return jnp.einsum("blhd,blhe->bhde", jax.nn.relu(k), v, preferred_element_type=exact)
+    v = jnp.concatenate([v, jnp.ones((*v.shape[:-1], 1), exact)], axis=-1)  # (B, L, heads, d + 1)
+    return jnp.einsum("blhd,blhe->bhde", k, v)
 
 
 def weighted(q: jax.Array, sums: jax.Array) -> jax.Array:
@@ -120,11 +121,12 @@ def on_one_device(config: SanaConfig, size: tuple[int, int]) -> Mixing:
 def positions(config: SanaConfig, size: tuple[int, int] | None = None) -> np.ndarray:
     """The embedding of each token's place, as models/tokens.py has it: (L, E) float64.
 
-    Without `config.interpolation` tokens have none: (L, 0).
+    Without `config.interpolation` tokens have none, and the network ignores the zeros (L, 1), which
+    only have the length that a mesh splits.
     """
     if config.interpolation is None:
         height, width = size or config.size
-        return np.zeros((height * width // config.patch**2, 0))
+        return np.zeros((height * width // config.patch**2, 1))
     return tokens.positions(config, size, scale=1 / config.interpolation)
 
 
@@ -353,7 +355,7 @@ class Sana(nnx.Module):
           patches: (B, L, P).
           clock: (B,) the network's own time.
           condition: a `Condition`.
-          places: (L, E), or (L, 0) where tokens have no embedding of their place.
+          places: (L, E), of `positions`; not used where tokens have no embedding of their place.
         """
         dtype = patches.dtype
         tokens = self.patches(patches).astype(dtype)  # (B, L, E)

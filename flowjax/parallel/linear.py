@@ -17,7 +17,6 @@ A device keeps, for each layer, its own sums and the sums of all devices, 2 K B 
 numbers, whatever the image's size.
 """
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -78,9 +77,13 @@ class RowShard(NamedTuple):
         """
         x = self.without_padding(x)
         x = x.reshape(len(x), -1, self.columns, x.shape[-1])  # (B, rows, columns, C)
+        first, last = x[:, :1], x[:, -1:]
         n = jax.lax.axis_size(self.axes)
-        above = jax.lax.ppermute(x[:, -1:], self.axes, [(j, j + 1) for j in range(n - 1)])
-        below = jax.lax.ppermute(x[:, :1], self.axes, [(j + 1, j) for j in range(n - 1)])
+        if n == 1:  # nobody is there to send to
+            above, below = jnp.zeros_like(last), jnp.zeros_like(first)
+        else:
+            above = jax.lax.ppermute(last, self.axes, [(j, j + 1) for j in range(n - 1)])
+            below = jax.lax.ppermute(first, self.axes, [(j + 1, j) for j in range(n - 1)])
         return jnp.concatenate([above, x, below], axis=1), carry
 
 
@@ -147,11 +150,7 @@ def stale_mixing(columns: int, model: NamedTuple, kind: int, row: jax.Array) -> 
             buffers = SumBuffers(put(buffers.own, own, layer), put(buffers.total, total, layer))
         return weighted(q, seen), (buffers, sums)
 
-    return Mixing(attention, functools.partial(_rows_of_any_kind, shard))
-
-
-def _rows_of_any_kind(shard, x, layer=None, carry=None):
-    return shard.rows(x, layer, carry)
+    return Mixing(attention, shard.rows)
 
 
 def _sum_of_squares(sums):

@@ -68,6 +68,7 @@ def test_command_writes_images_and_the_texts_in_the_settings(drawn):
     assert settings["config"]["guidance"] == 4.5
 
 
+@pytest.mark.slow
 def test_a_text_draws_the_same_image_alone_by_another_file_and_on_a_mesh(folder, drawn, tmp_path):
     whole = contents(drawn)["latents"]
     one = ["--config.labels=1", "--config.count=2", "--config.batch=2"]
@@ -78,6 +79,7 @@ def test_a_text_draws_the_same_image_alone_by_another_file_and_on_a_mesh(folder,
         np.testing.assert_allclose(found, whole[2:4], rtol=0, atol=1e-4 * np.abs(whole).max())
 
 
+@pytest.mark.slow
 def test_the_pipelines_own_scheduler_and_another_size(folder, tmp_path):
     words = ["--config.solver=scheduler", "--config.shift=1", "--config.size=24,40"]
     command(folder, tmp_path, *words, "--config.labels=0", "--config.count=1", "--config.tile=16")

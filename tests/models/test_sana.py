@@ -47,7 +47,9 @@ def compiled(**changes):
 
 
 def test_linear_attention_is_a_mean_with_the_kernel_of_relu():
-    q, k, v = drawn(2, 7, 3, 4), drawn(2, 7, 3, 4), drawn(2, 7, 3, 4)
+    # Queries and keys with one positive number each, so that no query is without weight.
+    q, k, v = (drawn(2, 7, 3, 4) for _ in range(3))
+    q[..., 0], k[..., 0] = np.abs(q[..., 0]), np.abs(k[..., 0])
     weights = np.einsum("bqhd,bkhd->bhqk", np.maximum(q, 0), np.maximum(k, 0))
     wanted = np.einsum("bhqk,bkhd->bqhd", weights / weights.sum(-1, keepdims=True), v)
     np.testing.assert_allclose(sana.linear_attention(q, k, v)[0], wanted, rtol=1e-12)
@@ -78,7 +80,7 @@ def test_interpolation_divides_the_coordinates_of_places():
     plain, halved = (sana.positions(network(interpolation=s).card.config) for s in (1.0, 2.0))
     # The first sine of the column: sin(u), and sin(u / 2).
     np.testing.assert_allclose(np.arcsin(plain[1, 0]), 2 * np.arcsin(halved[1, 0]))
-    assert sana.positions(CONFIG).shape == (6, 0)
+    assert sana.positions(CONFIG).shape == (6, 1)  # no embedding at all
 
 
 # The condition.
@@ -105,9 +107,8 @@ def test_one_text_serves_all_samples():
 
 
 def test_guidance_leads_away_from_the_negative_embeddings():
-    model, scale = network(), 3.0
-    apply = functools.partial(model.apply, model.params)
-    guided = guidance.classifier_free(apply, *model.card.branches(NEGATIVE), scale)
+    apply, scale = compiled(), 3.0
+    guided = guidance.classifier_free(apply, *network().card.branches(NEGATIVE), scale)
     given = apply(X, 0.4, CONDITION)
     null = apply(X, 0.4, Condition(NEGATIVE.negative, NEGATIVE.negative_mask))
     np.testing.assert_allclose(guided(X, 0.4), null + scale * (given - null), rtol=1e-9)
@@ -141,9 +142,11 @@ def test_a_network_with_an_embedding_of_guidance_wants_its_scale():
     model = network(guidance_embeds=True)
     with pytest.raises(ValueError, match="without guidance"):
         model.apply(model.params, X, 0.4, CONDITION)
-    low, high = (CONDITION._replace(guidance=np.full(2, scale)) for scale in (0.1, 0.9))
-    difference = model.apply(model.params, X, 0.4, low) - model.apply(model.params, X, 0.4, high)
-    assert np.max(np.abs(difference)) > 1e-6
+    apply = compiled(guidance_embeds=True)
+    low, high = (
+        apply(X, 0.4, CONDITION._replace(guidance=np.full(2, scale))) for scale in (0.1, 0.9)
+    )
+    assert np.max(np.abs(low - high)) > 1e-6
 
 
 # The clock, precision, sizes.
@@ -152,14 +155,15 @@ def test_a_network_with_an_embedding_of_guidance_wants_its_scale():
 def test_the_network_receives_1000_t_times_the_scale_of_the_clock():
     model = network()
     card = models.Card("scaled", model.card.config, clock_scale=0.01)
-    velocity = card.velocity(model.params, X, 0.4, CONDITION)
-    np.testing.assert_array_equal(velocity, model.card.raw(model.params, X, 4.0, CONDITION))
+    velocity = jax.jit(card.velocity)(model.params, X, 0.4, CONDITION)
+    own = jax.jit(model.card.raw)(model.params, X, 1000 * 0.4 * 0.01, CONDITION)
+    np.testing.assert_allclose(velocity, own, rtol=1e-9)
 
 
 def test_bfloat16_is_near_float32():
     def in_float32(model):
         params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), model.params)
-        return model.apply(params, X.astype(np.float32), 0.4, CONDITION)
+        return jax.jit(model.apply)(params, X.astype(np.float32), 0.4, CONDITION)
 
     exact, rough = in_float32(network()), in_float32(network(dtype="bfloat16"))
     assert rough.dtype == jnp.float32
@@ -172,10 +176,13 @@ def test_recomputing_layers_changes_no_gradient():
         def loss(params):
             return jnp.sum(model.apply(params, X, 0.4, CONDITION) ** 2)
 
-        return jax.grad(loss)(model.params)
+        return jax.jit(jax.grad(loss))(model.params)
 
     plain, recomputed = gradient(network()), gradient(network(remat=True))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8), plain, recomputed)
+    # Some gradients are zero, for example those of a text whose norm takes the size away.
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-8), plain, recomputed
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)

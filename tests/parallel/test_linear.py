@@ -62,7 +62,11 @@ def sampled(mesh, dtype="float64", **options):
 
 @pytest.mark.parametrize(
     ("mesh", "scale"),
-    [({"seq": 4}, 1.0), ({"data": 2, "cfg": 2, "seq": 2}, 3.0), ({"seq": (2, 3)}, 3.0)],
+    [
+        ({"data": 2, "cfg": 2, "seq": 2}, 3.0),
+        pytest.param({"seq": 4}, 1.0, marks=pytest.mark.slow),
+        pytest.param({"seq": (2, 3)}, 3.0, marks=pytest.mark.slow),
+    ],
 )
 def test_exact_sampling_over_a_mesh_is_sampling_on_one_device(mesh, scale):
     found = sampled(mesh, guidance=scale)
@@ -70,12 +74,20 @@ def test_exact_sampling_over_a_mesh_is_sampling_on_one_device(mesh, scale):
     assert np.all(found.stats.synced)
 
 
+@pytest.mark.slow
 def test_exact_sampling_in_float32_differs_by_rounding_only():
     found = sampled({"seq": 3}, "float32")
     np.testing.assert_allclose(found.x, alone(1.0, "float32"), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("options", [{}, {"warmup": 2, "guidance": 3.0}, {"refresh": 2}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"warmup": 2, "guidance": 3.0},
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param({"refresh": 2}, marks=pytest.mark.slow),
+    ],
+)
 def test_stale_sums_on_a_mesh_are_those_of_the_emulation(options):
     found = sampled({"seq": 4}, attention="stale", **options)
     wanted = parallel.emulate(
@@ -89,6 +101,7 @@ def test_stale_sums_on_a_mesh_are_those_of_the_emulation(options):
     assert np.max(np.abs(found.x - alone(options.get("guidance", 1.0)))) > 1e-6
 
 
+@pytest.mark.slow
 def test_stale_sums_in_synchronous_rows_are_exact():
     found = parallel.emulate(
         network(), NOISE, CONDITION, PLAN, devices=3, attention="stale", warmup=STEPS
@@ -103,12 +116,16 @@ def test_a_tolerance_decides_which_rows_are_synchronous():
     np.testing.assert_allclose(found.x, alone(1.0), rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_on_one_device_stale_sums_are_exact():
     found = sampled({"seq": 1}, attention="stale")
     np.testing.assert_allclose(found.x, alone(1.0), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(("mesh", "scale"), [({"seq": 4}, 1.0), ({"data": 2, "seq": 2}, 3.0)])
+@pytest.mark.parametrize(
+    ("mesh", "scale"),
+    [({"seq": 4}, 1.0), pytest.param({"data": 2, "seq": 2}, 3.0, marks=pytest.mark.slow)],
+)
 def test_program_has_the_collectives_and_bytes_of_the_formula(mesh, scale):
     mesh = parallel.make_mesh(**mesh)
     run, arguments, _ = parallel.program(

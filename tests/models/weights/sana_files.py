@@ -76,9 +76,9 @@ def original_state(name, config):
             take(f"blocks.{i}.{ours}", f"transformer_blocks.{i}.{source}")
         for ours, sources in JOINED.items():
             take(f"blocks.{i}.{ours}", *(f"transformer_blocks.{i}.{s}" for s in sources))
-    places = sana.positions(config)
-    if not places.shape[1]:
-        places = np.zeros((config.tokens, config.width))
+    places = np.zeros((config.tokens, config.width))
+    if config.interpolation is not None:
+        places = sana.positions(config)
     state["pos_embed"] = places[None].astype(np.float32)
     # The learned null text, which sampling does not use.
     state["y_embedder.y_embedding"] = np.ones((300, config.caption), np.float32)

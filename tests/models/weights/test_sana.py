@@ -21,7 +21,14 @@ def same(tree, other):
 
 
 @pytest.mark.parametrize(
-    ("name", "cases"), [("sana_a", 4), ("sana_b", 4), ("dc_ae_a", 4), ("dc_ae_b", 4)]
+    ("name", "cases"),
+    [
+        ("sana_a", 4),
+        ("dc_ae_b", 4),
+        # As the other ones, with other sizes.
+        pytest.param("sana_b", 4, marks=pytest.mark.slow),
+        pytest.param("dc_ae_a", 4, marks=pytest.mark.slow),
+    ],
 )
 def test_golden_networks_give_what_the_originals_give(name, cases):
     lines = []
