@@ -23,7 +23,7 @@ def read_json(path: pathlib.Path, *names: str, decode: bool = True) -> dict:
     try:
         found = json.loads(path.read_text(encoding="utf-8"), object_hook=hook)
         is_whole = isinstance(found, dict) and found.keys() >= set(names)
-        reason = f"it lacks {' or '.join(names)}"
+        reason = " and ".join(["wanted an object", *names])
     except (OSError, ValueError) as error:
         is_whole, reason = False, str(error)
     if not is_whole:
