@@ -64,11 +64,13 @@ def blocks(page: pathlib.Path) -> list[Block]:
     i = 0
     while i < len(lines):
         fence = FENCE.match(lines[i])
+        # A block between two fences
         if fence:
             end = next(j for j in range(i + 1, len(lines)) if lines[j].strip() == "```")
             source = textwrap.dedent("\n".join(lines[i + 1 : end]))
             found.append(Block(i + 2, fence[2], source, _note(lines, i)))
             i = end + 1
+        # A block of indented lines, after a blank one
         elif lines[i].startswith("    ") and (i == 0 or not lines[i - 1].strip()):
             end = i
             while end < len(lines) and (lines[end].startswith("    ") or not lines[end].strip()):
@@ -166,6 +168,7 @@ def run(page: pathlib.Path, folder: pathlib.Path, cache: str | None) -> dict[int
     for name in ("configs", "results"):
         (folder / name).symlink_to(ROOT / name)
     todo, only_compiled = [], False
+    # Each block is compiled; those that are the reader's files are written, the others run.
     for block in python_blocks(page):
         kind, value = block.note or ("", "")
         compile(block.source, name_of(page), "exec")
@@ -208,6 +211,7 @@ def commands(page: pathlib.Path) -> list[str]:
             found += lines
         elif block.language == "indented":
             found += filter(COMMAND.match, lines)
+    # Code spans in the text may continue on the next line.
     outside = _without_blocks(page)
     spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", outside)]
     found += filter(COMMAND.match, spans)
@@ -236,5 +240,6 @@ def links(page: pathlib.Path) -> list[str]:
 def anchors(page: pathlib.Path) -> set[str]:
     """The anchors of a page's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ +(.*)$", _without_blocks(page), re.MULTILINE)
+    # Marks and the targets of links are no part of the anchor.
     plain = [re.sub(r"[`*]|\[([^]]*)\]\([^)]*\)", r"\1", heading) for heading in headings]
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in plain}

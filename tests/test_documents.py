@@ -42,6 +42,7 @@ def test_blocks_run_as_they_stand(page, tmp_path):
 
 @pytest.mark.parametrize("name, line", COMMANDS)
 def test_command_parses(name, line):
+    # Variables of the environment stand before the program.
     words = shlex.split(line, comments=True)
     words = words[next((i for i, word in enumerate(words) if not re.match(r"\w+=", word)), 0) :]
     if not words:  # a comment
@@ -72,6 +73,7 @@ def _check_python(rest):
         return  # a script of the reader's
     module, *arguments = rest[1:]
     assert importlib.util.find_spec(module), f"there is no module {module}"
+    # The same parser as the command's: it refuses a misspelt field, and a value of another type.
     if any(word.startswith("--config") for word in arguments):
         flags.parse([module, *arguments], workdir=lambda path: "runs/documents")
 
@@ -79,6 +81,7 @@ def _check_python(rest):
 def _check_make(words):
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for word in words:
+        # EXTRAS=test sets a variable of the Makefile; all other words are targets.
         name, is_variable, value = word.partition("=")
         pattern = rf"^{name} \?=" if is_variable else rf"^{name}:"
         assert re.search(pattern, makefile, re.MULTILINE), f"the Makefile has no {name}"
