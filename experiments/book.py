@@ -22,7 +22,7 @@ from flowjax import records
 TITLE = "flowjax: what order is worth, and how much staleness one can bear"
 CHAPTERS = {"experiments.order": order.chapter, "experiments.staleness": staleness.chapter}
 PAGE = "report.html"  # of a work directory
-TALL = 430  # pixels of a picture of samples
+TALL = 330  # pixels of a picture of samples
 LARGEST = 4_000_000  # bytes of the page
 
 

@@ -101,12 +101,14 @@ def judge(part: Part) -> str:
     """The verdict on one part."""
     if math.isnan(part.low) or math.isnan(part.high):
         return UNDECIDED
+    # An unknown side is a mistake in the code, and a KeyError.
     rule = {"below": below, "above": above, "within": within}[part.side]
     return rule(part.bound, part.low, part.high)
 
 
 def together(verdicts: Iterable[str]) -> str:
     """The verdict on a claim from those on its parts."""
+    # A single undecided part is enough to keep a claim from holding or failing in full.
     found = set(verdicts)
     if found == {HOLDS} or found == {FAILS}:
         return found.pop()
@@ -115,6 +117,7 @@ def together(verdicts: Iterable[str]) -> str:
 
 def verdict(claim: Claim) -> str:
     """The verdict on a claim."""
+    # However narrow the interval, it does not say which of the two changes made the difference.
     if claim.confounder:
         return UNDECIDED
     return together(judge(part) for part in claim.parts)
@@ -130,6 +133,7 @@ def said(part: Part) -> str:
 
 def bound_of(claim: Claim) -> str:
     """The bound of a claim's parts in words: "below 1"."""
+    # Parts mostly have one bound, which is said once.
     names = []
     for part in claim.parts:
         bounds = part.bound if isinstance(part.bound, tuple) else (part.bound,)

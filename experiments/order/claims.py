@@ -12,7 +12,18 @@ import numpy as np
 
 from experiments import report
 from experiments.lab import statistics
-from experiments.lab.claims import VERDICTS, Claim, Part, markdown, table, verdict
+from experiments.lab.claims import (
+    FAILS,
+    HOLDS,
+    IN_PART,
+    UNDECIDED,
+    VERDICTS,
+    Claim,
+    Part,
+    markdown,
+    table,
+    verdict,
+)
 from experiments.order import (
     clock,
     convergence,
@@ -55,6 +66,7 @@ def claims(rows: Sequence[dict], config: dict) -> list[Claim]:
         smooth.QUESTION: _on_clock,
         tolerance.QUESTION: _on_tolerance,
     }
+    # A quick run lacks some questions, and so their claims.
     found = []
     for question, make in makers.items():
         own = [row for row in rows if row["question"] == question]
@@ -86,8 +98,10 @@ def _on_families(rows: list[dict], config: dict) -> list[Claim]:
     for line in nfe.families(rows):
         if line["shift"] != "all":
             continue
+        # The comparisons behind the line, each with its field: fields are what is drawn again.
         least, most = nfe.RANGES[line["NFE"]]
         pairs = nfe.compared(rows, line["a"], line["b"], least, most)
+        # RMS and median are two parts: a claim that only one of them bears holds in part.
         parts = [
             _ratio(word, [p[f"{name}_ratio"] for p in pairs], [p["field"] for p in pairs], LOWER)
             for name, word in (("rms", "RMS"), ("median", "median"))
@@ -118,6 +132,7 @@ def _on_orders(rows: list[dict], config: dict) -> list[Claim]:
         orders = [line["measured"] for line in lines if line["solver"] == name]
         if not orders:
             continue
+        # Slopes have no sampling error worth an interval; the two paths show how far they agree.
         part = Part("order", float(np.mean(orders)), min(orders), max(orders), "above", 2.5)
         found.append(
             Claim(
@@ -139,6 +154,7 @@ def _on_causes(rows: list[dict], config: dict) -> list[Claim]:
     third = [row for row in ledger.of_order(rows, 3) if row["field"] != ledger.COUPLED]
     subjects = _names(row["field"] for row in third)
     scope = (subjects, _starts(config, samples=16), NONE, "seeds of starts", ledger.QUESTION)
+    # Shift 1 stands apart: its last jump is the shortest.
     parts = []
     for name, own in (("all shifts", third), ("shift 1", [r for r in third if r["shift"] == 1.0])):
         if own:
@@ -154,6 +170,7 @@ def _on_causes(rows: list[dict], config: dict) -> list[Claim]:
     over = ledger.over_order_2(rows)
     if over:
         text = f"{over['common']:.0%} of what mending gains for 3M, in logarithms, 2M gains too"
+        # Whether a cause is of order 3 in particular: the ratio of both orders' errors decides.
         for cause in ("last jump", "grid"):
             (bar,) = [bar for bar in over["bars"] if bar["cause"] == cause]
             part = Part(
@@ -188,6 +205,7 @@ def _on_scores(rows: list[dict], config: dict) -> list[Claim]:
         "rho_3": "The free rho_3 ranks the cells in which order 3 loses to order 2",
     }
     for score, text in texts.items():
+        # Each kind of grid and each statistic is a part, since scores change their sign.
         parts = [
             Part(f"{kind}, {word}", *area, "above", COIN)
             for kind in curvature.kinds(rows)
@@ -214,6 +232,7 @@ def _on_law(rows: list[dict], config: dict) -> list[Claim]:
     """Whether the crossovers of order 3 grow as the law says."""
     fits = crossover.fits(crossover.observed(rows))
     pair = "DPM++ 3M exact below DPM++ 2M"
+    # A slope of 1 is an equality, so the interval has to lie within a quarter of it.
     parts = [
         Part(f"{words}, {f['statistic']}", f["slope"], f["low"], f["high"], "within", (0.75, 1.25))
         for end, words in (("own", "as it runs"), ("solved", "end solved"))
@@ -253,6 +272,7 @@ def _on_guidance(rows: list[dict], config: dict) -> list[Claim]:
                 for pair in row["pairs"]
                 if (pair["a"], pair["b"]) == (a, b)
             }
+            # Only cells that were measured at both scales are compared.
             cells = [key[:3] for key in ratio if key[3] == least and (*key[:3], most) in ratio]
             grown = [ratio[*cell, most] / ratio[*cell, least] for cell in cells]
             mean = statistics.mean_ratio(grown, [cell[:2] for cell in cells])
@@ -292,6 +312,7 @@ def _on_networks(rows: list[dict], config: dict) -> list[Claim]:
             if (pair["a"], pair["b"]) == ("DPM++ 2M", "Euler")
         }
 
+    # The same cells on both networks.
     bent, straight = ratios("digits"), ratios("digits-reflow")
     cells = [cell for cell in bent if cell in straight]
     grown = statistics.mean_ratio([straight[c] / bent[c] for c in cells], [c[0] for c in cells])
@@ -320,6 +341,7 @@ def _on_roughness(rows: list[dict], config: dict) -> list[Claim]:
     networks = [row["field"] for row in rows if row["kind"] == "network"]
     if not networks:
         return []
+    # Where the slopes are read, and where roughness is at its clearest.
     steps = (clock.STEP, 1 / clock.FINEST)
     scope = (_names(networks), str(clock.STARTS), "1 each", "networks (least and greatest)")
     found = []
@@ -356,6 +378,7 @@ def _on_clock(rows: list[dict], config: dict) -> list[Claim]:
     first, second = list(smooth.differences(rows))[:2]
     parts = []
     for solver in ("DPM++ 2M", "DPM++ 3M exact", "AB2", "AB3"):
+        # One gain a shift; two shifts make no sample, so their range is the interval.
         gains = [
             line[second] - line[first]
             for line in lines
@@ -386,6 +409,7 @@ def _on_tolerance(rows: list[dict], config: dict) -> list[Claim]:
     """Whether error control is worth its evaluations, against two rivals."""
     lines = tolerance.at_public(rows)
     fields = [line["field"] for line in lines]
+    # Runge-Kutta 5 has no fixed plan with its formulas.
     own = [line for line in lines if line["without control"] is not None]
     worse = sum(line["adaptive is"] == "worse" for line in lines)
     won = sum(line["without control"] < 1 for line in own)
@@ -428,7 +452,8 @@ def section(rows: Sequence[dict], config: dict, command: str) -> report.Section 
     if not found:
         return None
     verdicts = [verdict(claim) for claim in found]
-    counts = ", ".join(f"**{verdicts.count(name)}** {name}" for name in VERDICTS)
+    words = {HOLDS: "hold", IN_PART: "hold in part", UNDECIDED: "are undecided", FAILS: "fail"}
+    counts = ", ".join(f"**{verdicts.count(name)}** {words[name]}" for name in VERDICTS)
     return report.Section(
         question="What do these rows say of each claim?",
         expected="The rule was written before the table: a part of a claim holds or fails when its "
@@ -437,11 +462,10 @@ def section(rows: Sequence[dict], config: dict, command: str) -> report.Section 
         answer=f"Of {len(found)} claims: {counts}.",
         table={
             "Claims and verdicts": [
-                {name: line[name] for name in ("claim", "verdict", "evidence")}
-                for line in table(found)
+                {name: line[name] for name in ("claim", "verdict")} for line in table(found)
             ],
-            "Subjects, starts, training seeds, intervals": [
-                {name: value for name, value in line.items() if name not in ("evidence", "command")}
+            "Evidence: numbers, bounds, subjects, starts, training seeds, intervals": [
+                {name: value for name, value in line.items() if name not in ("verdict", "command")}
                 for line in table(found)
             ],
         },

@@ -195,23 +195,20 @@ def claim(rows: list[dict]) -> str:
     )
 
 
-def _clause(row: dict) -> str:
-    """The second differences of one field at `STEP`, and how they shrink."""
-    line = next(line for line in row["differences"] if abs(line["h"] - STEP) < 1e-9)
-    fall = shrinkage(row)
-    numbers = [f"{name} {line[name]:.2%} (÷ {report.sig(fall[name])})" for name in MOVED]
-    return f"{_name(row)}: {', '.join(numbers)}"
-
-
 def section(rows: list[dict], command: str) -> report.Section:
     """The section of the page."""
-    # A clause for each field, exact ones first.
-    clauses = "; ".join(map(_clause, rows))
+    # The exact field beside the networks, where it was measured.
+    exact = next((shrinkage(row) for row in rows if row["kind"] != "network"), None)
+    beside = (
+        f" The exact field of the digits: {report.sig(exact['time alone'])} and "
+        f"{report.sig(exact['state alone'])} at 1/{round(1 / STEP)}."
+        if exact
+        else ""
+    )
     return report.Section(
         question="Why does order stop paying on networks?",
         expected="A network is as smooth as the field it learned, in the state and in time.",
-        answer=f"{answer(rows)}\nSecond differences at a step of 1/{round(1 / STEP)} over the "
-        f"velocity, and how many times smaller they are at half of it (4 where smooth): {clauses}.",
+        answer=f"{answer(rows)}{beside}".strip(),
         figures=(_draw(rows),),
         table=[
             {"field": row["field"], "kind": row["kind"], **line}

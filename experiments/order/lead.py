@@ -102,6 +102,7 @@ def _is_common(own: list[dict]) -> bool:
 
 def _published(own: list[dict], rows: list[dict]) -> str:
     """The measured order of the published third order."""
+    # 2.5 lies between the order by the name and the measured one.
     order = convergence.mean_order(convergence.slopes(own), "DPM++ 3M published, warm start")
     says = "is second order" if order < 2.5 else "is third order"
     return f"**The published third order {says}**: it measures {report.sig(order, 3)}."

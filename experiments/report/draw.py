@@ -113,6 +113,7 @@ def log_log(
 
 def measured_ticks(axis: Axis, values: Sequence[float]) -> None:
     """Ticks of a logarithmic axis at the values measured, with as many numbers as have room."""
+    # Distances are those on the axis, as fractions of what was measured.
     values = sorted(set(values))
     logs = np.log(values)
     whole = max(logs[-1] - logs[0], 1e-9)

@@ -20,7 +20,7 @@ COLOURS = (report.INK, report.GREEN, report.AMBER, report.PINK, report.SKY, repo
 
 def draw_law(table: list[dict], reach: tuple[int, int], title: str) -> report.Picture:
     """Observed crossovers against the law; `reach` are the least and the most evaluations tried."""
-    fig, axes = report.canvas(1, len(DRAWN), width=4.8 * len(DRAWN), height=4.4)
+    fig, axes = report.canvas(1, len(DRAWN), width=4.8 * len(DRAWN), height=4.0)
     for ax, end in zip(axes, DRAWN, strict=True):
         own = [r for r in table if r["end"] == end and r["statistic"] == "median"]
         for pair, (colour, marker) in MARKS.items():

@@ -33,7 +33,7 @@ def family_of(row: dict) -> str:
 def draw_roc(rows: list[dict], title: str) -> report.Picture:
     """ROC curves of DRAWN, one panel a kind of grid; `title` is the claim."""
     kinds = list(dict.fromkeys(kind_of(row) for row in rows))
-    fig, axes = report.canvas(1, len(kinds), width=4.8 * len(kinds), height=5.4)
+    fig, axes = report.canvas(1, len(kinds), width=4.8 * len(kinds), height=4.9)
     for ax, kind in zip(np.atleast_1d(axes), kinds, strict=True):
         own = [row for row in compared(rows, MAIN, "rms") if kind_of(row) == kind]
         # Ties have no side, so they are not drawn.

@@ -15,8 +15,6 @@ from experiments.order.curvature.numbers import (
     validated,
 )
 
-MARGIN = 0.02  # of an AUC: scores nearer than this are not told apart
-
 
 def section(rows: list[dict], command: str) -> report.Section:
     """The section of the page."""
@@ -70,7 +68,7 @@ def claim(table: list[dict], kinds: list[str]) -> str:
         f"{KIND_IN_WORDS[kind]}"
         for kind in kinds
     )
-    return f"The acceleration of the path has an AUC of {areas}; a coin has 0.5"
+    return f"The acceleration of the path has an AUC of {areas}"
 
 
 def _sorted(table: list[dict]) -> list[dict]:
@@ -121,6 +119,7 @@ def _verdict(line: dict, kind: str) -> str:
 
 def _by_median(table: list[dict], kinds: list[str]) -> str:
     """How rho_3 stands among the scores when the median error decides, as a sentence."""
+    # How many scores are above it shows what a choice by RMS error alone would hide.
     parts = []
     for kind in kinds:
         own = {line["score"]: line["by median"] for line in lines_of(table, kind, MAIN)}
@@ -139,6 +138,7 @@ def _by_median(table: list[dict], kinds: list[str]) -> str:
 
 def _flips(table: list[dict], kinds: list[str]) -> str:
     """Scores whose sign is clear on both kinds of grid and opposite, as a sentence."""
+    # With one kind of grid there is nothing to flip.
     if len(kinds) < 2:
         return ""
     found = []

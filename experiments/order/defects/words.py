@@ -9,12 +9,8 @@ def _named(lines: list[dict]) -> str:
     """The lines as words, those of one defect together: solver, evaluations and ratio."""
     by_defect = {}
     for line in sorted(lines, key=lambda line: -line["ratio"]):
-        # A mean over fields that disagree would hide that they do.
-        mixed = ""
-        if line["effect"] == "depends on the field":
-            mixed = f" (worse on {line['worse']}, better on {line['better']})"
         solver = line["solver"].removeprefix("DPM++ ")
-        text = f"{solver} at {line['nfe']}: {report.sig(line['ratio'])}{mixed}"
+        text = f"{solver} at {line['nfe']}: {report.sig(line['ratio'])}"
         by_defect.setdefault(line["defect"], []).append(text)
     return "; ".join(f"{defect}, {', '.join(each)}" for defect, each in by_defect.items()) or "none"
 
@@ -67,9 +63,9 @@ def section(rows: list[dict], command: str) -> report.Section:
         f"{len(refused)} outright; {len(worse)} make the error "
         f"larger beyond 2 % on every field: {_named(worse)}; most of all **{worst['defect']} with "
         f"{worst['solver']}, {report.sig(worst['ratio'])} times**. "
-        f"A tie, or undecided: {_named(tie)}. The defect helps: {_named(better)}. It depends "
-        f"on the field (of {most_fields}): "
-        f"{_named(depends)}.{_rounding(table)}",
+        f"The defect helps: {_named(better)}. The effect is a tie or undecided in "
+        f"{len(tie)}, and depends on the field (of {most_fields}) in {len(depends)}."
+        f"{_rounding(table)}",
         figures=(draw_ratios(run, fields),),
         table={
             "Defects that run": run,

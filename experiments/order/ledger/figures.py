@@ -30,6 +30,7 @@ def draw_ledger(
         # The causes in the same order as on the left.
         of_cause = {bar["cause"]: bar for bar in over["bars"]}
         panels["error of 3M over that of 2M divided by"] = [of_cause[bar["cause"]] for bar in bars]
+    # Factors on a linear axis that begins at 1, so that no change has no length.
     fig, axes = report.canvas(1, len(panels), width=5.2 * len(panels), height=2.9)
     for ax, (xlabel, shown) in zip(np.atleast_1d(axes), panels.items(), strict=True):
         report.bar_ledger(

@@ -80,11 +80,9 @@ def section(rows: list[dict], command: str) -> report.Section:
     harmful = [bar["cause"] for bar in ranked if bar["high"] < 0]
     unclear = [bar["cause"] for bar in ranked if bar["low"] <= 0 <= bar["high"]]
     divides = math.exp(sum(bar["gain"] for bar in ranked))
-    # What the causes carry depends on the shift and on the number of steps.
-    by_shift = "; ".join(
-        f"shift {shift:g}: {_shares([row for row in plain if row['shift'] == shift])}"
-        for shift, _ in _grouped(table, "shift")
-    )
+    # What the causes carry depends on the shift.
+    least = min(row["shift"] for row in plain)
+    at_one = _shares([row for row in plain if row["shift"] == least])
     by_nfe = "; ".join(
         f"{n} steps: {_orders(own, 'shipped')}, {_orders(own, 'mended')}"
         for n, own in _grouped(table, "nfe")
@@ -95,7 +93,7 @@ def section(rows: list[dict], command: str) -> report.Section:
     seeds = len(third[0]["log_squares"][0])
     notes = f"Mending {' and '.join(harmful)} raises the error on average. " if harmful else ""
     if unclear:
-        notes += f"Undecided, since the interval holds none at all: {', '.join(unclear)}. "
+        notes += f"Undecided, since the interval holds 0: {', '.join(unclear)}. "
     return report.Section(
         question="What keeps order 3 from paying, and which cause carries how much?",
         expected="The last first-order jump carries most, then the t-uniform grid; the half "
@@ -105,7 +103,7 @@ def section(rows: list[dict], command: str) -> report.Section:
         "after the first results.",
         answer=f"Mending all {len(FACTORS)} causes divides the error of DPM++ 3M by "
         f"**{report.sig(divides)}** (geometric mean over {len(plain)} cells). Parts of that gain "
-        f"in log error: **{_shares(plain)}**. They depend on the shift: {by_shift}. {notes}\n"
+        f"in log error: **{_shares(plain)}**. At shift {least:g} alone: {at_one}. {notes}\n"
         + (f"{_beside(over)}\n" if over else "")
         + f"Error of 3M over that of 2M in the same state, {by_nfe}.",
         figures=(draw_ledger(ranked, over, names, seeds, claim(plain, over)),),
@@ -115,6 +113,7 @@ def section(rows: list[dict], command: str) -> report.Section:
                 for bar in ledger(plain)
             ],
             "Each cause, order 3 over order 2": over["bars"] if over else (),
+            "Parts of each cause by shift": _by_shift(plain),
             "Errors cell by cell": [_errors(line) for line in by_cell(third)],
             "Gain of each cause cell by cell": [_causes(line) for line in by_cell(third)],
         },
@@ -122,6 +121,18 @@ def section(rows: list[dict], command: str) -> report.Section:
         f"{_remainder(third)} {_caveat(table)}",
         command=command,
     )
+
+
+def _by_shift(rows: list[dict]) -> list[dict]:
+    """One line a shift: the part of each cause of the gain of all."""
+    return [
+        {"shift": shift}
+        | {
+            bar["cause"]: f"{bar['fraction']:.0%}"
+            for bar in ledger([row for row in rows if row["shift"] == shift])
+        }
+        for shift in sorted({row["shift"] for row in rows})
+    ]
 
 
 def _errors(line: dict) -> dict:

@@ -25,7 +25,8 @@ def draw_families(table: list[dict], title: str) -> report.Picture:
       title: the claim.
     """
     lines = [line for line in table if line["shift"] == "all"]
-    fig, ax = report.canvas(width=9.6, height=0.42 * len(lines) + 1.1)
+    fig, ax = report.canvas(width=9.6, height=0.36 * len(lines) + 1.0)
+    # Each verdict's bars begin where those of the verdict before end.
     places = np.arange(len(lines))
     left = np.zeros(len(lines))
     for verdict in VERDICTS:
@@ -43,7 +44,8 @@ def draw_families(table: list[dict], title: str) -> report.Picture:
                     color="white",
                 )
         left += fractions
-    names = [f"{line['family']}, {line['NFE']} evaluations" for line in lines]
+    # Few evaluations and more are compared within a family, so they stand below each other.
+    names = [f"{line['family']}, {line['NFE']}" for line in lines]
     ax.set_yticks(places, names)
     ax.invert_yaxis()
     ax.grid(False, axis="y")
@@ -59,7 +61,7 @@ def draw_families(table: list[dict], title: str) -> report.Picture:
         f"Order 3 against order 2 in cells: {said}.",
         "Order 3 against order 2 of the same family by RMS error: better or worse where the whole "
         "95 % interval of the ratio lies beyond 2 %, a tie where it lies within, undecided else. "
-        "Numbers are cells.",
+        "Numbers are cells; at the left, the family and the number of evaluations.",
         title=title,
     )
 

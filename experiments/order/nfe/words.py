@@ -26,10 +26,9 @@ def pays(line: dict) -> bool:
 def says(line: dict) -> str:
     """One line of `families` as a clause: cells won and lost, and both mean ratios."""
     return (
-        f"{line['a']} against {line['b']} **{line['better']}** better, {line['worse']} worse, "
-        f"{line['tie']} tied and {line['undecided']} undecided of {line['cells']} (mean ratio "
-        f"{report.sig(line['RMS ratio'])} by RMS error, {report.sig(line['median ratio'])} by the "
-        "median)"
+        f"{line['a']} against {line['b']} **{line['better']}** better and {line['worse']} worse of "
+        f"{line['cells']} (mean ratio {report.sig(line['RMS ratio'])}, by the median "
+        f"{report.sig(line['median ratio'])})"
     )
 
 
@@ -47,6 +46,7 @@ def title(table: list[dict]) -> str:
 
 def lowest(rows: list[dict]) -> str:
     """Who has the lowest error of a cell, and how often it is a solver without the last jump."""
+    # Counts of all solvers, the added ones among them.
     found = winners(rows)
     total = sum(count for _, count in found)
     free = sum(count for name, count in found if name in WITHOUT_JUMP)
@@ -71,11 +71,6 @@ def section(rows: list[dict], command: str) -> report.Section:
     clauses = [
         f"With {name} evaluations: {text}." for name, text in reversed(by_range.items()) if text
     ]
-    # Shift 1 alone, where the last jump is shortest.
-    plain = [line for line in table if (line["shift"], line["NFE"]) == (1.0, MORE)]
-    at_one = "; ".join(says(line) for line in plain)
-    alone = f" At shift 1 alone and with more than {FEW}: {at_one}." if at_one else ""
-
     # The figures show the first fields, at shifts 1 and 3 where they were measured.
     shifts = sorted({row["shift"] for row in rows})
     shown_shifts = [shift for shift in (1.0, 3.0) if shift in shifts] or shifts[:2]
@@ -97,8 +92,8 @@ def section(rows: list[dict], command: str) -> report.Section:
         },
         caveat="A cell is better or worse when the 95 % interval of the ratio of RMS errors on "
         "shared noise lies beyond 2 % of 1, a tie when it lies within, and undecided else: more "
-        f"starts could decide it.{alone} Medians say the opposite of RMS in "
-        f"{count_opposite(pairs)} of {len(pairs)} comparisons: RMS error is carried by few "
+        "starts could decide it. The table has each shift by itself. Medians say the opposite of "
+        f"RMS in {count_opposite(pairs)} of {len(pairs)} comparisons: RMS error is carried by few "
         "samples. Exact fields, no network error.",
         command=command,
     )

@@ -16,20 +16,6 @@ from experiments.order.tolerance.numbers import (
 VERDICTS = ("better", "tie", "undecided", "worse")
 
 
-def _efficient(table: list[dict]) -> str:
-    """Which line of the map is efficient for each method, as a sentence."""
-    parts = []
-    for method in dict.fromkeys(line["method"] for line in table):
-        # The most efficient line of each method first.
-        own = sorted((t for t in table if t["method"] == method), key=lambda t: t["excess"])
-        lines = ", ".join(f"{t['line']} {report.sig(t['excess'], 3)}" for t in own)
-        parts.append(f"{method} {lines}")
-    return (
-        "Error over that of the best tolerances at equal NFE, by line of the map: "
-        f"{'; '.join(parts)}."
-    )
-
-
 def _span(table: list[dict], name: str) -> str:
     """The least and the greatest value of a column, as words."""
     # One number where both ends agree to two digits.
@@ -190,7 +176,7 @@ def section(rows: list[dict], command: str) -> report.Section:
             "Error over that of the best tolerances": lines,
             "Batches": _batch_table(rows),
         },
-        caveat=f"{_efficient(lines)} A run has {_span(public, 'accepted')} accepted and "
+        caveat=f"A run has {_span(public, 'accepted')} accepted and "
         f"{_span(public, 'rejected')} rejected steps, each of as many evaluations as "
         "its order, or 6, where a multistep plan takes one a step. Its RMS error is "
         f"{_span(tails, 'tail')} times its median: few samples carry it. The fixed plan is chosen "
