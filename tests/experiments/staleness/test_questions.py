@@ -211,7 +211,9 @@ def test_a_viewer_sees_no_difference_between_a_run_and_itself():
     found = viewer.numbers._seen("digits", seed, images, images)
     for name in ("accuracy_lost", "frechet_more"):
         assert [found[f"{name}{end}"] for end in ("", "_low", "_high")] == [0, 0, 0]
-    assert found["relabelled"] == found["frechet_to_sync"] == 0
+    assert found["relabelled"] == 0
+    # The roots of covariances are accurate to about 1e-8.
+    assert found["frechet_to_sync"] < 1e-6
     assert not viewer.is_seen(found)
 
 
