@@ -216,8 +216,8 @@ def test_a_viewer_sees_no_difference_between_a_run_and_itself():
     for name in ("accuracy_lost", "frechet_more"):
         assert [found[f"{name}{end}"] for end in ("", "_low", "_high")] == [0, 0, 0]
     assert found["relabelled"] == 0
-    # A matrix square root leaves rounding.
-    assert found["frechet_to_sync"] == pytest.approx(0, abs=1e-9)
+    # The roots of covariances are accurate to about 1e-8.
+    assert found["frechet_to_sync"] < 1e-6
     assert not viewer.is_seen(found)
 
 
