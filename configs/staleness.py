@@ -9,7 +9,7 @@ The devices are emulated on one device. The first command takes 45 seconds on tw
 fractions. Two selections are left to a run of their own:
 
     --config.questions=viewer --config.viewer_networks=digits-smooth,emoji,emoji-smooth
-    --config.questions=threshold --config.threshold_network=digits
+    --config.questions=threshold --config.threshold_networks=digits
 
 Expect: order min(p, q + 1) from a solver of order p and a forecast of degree q; a distance to the
 synchronous run that grows as (n-1)/n, not as sqrt(n); and that the steps worth synchronising

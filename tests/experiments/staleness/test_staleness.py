@@ -13,7 +13,7 @@ from experiments import staleness
 from experiments.staleness import law, orders, placement, verdict, warmup
 from flowjax import records
 
-SELECTIONS = ("viewer_networks", "fraction_networks", "threshold_network")
+SELECTIONS = ("viewer_networks", "fraction_networks", "threshold_networks")
 # Words that the glossary replaces: exchange or copy, fraction, method, part of an answer.
 OLD_WORDS = ("told", "share", "shares", "way", "wiggle", "claimed", "hold's", "in all")
 DEVICES = np.array([2.0, 4.0, 8.0, 16.0])
