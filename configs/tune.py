@@ -30,23 +30,30 @@ from flowjax.records import unrecorded
 
 @dataclasses.dataclass
 class Config:
-    """Sizes of the experiment; every number of a run is in its rows."""
+    """Sizes of the experiment; every number of a run is in its rows.
+
+    What only selects rows is not recorded, so that a work directory may gain models, guidance
+    scales and numbers of evaluations.
+    """
 
     # One model in the place of `models`: a network (name or folder), or an exact field. Names of
     # fields have hyphens here: "ring", "ring-0.05" (modes of this width), "mixture-16",
     # "two-points", "power-law", "exact-digits", or `module:name` for a field of your own.
-    model: str = ""
-    models: tuple[str, ...] = (
-        "ring",
-        "digits-smooth",
-        "digits",
-        "emoji-smooth",
-        "mixture-16",
-        "two-points",
-        "power-law",
+    model: str = unrecorded("")
+    models: tuple[str, ...] = unrecorded(
+        (
+            "ring",
+            "mixture-16",
+            "two-points",
+            "power-law",
+            "digits-smooth",
+            "digits",
+            "emoji-smooth",
+        )
     )
-    steps: tuple[int, ...] = (8, 6, 10, 4, 15, 20)
-    guidance: tuple[float, ...] = (1.0,)  # of networks; exact fields are measured at 1 alone
+    steps: tuple[int, ...] = unrecorded((8, 6, 10, 4, 15, 20))
+    # Scales for networks; exact fields are measured at 1 alone.
+    guidance: tuple[float, ...] = unrecorded((1.0,))
 
     # Tuning: half of the starts train, a quarter validates, a quarter tests.
     seed: int = 0  # of the starts
@@ -75,16 +82,16 @@ class Config:
     shifts: tuple[float, ...] = (1.0, 0.7, 0.5, 1.5, 2.0, 3.0)
 
     # The questions that take tables apart: their models and numbers of evaluations.
-    parts_models: tuple[str, ...] = ("ring", "digits-smooth", "mixture-16")
-    parts_steps: tuple[int, ...] = (6, 10)
-    depths: tuple[int, ...] = (1, 2, 3, 4)
-    stds: tuple[float, ...] = (0.15, 0.05, 0.5)  # widths of the modes of the ring
-    jump_shifts: tuple[float, ...] = (1.0, 3.0, 6.0)
-    transfer_fields: tuple[str, ...] = ("ring", "mixture-2", "ring-0.05", "ring-0.5")
-    transfer_networks: tuple[str, ...] = ("digits-smooth", "digits", "digits-ot")
-    transfer_steps: tuple[int, ...] = (6, 10)
-    between_steps: tuple[int, ...] = (6, 8, 10)  # the inner ones from their neighbours
-    between_guidance: tuple[float, ...] = (1.0, 1.5, 2.0)
+    parts_models: tuple[str, ...] = unrecorded(("ring", "digits-smooth", "mixture-16"))
+    parts_steps: tuple[int, ...] = unrecorded((6, 10))
+    depths: tuple[int, ...] = unrecorded((1, 2, 3, 4))
+    stds: tuple[float, ...] = unrecorded((0.15, 0.05, 0.5))  # widths of the modes of the ring
+    jump_shifts: tuple[float, ...] = unrecorded((1.0, 3.0, 6.0))
+    transfer_fields: tuple[str, ...] = unrecorded(("ring", "mixture-2", "ring-0.05", "ring-0.5"))
+    transfer_networks: tuple[str, ...] = unrecorded(("digits-smooth", "digits", "digits-ot"))
+    transfer_steps: tuple[int, ...] = unrecorded((6, 10))
+    between_steps: tuple[int, ...] = unrecorded((6, 8, 10))  # the inner ones from their neighbours
+    between_guidance: tuple[float, ...] = unrecorded((1.0, 1.5, 2.0))
     rates: tuple[float, ...] = (0.01, 0.003, 0.001, 0.03)  # learning rates of Adam
     adam_budget: float = 4.0  # evaluations of Adam over those of Levenberg-Marquardt
 
@@ -93,9 +100,9 @@ class Config:
     samples: int = 256  # of networks
     field_samples: int = 4096
     # Staleness over devices.
-    devices: tuple[int, ...] = (2, 4, 8)
-    stale_models: tuple[str, ...] = ("digits-smooth",)
-    stale_steps: tuple[int, ...] = (10,)
+    devices: tuple[int, ...] = unrecorded((2, 4, 8))
+    stale_models: tuple[str, ...] = unrecorded(("digits-smooth",))
+    stale_steps: tuple[int, ...] = unrecorded((10,))
 
     # By the names in their rows; () is all of them.
     questions: tuple[str, ...] = unrecorded(("ratio", "quality"))

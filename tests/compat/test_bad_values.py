@@ -187,7 +187,7 @@ def test_solver_of_the_sample_command_refuses_bad_numbers(config):
         schedule=compat.diffusers_schedule(config),
     )
     settings = types.SimpleNamespace(
-        solver="scheduler", grid="uniform", shift=1.0, steps=10, order=1
+        solver="scheduler", grid="uniform", shift=1.0, steps=10, order=1, plan="", strength=None
     )
     with pytest.raises(ValueError, match="num_train_timesteps='1000'"):
         sample.plan_of(settings, card)

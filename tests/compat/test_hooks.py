@@ -110,7 +110,14 @@ def pixel_card(**options):
 
 def settings(mesh=None):
     return types.SimpleNamespace(
-        solver="scheduler", grid="uniform", shift=1.0, steps=10, order=1, mesh=mesh
+        solver="scheduler",
+        grid="uniform",
+        shift=1.0,
+        steps=10,
+        order=1,
+        plan="",
+        strength=None,
+        mesh=mesh,
     )
 
 

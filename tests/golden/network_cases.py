@@ -88,6 +88,8 @@ def sampler(model):
 
 def scheduler_of(file, name, theirs):
     """The scheduler_config.json of a run: by the name of its file, or the file's own."""
+    if isinstance(name, dict):  # the configuration itself
+        return name
     if name in SCHEDULERS:
         return SCHEDULERS[name]
     family = [known for known in FLOW_SCHEDULERS if name.startswith(known)]
