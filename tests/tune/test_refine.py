@@ -64,7 +64,10 @@ def test_a_refined_table_beats_published_plans_on_unseen_starts(on_the_ring):
 def test_the_plan_of_the_least_validation_error_is_returned(on_the_ring):
     _, found = on_the_ring
     least = min(iteration.validation for iteration in found.history)
-    assert error(RING.velocity, found.plan, ring_starts(1, 32)) == pytest.approx(least, rel=1e-9)
+    starts = ring_starts(1, 32)
+    away = np.sort(errors(sample(RING.velocity, starts.noise, found.plan).x, starts.exact))
+    # Without the worst tenth.
+    assert float(rms(away[:29])) == pytest.approx(least, rel=1e-9)
 
 
 def test_evaluations_are_counted(on_the_ring):
