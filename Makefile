@@ -15,7 +15,7 @@ export PYTHONPATH := $(CURDIR)
 RUN := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo demo-order demo-staleness test test-all lint format bench bench-transformer golden report-full staleness-full notebooks gpu clean
+.PHONY: help env demo demo-order demo-staleness test test-all lint format bench bench-transformer golden report-full staleness-full tune-full notebooks gpu clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | awk -F '\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -26,6 +26,7 @@ env:  ## make .venv, with the pinned dependencies
 demo: env  ## order, staleness and samples in small, on one page (runs/demo/report.html)
 	@$(MAKE) --no-print-directory -j2 demo-order demo-staleness
 	$(RUN) -m experiments.book runs/demo/report.html --samples runs/demo/digits runs/demo/emoji \
+	    --tuned flowjax/assets/digits-smooth/plans/w1-8.json \
 	    --chapters runs/demo/order runs/demo/staleness
 	@echo "demo: open runs/demo/report.html"
 
@@ -68,6 +69,10 @@ golden: env  ## hold solvers and networks to the public codes' numbers (tests/go
 report-full: env  ## the full order experiment: measures what results/order lacks, then draws its page
 	$(RUN) -m experiments.order --config=configs/order.py --workdir=results/order $(ARGS)
 	@echo "report-full: made" results/order/*
+
+tune-full: env  ## tune what results/tune lacks, then draw its page (hours)
+	$(RUN) -m experiments.tune --config=configs/tune.py --workdir=results/tune $(ARGS)
+	@echo "tune-full: made" results/tune/*
 
 staleness-full: env  ## the full staleness experiment: measures what results/staleness lacks, then draws its page
 	$(RUN) -m experiments.staleness --config=configs/staleness.py --workdir=results/staleness $(ARGS)

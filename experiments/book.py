@@ -1,13 +1,16 @@
 r"""One short page of several experiments: their summaries, one figure a question, and links.
 
     python -m experiments.book runs/demo/report.html --samples runs/demo/digits runs/demo/emoji \
+        --tuned flowjax/assets/digits-smooth/plans/w1-8.json \
         --chapters runs/demo/order runs/demo/staleness
 
-Chapters are work directories of `experiments.order` and `experiments.staleness`, whose own pages
-hold the answers; samples are those of `experiments.sample`.
+Chapters are work directories of `experiments.order`, `experiments.staleness` and
+`experiments.tune`, whose own pages hold the answers; samples are those of `experiments.sample`; a
+tuned plan is shown by samples beside the published ones.
 """
 
 import argparse
+import io
 import os
 import pathlib
 import sys
@@ -15,12 +18,17 @@ from collections.abc import Sequence
 
 import PIL.Image
 
-from experiments import order, report, staleness
+from experiments import order, report, staleness, tune
 from experiments.cli import images
+from experiments.tune import row
 from flowjax import records
 
 TITLE = "flowjax: what order is worth, and how much staleness one can bear"
-CHAPTERS = {"experiments.order": order.chapter, "experiments.staleness": staleness.chapter}
+CHAPTERS = {
+    "experiments.order": order.chapter,
+    "experiments.staleness": staleness.chapter,
+    "experiments.tune": tune.chapter,
+}
 PAGE = "report.html"  # of a work directory
 TALL = 330  # pixels of a picture of samples
 LARGEST = 4_000_000  # bytes of the page
@@ -93,6 +101,20 @@ def sampled(workdir: str | os.PathLike) -> report.Picture:
     return report.image(path.read_bytes(), alt, caption, width=width)
 
 
+def tuned(path: str | os.PathLike) -> report.Picture:
+    """Published, tuned and converged samples of a plan file, with what the table gains.
+
+    Raises:
+      ValueError: the file is no tuned plan of a network that is here.
+    """
+    samples, facts = row.of_file(path)
+    written = io.BytesIO()
+    PIL.Image.fromarray(images.grid(samples, row.COLUMNS)).save(written, "png")
+    found = row.section(written.getvalue(), facts, str(path))
+    picture = found.figures[0]
+    return picture._replace(caption=f"{found.answer} {picture.caption}")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line: see the module."""
     parser = argparse.ArgumentParser(
@@ -102,12 +124,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--samples", nargs="*", default=[], help="work directories of experiments.sample"
     )
+    parser.add_argument("--tuned", nargs="*", default=[], help="plan files of experiments.tune")
     parser.add_argument(
         "--chapters", nargs="+", required=True, help="work directories of the experiments"
     )
     given = parser.parse_args(argv)
     try:
         figures = [sampled(workdir) for workdir in given.samples]
+        figures += [tuned(path) for path in given.tuned]
         chapters = [(chapter(workdir), address(workdir, given.page)) for workdir in given.chapters]
         page = report.book(TITLE, lead([found for found, _ in chapters]), figures, chapters)
         print(f"drawn: {report.write(given.page, page, largest=LARGEST)}")

@@ -1,0 +1,110 @@
+"""Images drawn with a plan from a file, and with the tables that come with the networks."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from configs.sample import Config
+from experiments import sample
+from flowjax import Cosine, grids, models, plans, tune
+from flowjax.models import DiTConfig
+from flowjax.tune import facts as tune_facts
+
+SIZES = DiTConfig((4, 4), channels=1, patch=2, width=8, depth=1, heads=2, classes=3)
+
+
+def card(**changes):
+    return models.init(SIZES, jax.random.key(0), name="toy", **changes).card
+
+
+def given(**changes):
+    return dataclasses.replace(Config(model="toy", labels="0", guidance=1.5), **changes)
+
+
+@pytest.fixture
+def file(tmp_path):
+    plan = plans.adams_bashforth(grids.uniform(5, shift=2.0), 2)
+    path = tmp_path / "plan.json"
+    plans.save(path, plan, **tune.facts_of(card(), 1.5))
+    return path, plan
+
+
+def test_the_plan_of_a_file_runs_to_the_last_bit(file):
+    path, plan = file
+    found = sample.plan_of(given(plan=str(path)), card())
+    for a, b in zip(found, plan, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_plan_for_another_path_or_clock_is_refused(file):
+    path, _ = file
+    for changes, named in (({"schedule": Cosine()}, "path"), ({"clock": "1 - t"}, "clock")):
+        with pytest.raises(ValueError, match=f"whose {named} is"):
+            sample.plan_of(given(plan=str(path)), card(**changes))
+
+
+def test_another_guidance_is_a_warning(file, capsys):
+    path, _ = file
+    sample.plan_of(given(plan=str(path), guidance=4.0), card())
+    assert "made for guidance 1.5 and runs at 4" in capsys.readouterr().err
+    sample.plan_of(given(plan=str(path)), card())
+    assert not capsys.readouterr().err
+
+
+def test_what_a_plan_replaces_is_refused_beside_it(file):
+    path, _ = file
+    command = f"python -m experiments.sample --config.plan={path} --config.steps=8"
+    with pytest.raises(ValueError, match="leave out steps"):
+        sample.check_plan_alone(given(plan=str(path)), command)
+    sample.check_plan_alone(given(plan=str(path)), command.replace("--config.steps=8", ""))
+
+
+@pytest.mark.parametrize("content", [b"", b'{"format": "flowjax plan"', b"[]"])
+def test_a_damaged_plan_is_refused_in_a_sentence(tmp_path, content):
+    path = tmp_path / "plan.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=str(path)):
+        sample.plan_of(given(plan=str(path)), card())
+    with pytest.raises(ValueError, match="nothing.json"):
+        sample.plan_of(given(plan=str(tmp_path / "nothing.json")), card())
+
+
+def test_a_tuned_table_has_no_last_part_for_image_to_image(file):
+    path, _ = file
+    for changes in ({"plan": str(path)}, {"solver": "tuned"}):
+        with pytest.raises(ValueError, match="a published solver for"):
+            sample.plan_of(given(strength=0.5, **changes), card())
+
+
+def test_tuned_needs_a_table_that_is_there_and_no_grid():
+    with pytest.raises(ValueError, match="none comes with flowjax"):
+        sample.plan_of(given(solver="tuned", steps=8), card())
+    with pytest.raises(ValueError, match="own grid and shift"):
+        sample.plan_of(given(solver="tuned", shift=3.0), card())
+
+
+SHIPPED = sorted(tune_facts.ASSETS.glob("*/plans/*.json"))
+
+
+def test_tables_come_with_flowjax():
+    assert SHIPPED
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parts[-3]}-{path.stem}")
+def test_a_shipped_table_fits_its_network_and_says_what_it_gains(path):
+    plan, facts = plans.load_with_facts(path)
+    made = json.loads((path.parents[1] / "card.json").read_text())
+    assert (facts["network"], facts["clock"]) == (path.parts[-3], made["clock"])
+    assert plan.nfe == facts["steps"] and facts["accepted"] and facts["ratio"][2] < 1
+    assert path == tune_facts.shipped_path(facts["network"], facts["steps"], facts["guidance"])
+    assert "python -m experiments.tune" in facts["command"]
+
+
+def test_the_shipped_table_of_a_network_is_found_by_its_steps():
+    network = models.load(SHIPPED[0].parts[-3])
+    _, facts = plans.load_with_facts(SHIPPED[0])
+    config = given(solver="tuned", steps=facts["steps"], guidance=facts["guidance"])
+    assert sample.plan_of(config, network.card).nfe == facts["steps"]
