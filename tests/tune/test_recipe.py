@@ -6,7 +6,8 @@ import pytest
 
 from flowjax import sample, tune
 from flowjax.schedules import Linear
-from flowjax.tune.recipe import published_solvers, split
+from flowjax.tune.recipe import published_solvers, roughness, split
+from flowjax.tune.runner import Runner
 from tests.tune.problems import RING, gaussian, numpy_noise
 
 
@@ -91,3 +92,38 @@ def test_each_start_keeps_its_condition():
     found = tune.tune(shifted, numpy_noise(1, 64), 2, condition=means, iterations=1, at_once=500)
     # x(0) = mean + std x(1) and v(1) = x(1) - mean: one row solves it, and two can.
     assert found.accepted and found.after.test < 1e-4
+
+
+def test_second_differences_in_time_tell_smooth_from_rough():
+    noise = numpy_noise(0, 8, dim=2)
+    assert roughness(Runner(RING.velocity), noise, None, 20) == pytest.approx(4, rel=0.1)
+
+    def rough(x, t):
+        return x * (1 + 0.3 * np.sign(np.sin(900 * t)))
+
+    assert roughness(Runner(rough, "differences"), noise, None, 20) < 2
+
+    # What does not depend on the time is smooth, not rounding.
+    def still(x, t):
+        return -x
+
+    assert roughness(Runner(still, "differences"), noise, None, 20) == 4
+
+
+def test_a_model_without_a_finite_plan_is_refused():
+    def broken(x, t):
+        return x / 0.0 if t < 0.5 else x
+
+    with pytest.raises(ValueError, match="not finite"), np.errstate(all="ignore"):
+        tune.tune(broken, numpy_noise(0, 64), 3, derivatives="differences")
+
+
+def test_more_starting_tables_are_never_worse():
+    noise = jax.random.normal(jax.random.key(3), (96, 2))
+    found = [
+        tune.tune(RING.velocity, noise, 3, iterations=2, tolerance=1e-3, restarts=n)
+        for n in (1, 3)
+    ]
+    best = [min(i.validation for i in each.history) for each in found]
+    # They run side by side, and the validation starts choose.
+    assert best[1] <= best[0] and found[1].evaluations > found[0].evaluations
