@@ -105,13 +105,13 @@ def stale_run(made: Subject, devices: int, forecast: int | str) -> Callable:
 
     # Parameters are an argument, so that they are no constants of the program.
     @jax.jit
-    def compiled(params: dict, noise: jax.Array, label: jax.Array, plan: Plan, told: tuple):
+    def compiled(params: dict, noise: jax.Array, label: jax.Array, plan: Plan, exchanged: tuple):
         bound = model._replace(params=params)
-        return emulate_with(bound, noise, label, plan, told).x
+        return emulate_with(bound, noise, label, plan, exchanged).x
 
     def run(plan: Plan, noise: np.ndarray, label: np.ndarray) -> np.ndarray:
         # On the host, since forecasts follow the times of this plan.
-        told = exchange(
+        exchanged = exchange(
             plan,
             tokens_of(model, noise),
             devices,
@@ -119,7 +119,7 @@ def stale_run(made: Subject, devices: int, forecast: int | str) -> Callable:
             warmup=WARMUP,
             forecast=forecast,
         )
-        return np.asarray(compiled(model.params, noise, label, plan, told))
+        return np.asarray(compiled(model.params, noise, label, plan, exchanged))
 
     return run
 

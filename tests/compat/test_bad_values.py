@@ -87,8 +87,8 @@ def test_bad_value_is_one_sentence_from_the_call_and_from_the_command(
     path = tmp_path / "scheduler_config.json"
     path.write_text(json.dumps(bad), encoding="utf-8")
     assert command.main([str(path)]) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "scheduler_config.json" in said
+    sentence = capsys.readouterr().err
+    assert sentence.count("\n") == 1 and "scheduler_config.json" in sentence
 
 
 @pytest.mark.parametrize("config, arguments, message", BAD_CALLS)
@@ -160,8 +160,8 @@ def test_command_takes_strength_and_lists(tmp_path, capsys):
     assert command.main([str(path), "--strength", "0.5", "--steps", "10"]) == 0
     assert "5 evaluations" in capsys.readouterr().out
     assert command.main([str(path), "--sigmas", "14,3,1,0"]) == 0
-    said = capsys.readouterr().out
-    assert "3 evaluations" in said and "without effect in this class" in said
+    sentence = capsys.readouterr().out
+    assert "3 evaluations" in sentence and "without effect in this class" in sentence
     path.write_text(json.dumps({**DDIM, "clip_sample": True}), encoding="utf-8")
     assert command.main([str(path)]) == 0
     assert "diffusers_data_hook" in capsys.readouterr().out

@@ -109,7 +109,7 @@ def test_empty_range_is_refused():
         compat.diffusers_plan(EULER, 5, use_karras_sigmas=True, sigma_min=30.0)
 
 
-# A network that is told its noise level.
+# A network that receives its noise level.
 
 
 def test_video_model_starts_at_its_sigma_and_receives_the_logarithm():
@@ -120,8 +120,8 @@ def test_video_model_starts_at_its_sigma_and_receives_the_logarithm():
     np.testing.assert_allclose(sigma, karras(700.0, 0.002, 25), rtol=1e-9)
     for labels in ("continuous", "peers"):
         plan = compat.diffusers_plan(VIDEO, 25, labels=labels)
-        told = compat.diffusers_label(VIDEO)(plan.label_time)
-        np.testing.assert_allclose(told, np.log(sigma) / 4, rtol=1e-9)
+        label = compat.diffusers_label(VIDEO)(plan.label_time)
+        np.testing.assert_allclose(label, np.log(sigma) / 4, rtol=1e-9)
     assert plan.nfe == 25 and plan.t_next[-1] == 0
 
 

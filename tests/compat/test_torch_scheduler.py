@@ -109,7 +109,7 @@ def test_the_reader_gives_the_rows_to_the_last_bit_without_padding(reader, tmp_p
 
 
 @pytest.mark.parametrize(
-    "change, said",
+    "change, message",
     [
         (lambda content: content.update(format="other"), "is no plan"),
         (lambda content: content.update(version=2), "has version 2 of the format"),
@@ -122,12 +122,12 @@ def test_the_reader_gives_the_rows_to_the_last_bit_without_padding(reader, tmp_p
         (lambda content: content["columns"]["counted"].__setitem__(0, 1), "column counted does"),
     ],
 )
-def test_a_file_that_is_no_plan_is_refused(reader, tmp_path, change, said):
+def test_a_file_that_is_no_plan_is_refused(reader, tmp_path, change, message):
     path = saved(tmp_path, PLANS["multistep 2"])
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         reader.read_plan(path)
     path.write_text(path.read_text()[:100])
     with pytest.raises(ValueError, match="no complete JSON file"):
@@ -405,7 +405,7 @@ def test_a_config_comes_back_from_its_folder(scheduler_class, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "config, options, said",
+    "config, options, message",
     [
         (DDIM, {}, "the config holds no plan"),
         ({**DDIM, "clip_sample": True}, {"plan": ""}, "cannot follow clip_sample=True"),
@@ -418,11 +418,11 @@ def test_a_config_comes_back_from_its_folder(scheduler_class, tmp_path):
     ],
 )
 def test_a_config_that_no_plan_can_follow_is_refused(
-    scheduler_class, tmp_path, config, options, said
+    scheduler_class, tmp_path, config, options, message
 ):
     if "plan" in options:
         options = {**options, "plan": saved(tmp_path, plans.euler(GRID))}
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         scheduler_class.from_config(config, **options)
 
 

@@ -205,7 +205,7 @@ def test_grey_images_and_transparent_parts(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "words, said",
+    "words, message",
     [
         (["--config.image={photo}"], "image to image needs both"),
         (["--config.strength=0.5"], "image to image needs both"),
@@ -219,7 +219,7 @@ def test_grey_images_and_transparent_parts(tmp_path):
         (["--config.image={odd}", "--config.strength=0.6"], "draws 4 x 4 here; resize the image."),
     ],
 )
-def test_a_wrong_command_writes_nothing(toy, photo, tmp_path, capsys, words, said):
+def test_a_wrong_command_writes_nothing(toy, photo, tmp_path, capsys, words, message):
     files = {"photo": photo[0]}
     for name, size in (("large", (6, 8)), ("odd", (5, 8))):
         files[name] = tmp_path / f"{name}.png"
@@ -229,7 +229,7 @@ def test_a_wrong_command_writes_nothing(toy, photo, tmp_path, capsys, words, sai
     with pytest.raises(SystemExit) as stopped:
         command(tmp_path / "out", *(word.format(**files) for word in words))
     assert stopped.value.code == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -81,9 +81,9 @@ def refused(capsys, *words, **options):
     """The one sentence with which a command is refused."""
     with pytest.raises(SystemExit) as stopped:
         command(*words, **options)
-    said = capsys.readouterr().err.strip()
-    assert stopped.value.code == 2 and "Traceback" not in said
-    return said.splitlines()[-1]
+    message = capsys.readouterr().err.strip()
+    assert stopped.value.code == 2 and "Traceback" not in message
+    return message.splitlines()[-1]
 
 
 def contents(workdir):
@@ -317,7 +317,7 @@ def test_imagenet_has_a_thousand_names():
 
 
 @pytest.mark.parametrize(
-    "text, said",
+    "text, message",
     [
         ("panda", "ambiguous: 387 (lesser panda), 388 (giant panda)"),
         ("crane", "ambiguous: 134 (crane), 517 (crane)"),
@@ -328,10 +328,10 @@ def test_imagenet_has_a_thousand_names():
         (" , ", "wanted names or numbers"),
     ],
 )
-def test_wrong_label_is_named_with_the_nearest(text, said):
+def test_wrong_label_is_named_with_the_nearest(text, message):
     with pytest.raises(ValueError) as error:
         labels.numbers(text, IMAGENET)
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 STALE = ["--config.mesh=seq=2", "--config.attention=stale"]
@@ -339,7 +339,7 @@ PIPELINE = "--config.attention=pipefusion"
 
 
 @pytest.mark.parametrize(
-    "words, said",
+    "words, message",
     [
         # Labels and the solver.
         (["--config.labels=3"], "label '3' of toy: wanted a number from 0 to 2"),
@@ -377,8 +377,8 @@ PIPELINE = "--config.attention=pipefusion"
         (["--config.gudance=2"], "did you mean 'guidance'?"),
     ],
 )
-def test_wrong_command_writes_nothing(capsys, tmp_path, words, said):
-    assert said in refused(capsys, tmp_path / "out", *words)
+def test_wrong_command_writes_nothing(capsys, tmp_path, words, message):
+    assert message in refused(capsys, tmp_path / "out", *words)
     assert not list(tmp_path.iterdir())
 
 
@@ -480,8 +480,8 @@ def test_images_of_a_run_that_is_older_than_a_field_are_still_its_images(drawn, 
     np.savez(workdir / "samples.npz", settings=json.dumps(settings), **arrays)
     command(workdir, SDE)
     assert "--overwrite draws them again" in capsys.readouterr().out
-    said = refused(capsys, workdir, SDE, "--config.gains_per=token")
-    assert "gains_per: 'device' there, 'token' now" in said
+    message = refused(capsys, workdir, SDE, "--config.gains_per=token")
+    assert "gains_per: 'device' there, 'token' now" in message
 
 
 @pytest.mark.parametrize("content", [b"", HTML, b"PK"])
@@ -508,8 +508,8 @@ def test_a_model_that_is_no_file_of_tensors_is_named_in_one_line(capsys, tmp_pat
     (tmp_path / name).write_bytes(content)
     with pytest.raises(SystemExit) as stopped:
         command(tmp_path / "out", f"--config.model={tmp_path / name}")
-    said = capsys.readouterr().err
-    assert stopped.value.code == 2 and said.count("\n") == 1 and name in said
+    message = capsys.readouterr().err
+    assert stopped.value.code == 2 and message.count("\n") == 1 and name in message
     assert not (tmp_path / "out").exists()
 
 
@@ -521,10 +521,10 @@ def test_a_network_without_the_null_label_is_drawn_without_guidance_only(toy, ca
         patch.setattr(models, "load", lambda path, **options: whole)
         command(tmp_path / "out", "--config.labels=3", "--config.guidance=1")
         assert np.all(contents(tmp_path / "out")["finite"])
-        said = refused(capsys, tmp_path / "other", "--config.labels=3")
-        assert "toy was trained without a null label" in said
-        said = refused(capsys, tmp_path / "other", "--config.labels=null", "--config.guidance=1")
-        assert "trained without a null label" in said
+        message = refused(capsys, tmp_path / "other", "--config.labels=3")
+        assert "toy was trained without a null label" in message
+        message = refused(capsys, tmp_path / "other", "--config.labels=null", "--config.guidance=1")
+        assert "trained without a null label" in message
 
 
 def test_a_seed_of_64_bits_draws_images_of_its_own():

@@ -90,9 +90,9 @@ def refused(capsys, *words, **options):
     """The one sentence with which a command is refused."""
     with pytest.raises(SystemExit) as stopped:
         command(*words, **options)
-    said = capsys.readouterr().err.strip()
-    assert stopped.value.code == 2 and "Traceback" not in said
-    return said.splitlines()[-1]
+    message = capsys.readouterr().err.strip()
+    assert stopped.value.code == 2 and "Traceback" not in message
+    return message.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -150,8 +150,8 @@ def test_one_negative_text_serves_all(folder, tmp_path):
 def test_without_negative_embeddings_there_is_no_guidance(folder, tmp_path, capsys):
     alone = CONDITION._replace(negative=None, negative_mask=None)
     embeddings.write(folder / "alone.npz", alone, PROMPTS)
-    said = refused(capsys, folder, tmp_path, file="alone.npz")
-    assert "guidance=4.5" in said and "no negative embeddings" in said
+    message = refused(capsys, folder, tmp_path, file="alone.npz")
+    assert "guidance=4.5" in message and "no negative embeddings" in message
     words = ["--config.guidance=1", "--config.labels=0", "--config.count=1", "--config.batch=1"]
     command(folder, tmp_path, *words, file="alone.npz")
     assert np.all(contents(tmp_path)["finite"])

@@ -121,8 +121,7 @@ def test_a_model_without_a_finite_plan_is_refused():
 def test_more_starting_tables_are_never_worse():
     noise = jax.random.normal(jax.random.key(3), (96, 2))
     found = [
-        tune.tune(RING.velocity, noise, 3, iterations=2, tolerance=1e-3, restarts=n)
-        for n in (1, 3)
+        tune.tune(RING.velocity, noise, 3, iterations=2, tolerance=1e-3, restarts=n) for n in (1, 3)
     ]
     best = [min(i.validation for i in each.history) for each in found]
     # They run side by side, and the validation starts choose.

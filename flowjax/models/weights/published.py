@@ -367,13 +367,13 @@ def _labels(tensors: Tensors, given: dict[str, Any]) -> tuple[int, bool]:
     the rows alone do not tell whether the last one is a class.
     """
     rows, _ = _shape(tensors, "y_embedder.embedding_table.weight", 2)
-    told = given | {name: value for name, value in tensors.facts.items() if name not in given}
-    _check_sizes(tensors.path, told, ["num_classes"])
-    classes = told.get("num_classes")
+    facts = given | {name: value for name, value in tensors.facts.items() if name not in given}
+    _check_sizes(tensors.path, facts, ["num_classes"])
+    classes = facts.get("num_classes")
     # The number of classes tells it, else the probability with which labels were dropped.
     if classes is None:
-        if "class_dropout_prob" in told:
-            dropped = told["class_dropout_prob"]
+        if "class_dropout_prob" in facts:
+            dropped = facts["class_dropout_prob"]
             check_number(f"models.load: {tensors.path}", "class_dropout_prob", dropped, 0, 1)
             has_null = dropped > 0
         else:

@@ -103,9 +103,9 @@ def refused(capsys, command, *words):
     """The single line with which a command ends."""
     with pytest.raises(SystemExit) as stopped:
         command(["command", *words])
-    said = capsys.readouterr().err
-    assert stopped.value.code == 2 and said.count("\n") == 1 and "Traceback" not in said
-    return said
+    message = capsys.readouterr().err
+    assert stopped.value.code == 2 and message.count("\n") == 1 and "Traceback" not in message
+    return message
 
 
 def never(*args):
@@ -141,8 +141,8 @@ COMMANDS = {
 )
 def test_a_command_refuses_a_number_in_one_line_and_writes_nothing(capsys, tmp_path, config, word):
     words = [f"--config={ROOT}/configs/{config}.py", f"--workdir={tmp_path}/new"]
-    said = refused(capsys, COMMANDS[config], *words, f"--config.{word}")
-    assert f"--config.{word.split('=')[0]}=" in said
+    message = refused(capsys, COMMANDS[config], *words, f"--config.{word}")
+    assert f"--config.{word.split('=')[0]}=" in message
     assert not list(tmp_path.iterdir())
 
 
@@ -150,8 +150,8 @@ def test_a_command_refuses_a_number_in_one_line_and_writes_nothing(capsys, tmp_p
 @pytest.mark.parametrize("config", ["train_digits", "sample_digits"])
 def test_every_command_refuses_the_same_seeds(capsys, tmp_path, config, seed):
     words = [f"--config={ROOT}/configs/{config}.py", f"--workdir={tmp_path}/new"]
-    said = refused(capsys, COMMANDS[config], *words, f"--config.seed={seed}")
-    assert f"seed={seed}; wanted a whole number from 0 to {2**64 - 1}" in said
+    message = refused(capsys, COMMANDS[config], *words, f"--config.seed={seed}")
+    assert f"seed={seed}; wanted a whole number from 0 to {2**64 - 1}" in message
 
 
 def test_sizes_that_do_not_fit_the_data_are_refused_before_anything_is_written(capsys, tmp_path):
@@ -159,7 +159,7 @@ def test_sizes_that_do_not_fit_the_data_are_refused_before_anything_is_written(c
         main(never, never, argv, check=train.check, special=ranges.OF_TRAINING)
 
     words = [f"--config={ROOT}/configs/train_digits.py", f"--workdir={tmp_path}/new"]
-    for word, said in {
+    for word, message in {
         "patch=3": "multiples of patch=3",
         "heads=7": "multiple of heads=7",
         "batch=63": "a batch of 63 does not divide",
@@ -167,7 +167,7 @@ def test_sizes_that_do_not_fit_the_data_are_refused_before_anything_is_written(c
         "coupling=to": "the choices are",
     }.items():
         devices = [] if word.startswith("batch") else ["--config.devices=1"]
-        assert said in refused(capsys, command, *words, *devices, f"--config.{word}")
+        assert message in refused(capsys, command, *words, *devices, f"--config.{word}")
     assert not list(tmp_path.iterdir())
 
 
@@ -181,12 +181,12 @@ def test_a_work_directory_that_cannot_be_made_is_refused_in_one_line(
     (tmp_path / "file").write_text("")
     words = [f"--config={ROOT}/configs/{config}.py"]
     for place in ("file", "file/inside/deeper"):
-        said = refused(capsys, COMMANDS[config], *words, f"--workdir={tmp_path}/{place}")
-        assert "cannot be written to" in said and "is a file" in said
+        message = refused(capsys, COMMANDS[config], *words, f"--workdir={tmp_path}/{place}")
+        assert "cannot be written to" in message and "is a file" in message
     # The owner of the machine may write everywhere, so the question is answered for it.
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    said = refused(capsys, COMMANDS[config], *words, f"--workdir={tmp_path}/new/folder")
-    assert f"there is no permission to write in {tmp_path}" in said
+    message = refused(capsys, COMMANDS[config], *words, f"--workdir={tmp_path}/new/folder")
+    assert f"there is no permission to write in {tmp_path}" in message
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -201,5 +201,5 @@ def test_a_file_that_cannot_be_read_ends_a_run_in_one_line(capsys, tmp_path):
         raise FileNotFoundError("there is no folder\n    owner/name")
 
     words = [f"--config={ROOT}/configs/order.py:quick", f"--workdir={tmp_path}/new"]
-    said = refused(capsys, lambda argv: main(run, None, argv), *words)
-    assert "there is no folder owner/name" in said
+    message = refused(capsys, lambda argv: main(run, None, argv), *words)
+    assert "there is no folder owner/name" in message

@@ -155,7 +155,7 @@ def test_other_configuration_is_refused_and_overwritten_on_request(toy, capsys):
 
 
 @pytest.mark.parametrize(
-    "words, said",
+    "words, message",
     [
         (["--config.smaples=3"], "config has no field 'smaples'; did you mean 'samples'?"),
         (["--config.inner.depht=3"], "config.inner has no field 'depht'; did you mean 'depth'?"),
@@ -167,8 +167,8 @@ def test_other_configuration_is_refused_and_overwritten_on_request(toy, capsys):
         (["quick"], "'quick' is no flag"),
     ],
 )
-def test_wrong_command_writes_nothing(toy, capsys, words, said):
-    assert said in fails(toy.call, capsys, *words)
+def test_wrong_command_writes_nothing(toy, capsys, words, message):
+    assert message in fails(toy.call, capsys, *words)
     assert not toy.workdir.parent.exists() and not toy.measured
 
 
@@ -188,8 +188,8 @@ def test_missing_flags_and_files_are_named(toy, capsys, tmp_path):
 
 
 def test_error_of_the_run_is_one_sentence(toy, capsys):
-    said = fails(toy.call, capsys, "--config.solver=unknown")
-    assert said.endswith("there is no solver 'unknown'; take 'euler'.")
+    message = fails(toy.call, capsys, "--config.solver=unknown")
+    assert message.endswith("there is no solver 'unknown'; take 'euler'.")
     with pytest.raises(ValueError, match="no solver"):
         toy.call("--config.solver=unknown", "--traceback")
 
@@ -221,9 +221,9 @@ def refuse_unknown_solvers(config):
 
 def test_a_wrong_value_is_refused_before_anything_is_written_or_overwritten(toy, capsys):
     words = ["--config.solver=eulre"]
-    said = fails(toy.call, capsys, *words, check=refuse_unknown_solvers)
+    message = fails(toy.call, capsys, *words, check=refuse_unknown_solvers)
     sentence = "--config.solver: 'eulre' is not known; did you mean 'euler'?"
-    assert said.endswith(f"{sentence} The choices are 'euler', 'heun'.")
+    assert message.endswith(f"{sentence} The choices are 'euler', 'heun'.")
     assert not toy.workdir.exists()
     toy.call(check=refuse_unknown_solvers)
     fails(toy.call, capsys, *words, "--overwrite", check=refuse_unknown_solvers)
@@ -318,8 +318,8 @@ def test_a_selection_of_a_finished_directory_is_only_drawn_again(survey, capsys)
 
 
 def test_an_unknown_question_is_refused_before_anything_is_written(survey, capsys):
-    said = fails(survey.call, capsys, "--config.questions=one,tow")
-    assert "--config.questions: 'tow' is not known; did you mean 'two'?" in said
+    message = fails(survey.call, capsys, "--config.questions=one,tow")
+    assert "--config.questions: 'tow' is not known; did you mean 'two'?" in message
     assert not survey.workdir.exists() and not survey.toy.measured
 
 

@@ -35,9 +35,9 @@ def refused(path, match, **options):
     """The sentence with which a file is refused, which never advises to load it unsafely."""
     with pytest.raises((ValueError, FileNotFoundError), match=match) as error:
         models.load(path, **options)
-    said = str(error.value)
-    assert not any(word in said for word in UNSAFE) and "\n" not in said
-    return said
+    message = str(error.value)
+    assert not any(word in message for word in UNSAFE) and "\n" not in message
+    return message
 
 
 # Files that hold no tensors.
@@ -45,7 +45,7 @@ def refused(path, match, **options):
 
 @pytest.mark.parametrize("name", ["DiT.pt", "DiT.safetensors", "DiT.bin", "DiT.ckpt"])
 @pytest.mark.parametrize(
-    "bytes_of_file, said",
+    "bytes_of_file, message",
     [
         (b"", "is empty"),
         (b"\n \n", "is empty"),
@@ -53,11 +53,11 @@ def refused(path, match, **options):
         (POINTER, "is a pointer of git-lfs.*git lfs pull"),
     ],
 )
-def test_what_is_no_file_of_tensors_is_named(tmp_path, name, bytes_of_file, said):
+def test_what_is_no_file_of_tensors_is_named(tmp_path, name, bytes_of_file, message):
     (tmp_path / name).write_bytes(bytes_of_file)
-    assert name in refused(tmp_path / name, said)
+    assert name in refused(tmp_path / name, message)
     # Alone in a folder too.
-    refused(tmp_path, said)
+    refused(tmp_path, message)
 
 
 @pytest.mark.parametrize("name", ["diffusion_pytorch_model.safetensors", "x.bin"])
@@ -77,12 +77,12 @@ OTHER = "Weights only load failed. In PyTorch 2.6, we changed the default of `we
 
 
 @pytest.mark.parametrize(
-    "error, said", [(GLOBAL, "objects of os.system beside tensors"), (OTHER, "is damaged")]
+    "error, message", [(GLOBAL, "objects of os.system beside tensors"), (OTHER, "is damaged")]
 )
-def test_the_advice_of_torch_is_not_handed_on(tmp_path, error, said):
+def test_the_advice_of_torch_is_not_handed_on(tmp_path, error, message):
     (tmp_path / "a.pt").write_bytes(b"anything")
     found = content.torch_fault(tmp_path / "a.pt", RuntimeError(error))
-    assert said in found and not any(word in found for word in UNSAFE)
+    assert message in found and not any(word in found for word in UNSAFE)
 
 
 class Dangerous:
