@@ -26,7 +26,7 @@ SMALL = {
     "field_starts": 96,
     "iterations": 1,
     "field_unseen": 32,
-    "field_reference": 40,
+    "field_reference": 200,
     "solvers": ("Euler", "AB3"),
     "shifts": (1.0,),
     "draws": 2,
@@ -94,7 +94,7 @@ def test_a_finished_cell_is_not_measured_again(workdir, tmp_path, monkeypatch):
     again = copied(workdir, tmp_path)
     monkeypatch.setattr(ratio, "measure", None)
     before = (again / "rows.jsonl").read_bytes()
-    config = dataclasses.replace(get_config("quick"), **records.read_config(again))
+    config = small(**records.read_config(again))
     experiment.run(dataclasses.replace(config, questions=("ratio",)), again)
     assert (again / "rows.jsonl").read_bytes() == before
 
@@ -106,7 +106,7 @@ def test_a_run_killed_after_its_table_measures_only_the_row(workdir, tmp_path, m
     (again / "rows.jsonl").write_bytes(line[: len(line) // 2])
     (again / "done.json").unlink()
     monkeypatch.setattr(tune, "tune", None)
-    config = dataclasses.replace(get_config("quick"), **records.read_config(again))
+    config = small(**records.read_config(again))
     (found,) = experiment.run(dataclasses.replace(config, questions=("ratio",)), again)
     (first,) = records.read(workdir)
     assert found["tuned"] == first["tuned"] and found["table"] == first["table"]
@@ -307,7 +307,9 @@ def test_a_network_has_facts_a_row_samples_and_a_picture(tmp_path, monkeypatch):
 
 @pytest.mark.slow  # all questions, two minutes
 def test_every_question_runs_from_cells_to_page(tmp_path):
-    experiment.run(small(questions=(), stds=(0.15, 0.5), adam_budget=0.5), tmp_path)
+    experiment.run(
+        small(questions=(), stds=(0.15, 0.5), adam_budget=0.5, field_starts=160), tmp_path
+    )
     found = {line["question"] for line in records.read(tmp_path)}
     assert found == {module.QUESTION for module in experiment.QUESTIONS} - {"stale"}
     assert pathlib.Path(experiment.make_report(tmp_path)[0]).is_file()
