@@ -5,9 +5,8 @@
         --config.model=FOLDER --config.steps=8,20 --config.guidance=4.0 --config.devices=1,4,8 \
         --config.link=pcie4 --config.budget=20min
 
-The model is anything that `flowjax.models.load` takes and that has labels: a network that comes
-with flowjax, the folder of a DiT or SiT, your own training. An exact field such as "ring" works
-too, without the questions on devices.
+The model is a network of the flow path that draws for labels: one that comes with flowjax, a SiT,
+your own training. An exact field such as "ring" works too, without the questions on devices.
 
 Expect: it says at the start what the budget can afford, shows progress, and ends with a table on
 the terminal and report.html in the work directory. A killed run goes on with the same command. Plan

@@ -16,7 +16,7 @@ from configs.tune import Config as TuneConfig
 from experiments.lab import solvers
 from experiments.tune import subject as subjects
 from experiments.tune.subject import Subject
-from flowjax import grids, plans
+from flowjax import Linear, grids, plans
 from flowjax.tune import numbers as numbering
 from flowjax.tune.jacobian import pushes
 
@@ -56,6 +56,14 @@ def check(config: Config) -> None:
     seconds_of(config.budget)
     tuning = tuning_config(config, LEAST_STARTS)
     subjects.check(tuning, "model", (config.model,))
+    made = subject_of(config)
+    if made.is_network and not isinstance(made.schedule, Linear):
+        raise ValueError(
+            f"--config.model: {config.model!r} was trained on the path "
+            f"{type(made.schedule).__name__}, and only networks of the flow path are measured "
+            "here: others have no velocity at t = 0. python -m flowjax.compat FILE reads the "
+            "settings of their schedulers."
+        )
     subjects.check_steps("steps", config.steps, least=3)
     make_grids = [solvers.shifted(shift) for shift in config.shifts]
     solvers.check("solvers", config.solvers, make_grids, config.steps)

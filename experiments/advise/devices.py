@@ -71,10 +71,8 @@ def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
     count = config.sizes["device_starts"]
     tuning = budget.tuning_config(config, config.sizes["starts"])
     test = unseen.unseen(tuning, made)
-    # The published plan that is best on these starts, on one device.
-    jobs = setting.published.candidates(tuning, made, steps)
-    errors = test.errors([plan for *_, plan in jobs])
-    solver, shift, plan = jobs[setting.summary(jobs, errors)["place"]]
+    # The published plan that is best on one device.
+    solver, shift, plan = setting.best_published(config, steps)
     if plan.rows != plan.steps:
         raise ValueError(f"advise.devices: {solver} has several rows a step.")
     noise, exact = test.noise[:count], test.exact[:count]

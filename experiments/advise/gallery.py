@@ -13,8 +13,8 @@ from experiments import report
 from experiments.advise import budget, setting
 from experiments.cli import images
 from experiments.lab import solvers
-from experiments.tune import tables, unseen
-from experiments.tune.row import COLUMNS, sheet
+from experiments.tune import tables
+from experiments.tune.sheet import COLUMNS, sheet
 from experiments.tune.subject import Subject
 from flowjax import Plan
 
@@ -62,11 +62,8 @@ def chosen(config: Config, made: Subject, tuning: TuneConfig) -> list[tuple[str,
     solver, shift, nfe = USUAL
     usual = solvers.plan_of(solver, made.schedule, solvers.shifted(shift), nfe)
     found = [(f"{solver}, shift {shift:g}, {nfe} evaluations", usual)]
-    test = unseen.unseen(tuning, made)
     for steps in sorted(set(config.steps), reverse=True):
-        jobs = setting.published.candidates(tuning, made, steps)
-        errors = test.errors([plan for *_, plan in jobs])
-        name, best_shift, plan = jobs[setting.summary(jobs, errors)["place"]]
+        name, best_shift, plan = setting.best_published(config, steps)
         words = f"{name}, shift {best_shift:g}, {steps} evaluations"
         if steps in config.sizes["tuned_steps"]:
             try:

@@ -49,9 +49,7 @@ def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
     """Yield (key, values)."""
     for key in todo:
         made = budget.subject_of(config)
-        plain = subjects.subject(
-            budget.tuning_config(config, STARTS), config.model, 1.0 if made.is_network else 1
-        )
+        plain = subjects.subject(budget.tuning_config(config, STARTS), config.model, 1.0)
         found: dict[str, Any] = {"clock": _clock_name(made)}
         # The network alone: guidance changes the velocity, not the embedding of the time.
         starts = plain.starts(config.seed, clock.STARTS)
@@ -75,7 +73,7 @@ def causes(config: Config, made: Subject) -> dict[str, Any]:
       {steps, error, of: {cause: error with this cause alone mended}}.
     """
     steps = max(max(config.steps), ledger.LEAST_NFE)
-    tuning = budget.tuning_config(config, STARTS)
+    tuning = budget.tuning_config(config, config.sizes["starts"])
     # The starts that the question `setting` has too, so that their converged endpoints are known.
     test = unseen.unseen(tuning, made)
     noise, exact = test.noise[:STARTS], test.exact[:STARTS]

@@ -102,6 +102,26 @@ def check_fields(option: str, names: Iterable[str]) -> None:
 load = functools.cache(models.load)
 
 
+def guided_velocity(
+    params: Any, label: Any, scale: Any, kind: tuple, x: jax.Array, t: jax.Array
+) -> jax.Array:
+    """Guided velocity (B, H, W, C) of a network.
+
+    Args:
+      params, label, scale, kind: as in `NetworkField`; a scale that is a Python number 1 leaves out
+        the evaluation for the null label.
+      x: (B, H, W, C).
+      t: scalar or (B,).
+    """
+    # The card is rebuilt here, since only hashable parts of it can be static.
+    card = models.Card("subject", *kind)
+
+    def network(x: jax.Array, t: jax.Array, label: jax.Array) -> jax.Array:
+        return card.velocity(params, x, t, label)
+
+    return guidance.classifier_free(network, label, np.int32(card.null_label), scale)(x, t)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class NetworkField:
@@ -123,15 +143,7 @@ class NetworkField:
 
     def velocity(self, x: jax.Array, t: jax.Array) -> jax.Array:
         """Guided velocity (B, H, W, C)."""
-        # The card is rebuilt here, since only hashable parts of it can be static.
-        card = models.Card("learned", *self.kind)
-
-        def network(x: jax.Array, t: jax.Array, label: jax.Array) -> jax.Array:
-            return card.velocity(self.params, x, t, label)
-
-        null_label = np.int32(card.null_label)
-        guided = guidance.classifier_free(network, self.label, null_label, self.scale)
-        return guided(x, t)
+        return guided_velocity(self.params, self.label, self.scale, self.kind, x, t)
 
     @property
     def schedule(self) -> Schedule:

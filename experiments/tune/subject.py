@@ -9,13 +9,11 @@ import re
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import flowjax
 from configs.tune import Config
 from experiments.lab import own, subjects
-from flowjax import guidance as guiding
 from flowjax import models
 from flowjax.models.weights import SHIPPED
 from flowjax.schedules import Schedule
@@ -45,14 +43,7 @@ class GuidedNetwork:
 
     def velocity(self, x: jax.Array, t: jax.Array) -> jax.Array:
         """Guided velocity (B, H, W, C)."""
-        # The card is rebuilt here, since only hashable parts of it can be static.
-        card = models.Card("tuned", *self.kind)
-
-        def network(x: jax.Array, t: jax.Array, label: jax.Array) -> jax.Array:
-            return card.velocity(self.params, x, t, label)
-
-        null = jnp.int32(card.null_label)
-        return guiding.classifier_free(network, self.label, null, self.scale)(x, t)
+        return subjects.guided_velocity(self.params, self.label, self.scale, self.kind, x, t)
 
     @property
     def schedule(self) -> Schedule:
@@ -145,12 +136,29 @@ def _subject(name: str, guidance: float, float64: bool) -> Subject:
         field = _field(name)
         shape = tuple(subjects.sample_shape(field))
         return Subject(name, 1.0, field, shape, np.float64, 0)
-    card = subjects.load(name).card
+    card = _labelled(name)
     kind = (card.config, card.schedule, card.prediction, card.clock)
     # Networks in the type that they run in; tuning to their rounding errors is no use.
     dtype = np.float64 if float64 else np.float32
     field = GuidedNetwork(subjects.load(name).params, None, guidance, kind)
     return Subject(name, guidance, field, subjects.image_shape(name), dtype, card.config.classes)
+
+
+def _labelled(name: str) -> models.Card:
+    """The card of a network that draws for labels.
+
+    Raises:
+      ValueError: it is an autoencoder, or draws for texts.
+    """
+    found = subjects.load(name)
+    if not isinstance(found, models.Model):
+        raise ValueError(f"{name} is an autoencoder by itself; give the folder of a network.")
+    if models.networks.takes_text(found.card.config):
+        raise ValueError(
+            f"{name} draws for texts, and starts have labels here; call flowjax.tune.tune with a "
+            "models.Condition instead."
+        )
+    return found.card
 
 
 def is_network(name: str) -> bool:

@@ -1,6 +1,7 @@
 """Advice: the sizes follow from the budget, and the advised setting is nearly the best one."""
 
 import dataclasses
+import pathlib
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from experiments.advise import budget, devices, setting, strings, why
 from experiments.tune import unseen
 from experiments.tune.ratio import numbers as published
 from flowjax import Linear, compat, fields, grids, plans, sample
+
+GOLDEN = pathlib.Path(__file__).parents[2] / "golden" / "models"
 
 
 def config(**changes):
@@ -74,6 +77,29 @@ def test_a_model_that_is_not_finite_is_refused(monkeypatch):
     monkeypatch.setattr(budget.solvers, "solve", lambda *_: np.array([np.nan]))
     with pytest.raises(ValueError, match="not finite within 8 steps"):
         budget.seconds_each(made)
+
+
+@pytest.mark.parametrize(
+    ("folder", "match"),
+    [
+        ("dit_diffusers_a", "path VPDiscrete"),
+        ("sana_a", "draws for texts"),
+        ("vae_kl", "autoencoder by itself"),
+    ],
+)
+def test_a_model_that_it_cannot_judge_gets_a_sentence(folder, match, tmp_path):
+    with pytest.raises(ValueError, match=match):
+        advise.run(config(model=str(GOLDEN / folder)), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_public_flow_network_is_measured():
+    given = config(model=str(GOLDEN / "sit_original"), steps=(6,), solvers=("Euler", "AB2"))
+    given = dataclasses.replace(given, shifts=(1.0,), sizes={"starts": 4, "tuned_steps": []})
+    ((_, row),) = setting.measure(given, setting.cells(given))
+    assert row["solver"] == "AB2" and row["doubling"] < 1e-5
+    # The questions on devices and the gallery begin from the plan that was found.
+    assert setting.best_published(given, 6)[:2] == (row["solver"], row["shift"])
 
 
 # ---- what to set
