@@ -13,6 +13,7 @@ from numpy.testing import assert_allclose
 from scipy.stats import wasserstein_distance
 
 from flowjax import distances, fields
+from flowjax.distances import distributions
 from flowjax.schedules import Linear
 
 RNG = np.random.default_rng(0)
@@ -172,7 +173,7 @@ def test_unbiased_sums_against_loops(name, kernel, monkeypatch):
     assert_allclose(ALL[name](X, Y), expected, rtol=1e-10)
 
     # Blocks that do not divide the number of rows.
-    monkeypatch.setattr(distances, "BLOCK", 7)
+    monkeypatch.setattr(distributions, "BLOCK", 7)
     assert_allclose(ALL[name](X, Y), expected, rtol=1e-10)
 
 
@@ -200,9 +201,9 @@ def test_w2_of_gaussians_equals_the_length_of_the_optimal_map():
     # W2^2 = E|x - T x|^2 = tr (I-T) A (I-T).
     rng = np.random.default_rng(7)
     a, b = (factor @ factor.T for factor in rng.normal(size=(2, 4, 4)))
-    root = distances._root(a)
+    root = distributions._root(a)
     inverse = np.linalg.inv(root)
-    optimal_map = inverse @ distances._root(root @ b @ root) @ inverse
+    optimal_map = inverse @ distributions._root(root @ b @ root) @ inverse
     moved = np.eye(4) - optimal_map
     zero = np.zeros(4)
     expected = np.sqrt(np.trace(moved @ a @ moved))

@@ -78,7 +78,7 @@ def flow_evaluations(options: Options, rules: FlowRules, asked: Asked) -> Evalua
     if asked.timesteps is not None:
         label_times = asked.timesteps / train
     elif rules.truncates_labels:
-        label_times = np.floor(times * train) / train
+        label_times = np.floor(_as_diffusers_rounds(times, base, shift) * train) / train
     result = rules.result(options, asked.peers, bool(rule))
     end = times[-1] if result == AT_LAST_EVALUATION else 0.0
     if result == AT_FIRST_BETA:
@@ -86,6 +86,17 @@ def flow_evaluations(options: Options, rules: FlowRules, asked: Asked) -> Evalua
     # Two lists are states and labels; one list alone is both, before the shift.
     labels_given = asked.timesteps is not None and asked.sigmas is not None
     return Evaluations(times, label_times, end, labels_given)
+
+
+def _as_diffusers_rounds(times: np.ndarray, base: np.ndarray, shift: float) -> np.ndarray:
+    """The times with the rounding errors of diffusers' formula of the shift.
+
+    Where a time is a whole training step, such as 0.875, the last bit decides what is truncated.
+    Times that have been changed after the shift are returned as they are.
+    """
+    base = np.asarray(base, np.float64)
+    theirs = shift * base / (1 + (shift - 1) * base)
+    return np.where(np.abs(theirs - times) < 1e-12, theirs, times)
 
 
 def flow_match_base(options: Options, steps: int, shift: float, peers: bool) -> np.ndarray:

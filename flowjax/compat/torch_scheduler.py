@@ -1,6 +1,7 @@
 """Any plan of flowjax as a scheduler for diffusers' pipelines, in PyTorch.
 
-This file needs torch alone: copy it beside your own script. `flowjax.plans.save` writes a plan, and
+This file needs torch alone, and is one file so that it can be copied beside your own script.
+`flowjax.plans.save` writes a plan, and
 
     pipe.scheduler = PlanScheduler.from_config(pipe.scheduler.config, plan="plan.json")
     pipe("a cat", num_inference_steps=pipe.scheduler.rows)
