@@ -145,11 +145,12 @@ def test_chapters_share_a_page_with_one_figure_a_question_and_links(chapter):
     found = Page(made)
     inner = {link[1:] for link in found.links if link.startswith("#")}
     assert inner == {"c1", "c2"} <= set(found.ids)
-    # A question without a figure is on its own page only; the others keep their numbers.
+    # A question without a figure is on its own page only; the others keep their numbers. One with
+    # rows of another run has a link, and no figure here.
     outer = [link for link in found.links if not link.startswith("#")]
-    assert outer == ["a.html", "a.html#s1", "a.html#s2", "b.html", "b.html#s1", "b.html#s3"]
-    assert found.images[0] == "two digits" and found.images.count("a line") == 2
-    assert "It rises" in found.text and "kept rows" in found.text
+    assert outer == ["a.html", "a.html#s1", "a.html#s2", "b.html", "b.html#s3", "b.html#s1"]
+    assert found.images[0] == "two digits" and found.images.count("a line") == 1
+    assert "It rises" in found.text and "1 question stands on the full page only" in found.text
     # The command of kept rows stands on the page, that of the run itself once.
     assert "run kept" in found.text and found.text.count("experiments.toy") == 2
     assert "Order 2.9" not in found.text
