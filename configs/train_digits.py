@@ -28,7 +28,8 @@ class Config:
     size: int = 0  # pixels of the images of a folder; 0 for data with a size of their own
     flip: bool = False  # mirror images at random
 
-    # The transformer (see `flowjax.models.DiTConfig`).
+    # The transformer (see `flowjax.models.DiTConfig` and `SanaConfig`).
+    network: str = "dit"  # or "sana", whose attention is linear
     patch: int = 1  # side in pixels of the square that becomes a token; it divides the image
     width: int = 96  # numbers a token; a multiple of heads and of 4
     depth: int = 6  # layers

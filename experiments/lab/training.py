@@ -12,7 +12,14 @@ from experiments.cli.run import check_names
 from flowjax import data, models, seeds, train
 from flowjax.errors import check_choice
 
+
+def _sana(heads: int, **sizes: Any) -> models.SanaConfig:
+    return models.SanaConfig(heads=heads, cross_heads=heads, interpolation=1.0, **sizes)
+
+
 SCHEDULES = {"linear": flowjax.Linear(), "cosine": flowjax.Cosine()}
+# A SANA has places of tokens here, as in its 2K and 4K networks: small ones need them.
+NETWORKS = {"dit": models.DiTConfig, "sana": _sana}
 # One stream of random numbers for each purpose, of the one seed.
 STREAMS = {"parameters": 0, "training": 1, "samples": 2, "pairs": 3}
 
@@ -51,8 +58,9 @@ def batches_of(config: Any, held: data.Data) -> data.Batches:
 def make_card(config: Any, held: data.Data) -> models.Card:
     """The card of the network that `config` trains on the data `held`."""
     check_choice("train", "schedule", config.schedule, SCHEDULES)
+    check_choice("train", "network", config.network, NETWORKS)
     # The data give the size, the channels and the classes.
-    sizes = models.DiTConfig(
+    sizes = NETWORKS[config.network](
         size=held.images.shape[1:3],
         channels=held.images.shape[3],
         patch=config.patch,

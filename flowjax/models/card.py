@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowjax.models import condition as conditions
-from flowjax.models import dit, networks
+from flowjax.models import dit, networks, sana
 from flowjax.models.condition import Condition
 from flowjax.models.dc_ae import AutoencoderDC
 from flowjax.models.networks import Config
@@ -300,11 +300,15 @@ class Card:
         positions = jnp.asarray(positions, patches.dtype)
         if networks.takes_text(self.config):
             label = self._checked_text(label, len(patches))
-            if attention is None:  # some of the tokens do not tell the rows of the image
-                raise ValueError(f"{self.name}: pass attention=, the `Mixing` of these tokens.")
         else:
             label = jnp.broadcast_to(self._checked(label), batch)
+        if not networks.is_linear(self.config):
             attention = attention or dit.softmax_attention
+        else:
+            if attention is None:  # some of the tokens do not tell the rows of the image
+                raise ValueError(f"{self.name}: pass attention=, the `Mixing` of these tokens.")
+            if not networks.takes_text(self.config):
+                label = sana.condition_of(self.config, label)
         apply = networks.network(self.config).apply
         return apply(params, patches, clock, label, positions, attention, carry)
 

@@ -53,7 +53,7 @@ def is_linear(config: Config) -> bool:
 
 def takes_text(config: Config) -> bool:
     """Whether the network is drawn for a `Condition` and not for a label."""
-    return isinstance(config, SanaConfig)
+    return isinstance(config, SanaConfig) and config.classes is None
 
 
 def preset(name: str, **changes: Any) -> Config:

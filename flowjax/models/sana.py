@@ -38,6 +38,7 @@ __all__ = [
     "Mixing",
     "Sana",
     "SanaConfig",
+    "condition_of",
     "key_value_sums",
     "linear_attention",
     "network",
@@ -128,6 +129,19 @@ def positions(config: SanaConfig, size: tuple[int, int] | None = None) -> np.nda
         height, width = size or config.size
         return np.zeros((height * width // config.patch**2, 1))
     return tokens.positions(config, size, scale=1 / config.interpolation)
+
+
+def condition_of(config: SanaConfig, label: jax.Array) -> Condition:
+    """The `Condition` that stands for labels: one token each, a unit vector.
+
+    Args:
+      config: with `classes`.
+      label: (B,) integers; one out of range gives NaN.
+    """
+    embeddings = jax.nn.one_hot(label, config.labels)[:, None]  # (B, 1, classes + 1)
+    is_known = (label >= 0) & (label < config.labels)
+    embeddings = jnp.where(is_known[:, None, None], embeddings, jnp.nan)
+    return Condition(embeddings, jnp.ones((len(label), 1)))
 
 
 # The layers.

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import Any
 
-from flowjax.errors import check_choice
+from flowjax.errors import check_choice, check_whole
 from flowjax.models.sizes import COMPUTE_DTYPES
 
 QK_NORMS = (None, "rms_norm_across_heads", "layer_norm_across_heads", "l2")
@@ -22,7 +22,8 @@ class SanaConfig:
         linear attention (num_attention_heads). E is a multiple of `heads`.
       cross_heads, cross_width: the number of heads of the attention to the text
         (num_cross_attention_heads), and their total width.
-      caption: C, the width of the text's embeddings (caption_channels).
+      caption: C, the width of the text's embeddings (caption_channels). With `classes` it is left
+        out.
       out_channels: channels of the output. None means `channels`.
       mlp_ratio: hidden width of the MLP over E, before the gate halves it.
       interpolation: None, and then tokens have no embedding of their place; or the number by which
@@ -32,6 +33,9 @@ class SanaConfig:
       norm_affine: whether the norm before the MLP has weights (norm_elementwise_affine).
       norm_epsilon: added to the variance in the norms of a layer (norm_eps).
       guidance_embeds: whether the network receives the scale of guidance beside the time.
+      classes: None for a network that draws for a text, as all public ones do. With a number the
+        network draws for a label, and label `classes` is the null label: it receives each as one
+        token of text, a unit vector (C = classes + 1).
       dtype: the dtype in which matrices are multiplied. None means that of the state. Norms, the
         sums of the linear attention, softmax, modulation, the embedding of time and the residual
         stream are in the state's dtype, at least float32.
@@ -45,7 +49,7 @@ class SanaConfig:
     depth: int
     heads: int
     cross_heads: int
-    caption: int
+    caption: int | None = None
     cross_width: int | None = None
     out_channels: int | None = None
     mlp_ratio: float = 2.5
@@ -55,6 +59,7 @@ class SanaConfig:
     norm_affine: bool = False
     norm_epsilon: float = 1e-6
     guidance_embeds: bool = False
+    classes: int | None = None
     dtype: str | None = None
     remat: bool = False
 
@@ -63,6 +68,15 @@ class SanaConfig:
         # A list, as JSON gives it, would make the configuration unhashable.
         object.__setattr__(self, "size", tuple(self.size))
         object.__setattr__(self, "cross_width", self.cross_width or self.width)
+        if self.classes is not None:
+            check_whole("SanaConfig", "classes", self.classes, 1)
+        drawn_for = self.caption if self.classes is None else self.classes + 1
+        if drawn_for is None or self.caption not in (None, drawn_for):
+            raise ValueError(
+                f"SanaConfig: caption={self.caption}, classes={self.classes}; give caption= to a "
+                "network that draws for a text, and classes= to one that draws for a label."
+            )
+        object.__setattr__(self, "caption", drawn_for)
         if len(self.size) != 2 or any(s < self.patch or s % self.patch for s in self.size):
             raise ValueError(
                 f"SanaConfig: size={self.size} is not (H, W), both multiples of patch={self.patch}."
@@ -79,6 +93,16 @@ class SanaConfig:
             )
         check_choice("SanaConfig", "qk_norm", self.qk_norm, QK_NORMS)
         check_choice("SanaConfig", "dtype", self.dtype, COMPUTE_DTYPES)
+
+    @property
+    def has_null(self) -> bool:
+        """Whether there is a null label; a network that draws for a text has no labels."""
+        return self.classes is not None
+
+    @property
+    def labels(self) -> int:
+        """The number of labels that the network knows, the null label among them."""
+        return 0 if self.classes is None else self.classes + 1
 
     @property
     def outputs(self) -> int:

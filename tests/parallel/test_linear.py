@@ -187,3 +187,24 @@ def test_emulation_refuses_more_devices_than_rows_and_other_kinds_of_attention()
         parallel.emulate(network(), NOISE, CONDITION, PLAN, devices=7)
     with pytest.raises(ValueError, match="is linear"):
         parallel.emulate(network(), NOISE, CONDITION, PLAN, devices=2, attention="ring")
+
+
+def test_a_network_drawn_for_labels_takes_its_null_label_on_a_mesh_too():
+    config = SanaConfig(
+        (4, 4), channels=1, patch=1, width=16, depth=2, heads=2, cross_heads=2, classes=3
+    )
+    model = models.init(config, jax.random.key(0))
+    random = np.random.default_rng(1)
+    params = jax.tree.map(lambda leaf: leaf + 0.2 * random.normal(size=leaf.shape), model.params)
+    model = model._replace(params=params)
+    noise, label = RANDOM.standard_normal((3, 4, 4, 1)), np.arange(3)
+    found = [
+        parallel.sample(model, noise, label, PLAN, parallel.make_mesh(**mesh), guidance=2.0).x
+        for mesh in ({}, {"seq": 2}, {"seq": 2, "cfg": 2})
+    ]
+    for other in found[1:]:
+        np.testing.assert_allclose(other, found[0], rtol=0, atol=1e-12)
+    null = parallel.sample(model, noise, None, PLAN, parallel.make_mesh()).x
+    assert np.max(np.abs(null - found[0])) > 1e-3
+    with pytest.raises(ValueError, match="integers from 0 to 2, or 3, the null label"):
+        model.apply(model.params, noise, 0.5, np.array([0, 1, 4]))
