@@ -40,6 +40,7 @@ class Config:
     schedule: str = "linear"  # or "cosine"
     prediction: str = "velocity"  # or "noise", "data", "v", "score"
     clock: str = "1000 t"  # or "1 - t", in which the network is smooth
+    clock_scale: float = 1.0  # the factor of that number
 
     # The times of the loss (see `flowjax.train.draw_times`).
     times: str = "logit-normal"  # or "uniform", "shifted"

@@ -102,7 +102,9 @@ class Config:
     # Staleness over devices.
     devices: tuple[int, ...] = unrecorded((2, 4, 8))
     stale_models: tuple[str, ...] = unrecorded(("digits-smooth",))
-    stale_steps: tuple[int, ...] = unrecorded((10,))
+    stale_steps: tuple[int, ...] = unrecorded((10, 20))
+    # Shares of the steps that are synchronous, at the start; the first step always is.
+    stale_synchronous: tuple[float, ...] = unrecorded((0.0, 0.25))
 
     # By the names in their rows; () is all of them.
     questions: tuple[str, ...] = unrecorded(("ratio", "quality"))

@@ -133,7 +133,7 @@ class NetworkField:
       params: the tree of parameters.
       label: (B,) integers.
       scale: of classifier-free guidance.
-      kind: what a `Card` states about the computation: (config, schedule, prediction, clock).
+      kind: what a `Card` states about the computation, its `kind`.
     """
 
     params: Any
@@ -157,8 +157,7 @@ def make_network(name: str, scale: float, count: int) -> NetworkField:
     model = load(name)
     card = model.card
     label = np.arange(count, dtype=np.int32) % card.config.classes
-    kind = (card.config, card.schedule, card.prediction, card.clock)
-    return NetworkField(model.params, label, np.float64(scale), kind)
+    return NetworkField(model.params, label, np.float64(scale), card.kind)
 
 
 def image_shape(name: str) -> tuple[int, ...]:

@@ -72,7 +72,7 @@ def make_card(config: Any, held: data.Data) -> models.Card:
     )
     name = pathlib.Path(held.name).stem
     schedule = SCHEDULES[config.schedule]
-    return models.Card(name, sizes, schedule, config.prediction, config.clock)
+    return models.Card(name, sizes, schedule, config.prediction, config.clock, config.clock_scale)
 
 
 def make_optimizer(config: Any) -> optax.GradientTransformation:

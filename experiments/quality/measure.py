@@ -100,7 +100,7 @@ def draw(
     """
     card = model.card
     shape = (*card.config.size, card.config.channels)
-    run = _program((card.config, card.schedule, card.prediction, card.clock))
+    run = _program(card.kind)
     made = []
     for first in range(0, len(labels), batch):
         # The last batch is filled up, so that the program stays the same; the rest is dropped.
@@ -116,7 +116,7 @@ def _program(kind: tuple) -> Callable:
     """The compiled sampler of networks of one kind: (params, noise, label, scale, plan) -> samples.
 
     Args:
-      kind: (config, schedule, prediction, clock) of the card.
+      kind: of the card.
     """
     card = models.Card("quality", *kind)
 

@@ -5,6 +5,7 @@ emulation of `flowjax.parallel` runs the devices on one, and the table decides t
 exchange: forecasts of keys and values are extrapolations over these times.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 
 import jax
@@ -17,15 +18,13 @@ from experiments.tune import drawing, tables, training, unseen
 from experiments.tune import subject as subject_module
 from experiments.tune.subject import Subject
 from flowjax import Plan, grids, plans, tune
-from flowjax.models import Model
-from flowjax.parallel.emulation.network import emulate_with, exchange, tokens_of
+from flowjax.parallel.emulation.network import Exchange, emulate_with, exchange, tokens_of
 from flowjax.tune.stale import refine_run
 
 # ---- numbers
 
 QUESTION = "stale"
 FORECASTS = {"held": 0, "tuned forecast": "tuned"}
-WARMUP = 1  # synchronous steps
 STARTS = 32  # for tuning: two thirds train
 ITERATIONS = 4
 PUBLISHED = {
@@ -52,11 +51,22 @@ def check(config: Config) -> None:
 def cells(config: Config) -> list[dict]:
     """One cell a network, number of evaluations, number of devices and forecast."""
     return [
-        {"question": QUESTION, "model": name, "steps": n, "devices": devices, "forecast": forecast}
+        {
+            "question": QUESTION,
+            "model": name,
+            "steps": steps,
+            "devices": devices,
+            "forecast": forecast,
+            "synchronous": synchronous,
+        }
         for name in dict.fromkeys(config.stale_models)
-        for n in dict.fromkeys(config.stale_steps)
+        for steps in dict.fromkeys(config.stale_steps)
         for devices in dict.fromkeys(config.devices)
         for forecast in FORECASTS
+        # The first step is synchronous in any case.
+        for synchronous in dict.fromkeys(
+            max(1, int(share * steps)) for share in config.stale_synchronous
+        )
     ]
 
 
@@ -69,7 +79,7 @@ def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
 
 def _measured(config: Config, made: Subject, key: dict) -> dict:
     """The values of one cell."""
-    run = stale_run(made, key["devices"], FORECASTS[key["forecast"]])
+    run = stale_run(made, key["devices"], FORECASTS[key["forecast"]], key["synchronous"])
     test = unseen.unseen(config, made)
     labels = made.labels(len(test.noise))
 
@@ -83,6 +93,13 @@ def _measured(config: Config, made: Subject, key: dict) -> dict:
         for shift in config.shifts[:3]
     }
     solver, shift = min(begun, key=lambda pair: unseen.rms(begun[pair]))
+    # And the best of them without staleness.
+    alone = [
+        make(grids.uniform(key["steps"], shift=shift))
+        for make in PUBLISHED.values()
+        for shift in config.shifts[:3]
+    ]
+    published_alone = min(unseen.rms(found) for found in test.errors(alone))
     # The table that was tuned without staleness, and the one that is tuned through it.
     exact = tables.table_of(config, made, key["steps"])
     absorbed = _tuned(config, made, run, key["steps"], solver, shift)
@@ -93,21 +110,20 @@ def _measured(config: Config, made: Subject, key: dict) -> dict:
         "published_rms": unseen.rms(begun[solver, shift]),
         "exact_table_rms": unseen.rms(errors(exact.plan)),
         "synchronous_rms": unseen.rms(test.errors([exact.plan])[0]),
+        "published_synchronous_rms": published_alone,
         **unseen.summary(found),
         **unseen.compared(found, begun[solver, shift]),
         "history": [iteration._asdict() for iteration in absorbed.history],
     }
 
 
-def stale_run(made: Subject, devices: int, forecast: int | str) -> Callable:
-    """(plan, noise, label) -> endpoints (B, *D) with stale keys and values on n devices."""
-    model: Model = subjects.load(made.name)
+def stale_run(made: Subject, devices: int, forecast: int | str, synchronous: int) -> Callable:
+    """(plan, noise, label) -> endpoints (B, *D) with stale keys and values on n devices.
 
-    # Parameters are an argument, so that they are no constants of the program.
-    @jax.jit
-    def compiled(params: dict, noise: jax.Array, label: jax.Array, plan: Plan, exchanged: tuple):
-        bound = model._replace(params=params)
-        return emulate_with(bound, noise, label, plan, exchanged).x
+    The first `synchronous` steps are synchronous.
+    """
+    model = subjects.load(made.name)
+    compiled = _program(made.name)
 
     def run(plan: Plan, noise: np.ndarray, label: np.ndarray) -> np.ndarray:
         # On the host, since forecasts follow the times of this plan.
@@ -116,10 +132,24 @@ def stale_run(made: Subject, devices: int, forecast: int | str) -> Callable:
             tokens_of(model, noise),
             devices,
             attention="stale",
-            warmup=WARMUP,
+            warmup=synchronous,
             forecast=forecast,
         )
         return np.asarray(compiled(model.params, noise, label, plan, exchanged))
+
+    return run
+
+
+@functools.cache
+def _program(name: str) -> Callable:
+    """The compiled emulation of a network: one program for all plans and exchanges of one shape."""
+    model = subjects.load(name)
+
+    # Parameters are an argument, so that they are no constants of the program.
+    @jax.jit
+    def run(params: dict, noise: jax.Array, label: jax.Array, plan: Plan, exchanged: Exchange):
+        bound = model._replace(params=params)
+        return emulate_with(bound, noise, label, plan, exchanged).x
 
     return run
 

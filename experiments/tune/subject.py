@@ -33,7 +33,7 @@ class GuidedNetwork:
       params: the tree of parameters.
       label: (B,) integers.
       scale: of classifier-free guidance.
-      kind: what a `Card` states about the computation: (config, schedule, prediction, clock).
+      kind: what a `Card` states about the computation, its `kind`.
     """
 
     params: Any
@@ -137,10 +137,9 @@ def _subject(name: str, guidance: float, float64: bool) -> Subject:
         shape = tuple(subjects.sample_shape(field))
         return Subject(name, 1.0, field, shape, np.float64, 0)
     card = _labelled(name)
-    kind = (card.config, card.schedule, card.prediction, card.clock)
     # Networks in the type that they run in; tuning to their rounding errors is no use.
     dtype = np.float64 if float64 else np.float32
-    field = GuidedNetwork(subjects.load(name).params, None, guidance, kind)
+    field = GuidedNetwork(subjects.load(name).params, None, guidance, card.kind)
     return Subject(name, guidance, field, subjects.image_shape(name), dtype, card.config.classes)
 
 

@@ -180,7 +180,7 @@ def describe(subject: Subject) -> dict[str, Any]:
     """What a plan of this subject fits: its path, and of a network its clock and channels."""
     found = {"path": path_of_schedule(subject.schedule)}
     if subject.is_network:
-        sizes, _, _, clock = subject.field.kind
+        sizes, _, _, clock, _ = subject.field.kind
         found |= {"clock": clock, "channels": int(sizes.channels)}
     return found
 

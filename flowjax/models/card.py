@@ -92,6 +92,11 @@ class Card:
             )
 
     @property
+    def kind(self) -> tuple[Config, Schedule, str, str, float]:
+        """What it states about the computation, hashable: `Card(name, *kind)` computes the same."""
+        return self.config, self.schedule, self.prediction, self.clock, self.clock_scale
+
+    @property
     def null_label(self) -> int | None:
         """The label that training puts in the place of a dropped one; None of a text's network.
 

@@ -114,6 +114,7 @@ def floor_row(model="digits-smooth", own=(0.01, 0.02, 0.0)):
 
 def stale_row(devices, rms, naive=0.06, forecast="held"):
     row = {"question": "stale", "model": "digits-smooth", "steps": 10, "devices": devices}
+    row |= {"synchronous": 1, "published_synchronous_rms": 0.004}
     row |= {"forecast": forecast, "best": "AB2", "shift": 1.0, "published_rms": 0.05}
     row |= {"exact_table_rms": naive, "synchronous_rms": 0.001, "history": []}
     return row | errors(rms) | compared(rms / 0.05)
