@@ -5,8 +5,9 @@
         --config.model=FOLDER --config.steps=8,20 --config.guidance=4.0 --config.devices=1,4,8 \
         --config.link=pcie4 --config.budget=20min
 
-The model is a network of the flow path that draws for labels: one that comes with flowjax, a SiT,
-your own training. An exact field such as "ring" works too, without the questions on devices.
+The model is a network of the flow path: one that comes with flowjax, a SiT, your own training, or a
+SANA with `--config.embeddings=FILE`. An exact field such as "ring" works too, without the questions
+on devices.
 
 Expect: it says at the start what the budget can afford, shows progress, and ends with a table on
 the terminal and report.html in the work directory. A killed run goes on with the same command. Plan
@@ -23,6 +24,9 @@ class Config:
     """The model, the settings that are possible, and the budget."""
 
     model: str = "digits"  # what flowjax.models.load takes, or an exact field
+    embeddings: str = (
+        ""  # of a network that draws for texts: the file that experiments.embed writes
+    )
     steps: tuple[int, ...] = (8, 20)  # numbers of evaluations that you can afford
     guidance: float = 1.0  # the scale; 1 is none
     # Numbers of devices that may share one image; 1 needs no question.

@@ -54,6 +54,9 @@ class Config:
     steps: tuple[int, ...] = unrecorded((8, 6, 10, 4, 15, 20))
     # Scales for networks; exact fields are measured at 1 alone.
     guidance: tuple[float, ...] = unrecorded((1.0,))
+    # Of a `model` that draws for texts: the file that experiments.embed writes. Starts go round the
+    # texts.
+    embeddings: str = unrecorded("")
 
     # Tuning: half of the starts train, a quarter validates, a quarter tests.
     seed: int = 0  # of the starts
@@ -61,6 +64,7 @@ class Config:
     field_starts: int = 1024
     network_starts: int = 80
     iterations: int = 8
+    seconds: float = unrecorded(0.0)  # for the refinement of one table at most; 0 for no limit
     float64: bool = False  # for networks too; exact fields always are
 
     # The starts that no tuning has seen, and Runge-Kutta steps of their converged endpoints.

@@ -55,7 +55,7 @@ from flowjax import (
     tune,
 )
 from flowjax.errors import check_choice
-from flowjax.models import Card, Condition, Model, networks
+from flowjax.models import Card, Condition, Model
 from flowjax.schedules import Schedule
 
 # ---- what the configuration names
@@ -218,34 +218,6 @@ def data_hook_of(config: Any, card: Card, plan: Plan) -> compat.DataHook | None:
             "in its scheduler_config.json."
         )
     return hook
-
-
-def texts_of(config: Any, card: Card) -> embeddings.Texts | None:
-    """The texts of the configuration, or None for a network that draws for labels."""
-    takes_text = networks.takes_text(card.config)
-    if not takes_text and config.embeddings:
-        raise ValueError(
-            f"embeddings={config.embeddings!r}: {card.name} draws for labels; leave embeddings, "
-            "and give labels."
-        )
-    if not takes_text:
-        return None
-    if card.config.guidance_embeds:
-        raise ValueError(
-            f"{card.name} receives the scale of guidance as a number (guidance_embeds), which this "
-            "command does not give; call its model with Condition(..., guidance=)."
-        )
-    if not config.embeddings:
-        raise ValueError(
-            f"{card.name} draws for texts; give embeddings=FILE, which experiments.embed writes."
-        )
-    texts = embeddings.read(config.embeddings, card)
-    if config.guidance != 1 and texts.condition.negative is None:
-        raise ValueError(
-            f"guidance={config.guidance}: {config.embeddings} has no negative embeddings; add "
-            "negative and negative_mask to it, or take guidance=1."
-        )
-    return texts
 
 
 def state_shape(config: Any, card: Card) -> tuple[int, ...]:
@@ -504,7 +476,7 @@ def sample(config: Any, workdir: str, overwrite: bool, command: str) -> None:
 
     # Everything that the configuration names, before anything is drawn.
     model = load(config)
-    texts = texts_of(config, model.card)
+    texts = embeddings.texts_of(model.card, config.guidance, config.embeddings)
     labels = numbers(config.labels, model.card) if texts is None else texts.labels(config.labels)
     wanted = np.array([(label, k) for label, _ in labels for k in range(config.count)])
     plan, shape = plan_of(config, model.card), state_shape(config, model.card)

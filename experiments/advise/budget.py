@@ -25,9 +25,10 @@ UNITS = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600}
 TIMED = 16  # starts whose evaluation is timed
 COMPILING = 0.25  # of the budget, for compiling and drawing
 # Of the evaluations: for the published solvers and their reference, and for the devices. Tables are
-# tuned with what is left.
+# tuned with what is left, and for no longer than a part of the budget.
 FOR_SETTING = 0.45
 FOR_DEVICES = 0.2
+FOR_TUNING = 0.35
 LEAST_STARTS = 8
 REFERENCE_STEPS = 80  # of RK4, and half as many for its own error
 WHY = 8000  # evaluations of the question `why`, about
@@ -73,6 +74,7 @@ def tuning_config(config: Config, starts: int) -> TuneConfig:
     """The sizes of this run as a configuration of `experiments.tune`."""
     return TuneConfig(
         model=config.model,
+        embeddings=config.embeddings,
         steps=config.steps,
         guidance=(config.guidance,),
         seed=config.seed,
@@ -174,6 +176,12 @@ def _affordable(config: Config, made: Subject, left: float) -> list[int]:
         chosen.append(steps)
         left -= cost
     return chosen
+
+
+def tuning_seconds(config: Config, steps: int) -> float:
+    """The seconds after which the refinement of a table of so many evaluations goes no further."""
+    costs = {n: tuning_cost(n, TUNING_STARTS) for n in config.sizes["tuned_steps"]}
+    return FOR_TUNING * seconds_of(config.budget) * costs[steps] / sum(costs.values())
 
 
 def tuning_cost(steps: int, starts: int) -> float:

@@ -1,5 +1,6 @@
 """Which solver, grid and shift at each number of evaluations, and what a tuned table gains."""
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 from typing import Any
@@ -41,7 +42,9 @@ def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
         found = summary(jobs, errors)
         found |= {"doubling": test.doubling, "starts": len(test.noise), "tuned": None}
         if key["steps"] in sizes["tuned_steps"]:
-            found["tuned"] = _tuned(tuning, made, key["steps"], test, errors[found["place"]])
+            limit = budget.tuning_seconds(config, key["steps"])
+            limited = dataclasses.replace(tuning, seconds=limit)
+            found["tuned"] = _tuned(limited, made, key["steps"], test, errors[found["place"]])
         yield key, found
 
 
@@ -51,22 +54,18 @@ def measured(config: Config, steps: int) -> tuple[list, np.ndarray]:
     They are measured once in a process, since the questions on devices and the gallery begin from
     the best one too.
     """
-    starts = config.sizes["starts"]
-    names, shifts = tuple(config.solvers), tuple(config.shifts)
-    return _measured(config.model, config.guidance, config.seed, starts, steps, names, shifts)
+    names = ("model", "embeddings", "guidance", "seed", "solvers", "shifts")
+    settings = tuple((name, _hashable(getattr(config, name))) for name in names)
+    return _measured(settings, config.sizes["starts"], steps)
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 @functools.lru_cache(maxsize=32)
-def _measured(
-    model: str,
-    guidance: float,
-    seed: int,
-    starts: int,
-    steps: int,
-    names: tuple[str, ...],
-    shifts: tuple[float, ...],
-) -> tuple[list, np.ndarray]:
-    config = Config(model=model, guidance=guidance, seed=seed, solvers=names, shifts=shifts)
+def _measured(settings: tuple, starts: int, steps: int) -> tuple[list, np.ndarray]:
+    config = Config(**dict(settings))
     tuning = budget.tuning_config(config, starts)
     made = budget.subject_of(config)
     jobs = published.candidates(tuning, made, steps)

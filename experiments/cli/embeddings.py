@@ -23,7 +23,7 @@ import safetensors.numpy
 
 from flowjax import files
 from flowjax.errors import check_choice
-from flowjax.models import Card, Condition
+from flowjax.models import Card, Condition, networks
 from flowjax.models import condition as conditions
 
 NAMES = ("embeddings", "mask", "negative", "negative_mask", "prompts")
@@ -61,6 +61,42 @@ class Texts(NamedTuple):
     def of(self, numbers: np.ndarray) -> Condition:
         """The `Condition` of these texts, by their numbers (B,)."""
         return jax.tree.map(lambda leaf: leaf[np.asarray(numbers)], self.condition)
+
+
+def texts_of(card: Card, guidance: float, path: str) -> Texts | None:
+    """The texts that a network draws for, or None for a network that draws for labels.
+
+    Args:
+      card: of the network.
+      guidance: the scale of classifier-free guidance, which needs negative embeddings unless 1.
+      path: the file, the option `embeddings` of a command.
+
+    Raises:
+      ValueError: a file for a network that draws for labels, or none for one that draws for texts.
+    """
+    if not networks.takes_text(card.config):
+        if path:
+            raise ValueError(
+                f"embeddings={path!r}: {card.name} draws for labels; leave embeddings, and give "
+                "labels."
+            )
+        return None
+    if card.config.guidance_embeds:
+        raise ValueError(
+            f"{card.name} receives the scale of guidance as a number (guidance_embeds), which this "
+            "command does not give; call its model with Condition(..., guidance=)."
+        )
+    if not path:
+        raise ValueError(
+            f"{card.name} draws for texts; give embeddings=FILE, which experiments.embed writes."
+        )
+    texts = read(path, card)
+    if guidance != 1 and texts.condition.negative is None:
+        raise ValueError(
+            f"guidance={guidance}: {path} has no negative embeddings; add negative and "
+            "negative_mask to it, or take guidance=1."
+        )
+    return texts
 
 
 def read(path: str, card: Card) -> Texts:

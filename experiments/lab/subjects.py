@@ -116,10 +116,13 @@ def guided_velocity(
     # The card is rebuilt here, since only hashable parts of it can be static.
     card = models.Card("subject", *kind)
 
-    def network(x: jax.Array, t: jax.Array, label: jax.Array) -> jax.Array:
+    def network(x: jax.Array, t: jax.Array, label: Any) -> jax.Array:
         return card.velocity(params, x, t, label)
 
-    return guidance.classifier_free(network, label, np.int32(card.null_label), scale)(x, t)
+    # A network that draws for texts may have no negative ones, where there is no guidance.
+    if isinstance(scale, float) and scale == 1:
+        return network(x, t, label)
+    return guidance.classifier_free(network, *card.branches(label), scale)(x, t)
 
 
 @jax.tree_util.register_dataclass

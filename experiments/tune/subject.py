@@ -13,6 +13,7 @@ import numpy as np
 
 import flowjax
 from configs.tune import Config
+from experiments.cli.embeddings import Texts, texts_of
 from experiments.lab import own, subjects
 from flowjax import models
 from flowjax.models.weights import SHIPPED
@@ -31,7 +32,7 @@ class GuidedNetwork:
 
     Attributes:
       params: the tree of parameters.
-      label: (B,) integers.
+      label: (B,) integers, or a `Condition`.
       scale: of classifier-free guidance.
       kind: what a `Card` states about the computation, its `kind`.
     """
@@ -60,7 +61,8 @@ class Subject(NamedTuple):
       field: the exact field, or a `GuidedNetwork` without labels.
       shape: *D of a sample.
       dtype: of starts and states.
-      classes: how many labels there are; 0 for exact fields.
+      classes: how many labels or texts there are; 0 for exact fields.
+      texts: of a network that draws for texts, the `Condition` of all of them; else None.
     """
 
     name: str
@@ -69,10 +71,11 @@ class Subject(NamedTuple):
     shape: tuple[int, ...]
     dtype: type
     classes: int
+    texts: models.Condition | None = None
 
     @property
     def is_network(self) -> bool:
-        """Whether it has labels and an error of its own."""
+        """Whether it has labels or texts, and an error of its own."""
         return self.classes > 0
 
     @property
@@ -85,16 +88,20 @@ class Subject(NamedTuple):
         drawn = flowjax.draw_noise(jax.random.key(seed), np.arange(count), self.shape)
         return np.asarray(drawn, self.dtype)
 
-    def labels(self, count: int) -> np.ndarray | None:
-        """Labels (count,) that go round the classes; None for exact fields."""
-        return np.arange(count, dtype=np.int32) % self.classes if self.classes else None
+    def labels(self, count: int) -> Any:
+        """Labels (count,), or a `Condition`, that go round the classes; None for exact fields."""
+        if not self.classes:
+            return None
+        numbers = np.arange(count, dtype=np.int32) % self.classes
+        if self.texts is None:
+            return numbers
+        return jax.tree.map(lambda leaf: leaf[numbers], self.texts)
 
     def bound(self, count: int, first: int = 0) -> Any:
         """The field with velocity(x, t) for `count` samples, which have the labels from `first`."""
-        labels = self.labels(first + count)
-        return self._with(None if labels is None else labels[first:])
+        return self._with(jax.tree.map(lambda leaf: leaf[first:], self.labels(first + count)))
 
-    def velocity(self, x: jax.Array, t: jax.Array, label: jax.Array | None = None) -> jax.Array:
+    def velocity(self, x: jax.Array, t: jax.Array, label: Any = None) -> jax.Array:
         """Velocity (B, *D), with the labels as the condition: what `flowjax.tune` calls."""
         return self._with(label).velocity(x, t)
 
@@ -126,38 +133,48 @@ def subject(config: Config, name: str, guidance: float = 1.0) -> Subject:
     Raises:
       ValueError: the name is not known.
     """
-    return _subject(name, float(guidance), bool(config.float64))
+    return of(name, float(guidance), bool(config.float64), config.embeddings)
 
 
 @functools.cache
-def _subject(name: str, guidance: float, float64: bool) -> Subject:
+def of(name: str, guidance: float, float64: bool, embeddings: str) -> Subject:
+    """The `Subject` of a name, from what it depends on.
+
+    Args:
+      name, guidance: as in `subject`.
+      float64: whether a network runs in float64.
+      embeddings: the file of the texts, for a network that draws for texts.
+    """
     # Exact fields show errors below those of float32, so they are always in float64.
     if not is_network(name):
         field = _field(name)
         shape = tuple(subjects.sample_shape(field))
         return Subject(name, 1.0, field, shape, np.float64, 0)
-    card = _labelled(name)
+    card = _network(name)
+    texts = _texts(card, guidance, embeddings)
+    classes = card.config.classes if texts is None else len(texts.prompts)
     # Networks in the type that they run in; tuning to their rounding errors is no use.
     dtype = np.float64 if float64 else np.float32
     field = GuidedNetwork(subjects.load(name).params, None, guidance, card.kind)
-    return Subject(name, guidance, field, subjects.image_shape(name), dtype, card.config.classes)
+    shape = subjects.image_shape(name)
+    of_texts = None if texts is None else texts.condition
+    return Subject(name, guidance, field, shape, dtype, classes, of_texts)
 
 
-def _labelled(name: str) -> models.Card:
-    """The card of a network that draws for labels.
-
-    Raises:
-      ValueError: it is an autoencoder, or draws for texts.
-    """
+def _network(name: str) -> models.Card:
+    """The card of a network; ValueError for an autoencoder."""
     found = subjects.load(name)
     if not isinstance(found, models.Model):
         raise ValueError(f"{name} is an autoencoder by itself; give the folder of a network.")
-    if models.networks.takes_text(found.card.config):
-        raise ValueError(
-            f"{name} draws for texts, and starts have labels here; call flowjax.tune.tune with a "
-            "models.Condition instead."
-        )
     return found.card
+
+
+def _texts(card: models.Card, guidance: float, embeddings: str) -> Texts | None:
+    """The texts that a network draws for, without negative ones where there is no guidance."""
+    texts = texts_of(card, guidance, embeddings)
+    if texts is None or guidance != 1:
+        return texts
+    return texts._replace(condition=texts.condition._replace(negative=None, negative_mask=None))
 
 
 def is_network(name: str) -> bool:

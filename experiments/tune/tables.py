@@ -5,6 +5,7 @@ it was tuning and no other.
 """
 
 import functools
+import hashlib
 import os
 import pathlib
 import sys
@@ -18,7 +19,7 @@ from tqdm import tqdm
 
 from configs.tune import Config
 from experiments.tune.subject import Subject, slug
-from flowjax import Plan, grids, plans, tune
+from flowjax import Plan, grids, models, plans, tune
 from flowjax.plans.table import DEPTH
 from flowjax.records import plain
 from flowjax.schedules import Linear, Schedule
@@ -28,9 +29,6 @@ from flowjax.tune.recipe import LEAST_STARTS, published_solvers
 
 FREE = ("times", "state", "outputs")  # what `flowjax.tune.tune` frees by default
 ON_GRID = " on the uniform grid of shift "  # between the solver and the shift in `Tuned.name`
-# Facts that two tables must share to be one: other facts are results.
-SETTINGS = ("network", "field", "guidance", "steps", "starts", "seed", "iterations")
-SETTINGS += ("free", "depth", "begun_from", "dtype")
 
 
 class Table(NamedTuple):
@@ -160,7 +158,7 @@ def _settings(
     depth: int,
     solver: str,
 ) -> dict[str, Any]:
-    """The facts that are known before anything is tuned, those of `SETTINGS` among them."""
+    """The facts that are known before anything is tuned: two tables that share them are one."""
     found = {"network" if subject.is_network else "field": subject.name}
     found |= {
         "guidance": float(subject.guidance),
@@ -173,7 +171,17 @@ def _settings(
         "begun_from": solver or "the best published solver",
         "dtype": np.dtype(subject.dtype).name,
     }
+    if subject.texts is not None:
+        found["texts"] = _digest(subject.texts)
     return found
+
+
+def _digest(texts: models.Condition) -> str:
+    """A name of the texts' embeddings: other texts are another problem."""
+    found = hashlib.sha256()
+    for leaf in jax.tree.leaves(texts):
+        found.update(np.ascontiguousarray(leaf).tobytes())
+    return found.hexdigest()[:16]
 
 
 def describe(subject: Subject) -> dict[str, Any]:
@@ -198,6 +206,7 @@ def command_of(config: Config, subject: Subject, steps: int) -> str:
         f"--config.seed={config.seed}",
         f"--config.iterations={config.iterations}",
     ]
+    words += [f"--config.embeddings={config.embeddings}"] * bool(config.embeddings)
     return " ".join(words + ["--config.float64"] * bool(config.float64))
 
 
@@ -219,6 +228,7 @@ def _tune(config: Config, subject: Subject, path: pathlib.Path, settings: dict) 
         iterations=config.iterations,
         free=tuple(settings["free"]),
         depth=settings["depth"],
+        seconds=config.seconds or None,
         progress=_shown(path.stem),
     )
     # Everything that a reader of the file may ask, and what `tune` says in words.

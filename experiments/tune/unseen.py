@@ -48,12 +48,13 @@ def unseen(config: Config, subject: Subject) -> Unseen:
     _, count, steps = subject.starts_of(config)
     # The cache is keyed by what the endpoints depend on, not by the whole configuration.
     sizes = (config.unseen_seed, count, steps)
-    return _unseen(subject.name, subject.guidance, bool(config.float64), *sizes)
+    about = (subject.name, subject.guidance, bool(config.float64), config.embeddings)
+    return _unseen(about, *sizes)
 
 
 @functools.lru_cache(maxsize=8)
-def _unseen(name: str, guidance: float, float64: bool, seed: int, count: int, steps: int) -> Unseen:
-    made = subject_module.subject(Config(float64=float64), name, guidance)
+def _unseen(about: tuple, seed: int, count: int, steps: int) -> Unseen:
+    made = subject_module.of(*about)
     noise = made.starts(seed, count)
     field = made.bound(count)
     solved = _converged(made, field, noise, steps)

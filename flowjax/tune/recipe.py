@@ -9,6 +9,7 @@
 """
 
 import functools
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ import numpy as np
 
 from flowjax import grids, plans
 from flowjax.distances import Ratio, paired_ratio, rms
-from flowjax.errors import check_choice, check_whole
+from flowjax.errors import check_choice, check_number, check_whole
 from flowjax.plans.table import DEPTH, Plan
 from flowjax.schedules import Linear, Schedule
 from flowjax.tune import numbers as numbering
@@ -102,6 +103,7 @@ def tune(
     tolerance: float | None = None,
     derivatives: str = "jvp",
     at_once: int | None = None,
+    seconds: float | None = None,
     progress: Callable[[Iteration], None] | None = None,
 ) -> Tuned:
     """Find a table of `steps` steps that is better for `model` than the published plans.
@@ -119,6 +121,7 @@ def tune(
         `roughness`), since the error then has many minima in the times.
       key: splits the starts; jax.random.key(0) by default.
       depth, free, bound, derivatives, at_once, progress: as in `refine`.
+      seconds: after this time the refinements go no further, and the best table so far is tested.
       tolerance: of the converged endpoints; by default a twentieth of the error of the best
         published plan.
 
@@ -132,6 +135,9 @@ def tune(
     if restarts is not None:
         check_whole("tune.tune", "restarts", restarts, 1)
     check_choice("tune.tune", "derivatives", derivatives, DERIVATIVES)
+    if seconds is not None:
+        check_number("tune.tune", "seconds", seconds, 0, above=True)
+    begun = time.monotonic()
     schedule = schedule or Linear()
     noise = np.asarray(noise) if derivatives == "differences" else jnp.asarray(noise)
     candidates = _candidates(steps, schedule, start)
@@ -170,7 +176,8 @@ def tune(
         _search(runner, make, grid, parts, free, depth, bound, at_once, progress)
         for make, grid in begins
     ]
-    kept = _best_search([search for search in searches if search], iterations)
+    end = np.inf if seconds is None else begun + seconds
+    kept = _best_search([search for search in searches if search], iterations, end)
 
     # Accept it on the starts that nothing has seen.
     published = best.make(best.grid)
@@ -347,11 +354,12 @@ def _search(
         return None
 
 
-def _best_search(searches: list[Search], iterations: int) -> Search:
+def _best_search(searches: list[Search], iterations: int, end: float) -> Search:
     """The best of several refinements, each with at most `iterations` Jacobians.
 
-    They run side by side. One that cannot go on ends, and so does one that has fallen behind after
-    half of the iterations: least squares leads at first, and often stays where it is.
+    They run side by side until the clock `time.monotonic` shows `end`. One that cannot go on ends,
+    and so does one that has fallen behind after half of the iterations: least squares leads at
+    first, and often stays where it is.
     """
 
     def score(search: Search) -> float:
@@ -361,6 +369,8 @@ def _best_search(searches: list[Search], iterations: int) -> Search:
     left = iterations
     while running and left > 0:
         for search in running:
+            if time.monotonic() > end:
+                return min(searches, key=score)
             search.go(min(HEAT, left))
         left -= HEAT
         best = min(map(score, searches))

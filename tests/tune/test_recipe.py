@@ -56,6 +56,14 @@ def test_what_is_not_better_is_not_accepted():
         np.testing.assert_array_equal(a, b)
 
 
+def test_when_the_time_is_up_the_best_table_so_far_is_tested():
+    noise = jax.random.normal(jax.random.key(1), (128, 2))
+    found = tune.tune(RING.velocity, noise, 4, tolerance=1e-4, seconds=1e-9)
+    assert len(found.history) == 1
+    with pytest.raises(ValueError, match="seconds"):
+        tune.tune(RING.velocity, noise, 4, seconds=0)
+
+
 def test_splits_take_every_start_once_and_follow_the_key():
     parts = split(21, jax.random.key(0))
     assert [len(part) for part in parts] == [11, 5, 5]

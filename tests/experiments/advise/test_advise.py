@@ -9,9 +9,10 @@ import pytest
 from configs.advise import Config
 from experiments import advise
 from experiments.advise import budget, devices, setting, strings, why
+from experiments.cli import embeddings
 from experiments.tune import unseen
 from experiments.tune.ratio import numbers as published
-from flowjax import Linear, compat, fields, grids, plans, sample
+from flowjax import Linear, compat, fields, grids, models, plans, sample
 
 GOLDEN = pathlib.Path(__file__).parents[2] / "golden" / "models"
 
@@ -91,6 +92,41 @@ def test_a_model_that_it_cannot_judge_gets_a_sentence(folder, match, tmp_path):
     with pytest.raises(ValueError, match=match):
         advise.run(config(model=str(GOLDEN / folder)), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_network_that_draws_for_texts_is_measured_on_the_texts_of_a_file(tmp_path):
+    random = np.random.default_rng(0)
+    card = models.load(GOLDEN / "sana_a").card
+    texts = models.Condition(
+        random.standard_normal((2, 3, card.config.caption)),
+        np.array([[1, 1, 1], [1, 0, 0]]),
+        random.standard_normal((2, 2, card.config.caption)),
+        np.array([[1, 1], [1, 0]]),
+    )
+    embeddings.write(tmp_path / "texts.npz", texts, ["a fox", "a tree"])
+    given = config(
+        model=str(GOLDEN / "sana_a"),
+        embeddings=str(tmp_path / "texts.npz"),
+        guidance=2.0,
+        steps=(4,),
+        solvers=("Euler", "AB2"),
+        shifts=(1.0,),
+        sizes={"starts": 4, "tuned_steps": []},
+    )
+    budget.check(given)
+    made = budget.subject_of(given)
+    # Starts go round the texts.
+    np.testing.assert_array_equal(made.labels(3).mask[2], texts.mask[0])
+    ((_, row),) = setting.measure(given, setting.cells(given))
+    assert np.isfinite(row["rms"])
+    # Without guidance the negative texts take no part.
+    assert budget.subject_of(dataclasses.replace(given, guidance=1.0)).texts.negative is None
+
+
+def test_tuning_has_a_part_of_the_budget():
+    given = config(budget="100s", sizes={"tuned_steps": [8, 20]})
+    seconds = [budget.tuning_seconds(given, steps) for steps in (8, 20)]
+    assert sum(seconds) == pytest.approx(35) and seconds[0] < seconds[1]
 
 
 def test_a_public_flow_network_is_measured():
