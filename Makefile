@@ -86,13 +86,13 @@ notebooks: env  ## run every notebook from the top (runs/notebooks)
 	done
 	@echo "notebooks: made" runs/notebooks/*
 
-# The card's name is in every row. Each part goes on from its rows, so the same command resumes.
+# The card's name is in every row. Tables are tuned in float32 and not in TF32, which is the card's default. Each part goes on from its rows, so the same command resumes.
 gpu:  ## on a machine with an NVIDIA GPU: tests, benchmark and one tuned table there, in about eight minutes
 	@EXTRAS="test cuda12" .ci/env
 	@$(RUN) -c "import jax; jax.devices('gpu')" 2>/dev/null || { echo "gpu: JAX finds no NVIDIA GPU here (nvidia-smi shows what the driver sees)"; exit 2; }
 	JAX_PLATFORMS=cuda,cpu $(RUN) -m pytest -m gpu tests/gpu
 	$(RUN) -m experiments.benchmarks.gpu --config=configs/bench_gpu.py --workdir=results/bench-gpu --config.seconds=240
-	$(RUN) -m experiments.tune --config=configs/tune.py --workdir=runs/gpu-tune --config.model=emoji-smooth \
+	JAX_DEFAULT_MATMUL_PRECISION=highest $(RUN) -m experiments.tune --config=configs/tune.py --workdir=runs/gpu-tune --config.model=emoji-smooth \
 	    --config.steps=8 --config.questions=ratio
 	@echo "gpu: made" results/bench-gpu/* runs/gpu-tune/*
 

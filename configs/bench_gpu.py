@@ -8,9 +8,9 @@ minutes. The most important cases come first. A case that would not end in time 
 with status 0, and the same command goes on from the rows. Without a GPU the command ends with one
 sentence and status 2. `configs/bench_gpu.py:quick` runs everything in small on the CPU.
 
-Not yet run on a GPU. Expect, by the count of operations: most of the time is spent in matrix
-products, so the fraction of the card's own matmul peak is above one half at batch 8 and more, and
-less at batch 1.
+Its small form has run on an NVIDIA H200; this one has not run on a GPU yet. Expect, by the count of
+operations: most of the time is spent in matrix products, so the fraction of the card's own matmul
+peak is above one half at batch 8 and more, and less at batch 1.
 """
 
 import dataclasses
