@@ -64,7 +64,7 @@ class Config:
     field_starts: int = 1024
     network_starts: int = 80
     iterations: int = 8
-    seconds: float = unrecorded(0.0)  # for the refinement of one table at most; 0 for no limit
+    seconds: float = unrecorded(1e6)  # for the refinement of one table at most
     float64: bool = False  # for networks too; exact fields always are
 
     # The starts that no tuning has seen, and Runge-Kutta steps of their converged endpoints.

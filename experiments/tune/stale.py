@@ -242,7 +242,7 @@ def section(rows: list[dict], command: str) -> report.Section:
         answer=summary(rows),
         figures=[_figure(own, *kind) for kind in kinds],
         table=[{name.replace("_", " "): row[name] for name in names} for row in own],
-        caveat=f"The synchronous steps come first; {STARTS} starts and {ITERATIONS} iterations. The endpoint is "
-        "that of the exact network.",
+        caveat=f"The synchronous steps come first; {STARTS} starts and {ITERATIONS} iterations. "
+        "The endpoint is that of the exact network.",
         command=command,
     )

@@ -228,7 +228,7 @@ def _tune(config: Config, subject: Subject, path: pathlib.Path, settings: dict) 
         iterations=config.iterations,
         free=tuple(settings["free"]),
         depth=settings["depth"],
-        seconds=config.seconds or None,
+        seconds=config.seconds,
         progress=_shown(path.stem),
     )
     # Everything that a reader of the file may ask, and what `tune` says in words.
