@@ -98,6 +98,8 @@ class Config:
     # them whose clock is smooth.
     networks: tuple[str, ...] = ("digits", "digits-ot", "digits-reflow", "emoji")
     smooth: tuple[str, ...] = ("digits-smooth",)
+    # Networks that receive other times than those at which they are evaluated.
+    label_networks: tuple[str, ...] = unrecorded(("digits",))
     # The same sizes for networks, whose evaluations are dear. Their shifts are 1 and 3; the steps
     # are those of the reference.
     network_nfe: tuple[int, ...] = (5, 10, 20, 40)
@@ -130,6 +132,7 @@ QUICK = {
     "scales": (1.0, 4.0, 7.0),
     "networks": ("digits",),
     "smooth": (),
+    "label_networks": (),
     "network_nfe": (5, 10, 20),
     "network_scales": (1.0,),
     "network_starts": 6,
