@@ -12,8 +12,8 @@ each of these modules measures one row of it:
     growth      the push from which an error of copies grows from row to row
     quality     whether samples have the label that they were drawn for
 
-The page compares the networks: `numbers` reads quantities from rows, `comparisons` holds two
-networks against each other by a rule, and `page` has the sections.
+The page compares the networks: `numbers` reads quantities from rows, `comparisons` has the rule by
+which networks are held against each other, and `topics` what is expected of which networks.
 """
 
 import dataclasses
@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING
 
 from experiments.cli.run import ask
 from experiments.networks import growth, order, quality, roughness, staleness, training
+from experiments.networks.page import make_report
 
 if TYPE_CHECKING:
     from configs.networks import Config
 
-__all__ = ["QUESTIONS", "run"]
+__all__ = ["QUESTIONS", "make_report", "run"]
 
 QUESTIONS = (training, order, roughness, staleness, growth, quality)
 
