@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
+from configs import train_digits
 from experiments import train
 from experiments.networks import variants
 from experiments.networks.variants import VARIANTS, check, command_of, training_of
@@ -40,8 +41,7 @@ def model_of(config: "Config", name: str) -> str:
         return name
     folder = pathlib.Path(config.folder) / name
     given = training_of(config, name)
-    records = Records(folder, given)
-    if not (records.finished and (folder / "model").exists()):
+    if not (_records(folder, given).finished and (folder / "model").exists()):
         command = command_of(given, str(folder))
         train.run(given, folder, command=command)
         Records(folder, given).finish({"command": command})
@@ -49,6 +49,18 @@ def model_of(config: "Config", name: str) -> str:
     for left in LEFT_OVER:
         _remove(folder / left)
     return str(folder / "model")
+
+
+def _records(folder: pathlib.Path, given: train_digits.Config) -> Records:
+    """The rows of a training, which another configuration must not have made."""
+    try:
+        return Records(folder, given)
+    except ValueError as error:
+        # --overwrite forgets rows of this experiment and no trained network.
+        raise ValueError(
+            f"networks: {folder} holds another training than this run wants; remove the folder, "
+            f"or give another --config.folder. {error}"
+        ) from error
 
 
 def _remove(path: pathlib.Path) -> None:
