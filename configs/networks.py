@@ -28,7 +28,7 @@ from flowjax.records import unrecorded
 class Config:
     """Which networks are trained, and the sizes of the measurements."""
 
-    # Names of `experiments.networks.variants.VARIANTS`, in the order of training.
+    # Names of `experiments.networks.catalogue.NETWORKS`, in the order of training.
     networks: tuple[str, ...] = unrecorded(
         (
             "fast-seed0",
@@ -62,7 +62,7 @@ class Config:
     # The folder of the trained networks; WORKDIR/networks by default.
     folder: str = unrecorded("")
 
-    # Training, of every network in which a variant does not change it (configs/train_digits.py).
+    # Training, where a network does not say otherwise (configs/train_digits.py).
     width: int = 96  # numbers a token
     depth: int = 6  # layers
     heads: int = 8  # of attention

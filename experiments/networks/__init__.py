@@ -2,7 +2,7 @@
 
     python -m experiments.networks --config=configs/networks.py --workdir=results/networks
 
-`variants` lists the networks. Each is trained by `experiments.train` in a folder of its own, and
+`catalogue` lists the networks. Each is trained by `experiments.train` in a folder of its own, and
 each of these modules measures one row of it:
 
     training    the final loss

@@ -4,9 +4,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments import report
+from experiments.networks.catalogue import NETWORKS
 from experiments.networks.numbers import ACCURACY, LOSS, Value
 from experiments.networks.topics import HELD, IN_TIME, ORDER
-from experiments.networks.variants import VARIANTS
 
 # {quantity: the words of its axis}, a panel each.
 PANELS = {
@@ -31,12 +31,12 @@ def draw(networks: list[str], found: dict[str, dict[str, Value]]) -> Figure:
                 _dot(ax, place, found[network][quantity], COLOURS[_clock(network)])
         ax.set(xlabel=PANELS[quantity], ylim=(len(networks) - 0.5, -0.5))
         ax.set_yticks(range(len(networks)), [""] * len(networks))
-    axes[0].set_yticklabels([VARIANTS[network].words for network in networks])
+    axes[0].set_yticklabels([NETWORKS[network].words for network in networks])
     return fig
 
 
 def _clock(network: str) -> str:
-    return VARIANTS[network].changes["clock"]
+    return NETWORKS[network].changes["clock"]
 
 
 def _dot(ax: Axes, place: int, at: Value, colour: str) -> None:

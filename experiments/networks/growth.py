@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from experiments.lab import subjects
-from experiments.networks import training, variants
-from experiments.networks.variants import VARIANTS, check
+from experiments.networks import catalogue, training
+from experiments.networks.catalogue import NETWORKS, check
 from experiments.staleness.loop import gain, threshold
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ READ = ("push", "push_low", "push_high")  # the ends are those of the bisection
 
 def cells(config: "Config") -> list[dict]:
     """One cell a network with softmax attention: the loop is that of its keys and values."""
-    names = [name for name in config.networks if VARIANTS[name].changes.get("network") != "sana"]
-    return [key for key in variants.cells(QUESTION, config) if key["network"] in names]
+    names = [name for name in config.networks if NETWORKS[name].changes.get("network") != "sana"]
+    return [key for key in catalogue.cells(QUESTION, config) if key["network"] in names]
 
 
 def measure(config: "Config", todo: Iterable[dict]) -> Iterator[tuple[dict, dict]]:

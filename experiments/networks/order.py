@@ -9,8 +9,8 @@ import numpy as np
 import flowjax
 from experiments.lab import solvers, statistics, subjects
 from experiments.lab.truth import Cell
-from experiments.networks import training, variants
-from experiments.networks.variants import check
+from experiments.networks import catalogue, training
+from experiments.networks.catalogue import check
 from experiments.order import learned
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ READ = ("rms_ratio", "rms_low", "rms_high")
 
 def cells(config: "Config") -> list[dict]:
     """One cell a network."""
-    return variants.cells(QUESTION, config)
+    return catalogue.cells(QUESTION, config)
 
 
 def measure(config: "Config", todo: Iterable[dict]) -> Iterator[tuple[dict, dict]]:

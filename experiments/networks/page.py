@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from experiments import report
 from experiments.networks import comparisons, figures
+from experiments.networks.catalogue import NETWORKS
 from experiments.networks.comparisons import Comparison, Result
 from experiments.networks.numbers import (
     ACCURACY,
@@ -19,7 +20,6 @@ from experiments.networks.numbers import (
     quantities,
 )
 from experiments.networks.topics import HELD, ORDER, TOPICS, Topic
-from experiments.networks.variants import VARIANTS
 from flowjax import records
 
 TITLE = "Which findings hold on networks that differ in one thing?"
@@ -78,7 +78,7 @@ def section(topic: Topic, found: dict[str, dict[str, Value]], command: str) -> r
     results = judged(topic, found)
     picture = report.picture(
         figures.draw(networks, found),
-        f"Quantities of {', '.join(VARIANTS[network].words for network in networks)}.",
+        f"Quantities of {', '.join(NETWORKS[network].words for network in networks)}.",
         "Bars are 95 % intervals over starts. Red: networks that receive 1000 t, or a fraction of "
         "it. Blue: networks that receive 1 - t.",
         title=title(results[0]),
@@ -122,7 +122,7 @@ def _table(
     if not measured:
         return []
     return [
-        {"network": network, "what": VARIANTS[network].words}
+        {"network": network, "what": NETWORKS[network].words}
         | {name: _text(found[network].get(name)) for name in measured}
         for network in networks
     ]

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from experiments.lab import solvers, subjects
-from experiments.networks import training, variants
-from experiments.networks.variants import check
+from experiments.networks import catalogue, training
+from experiments.networks.catalogue import check
 from experiments.quality import judges
 from experiments.quality.measure import draw
 from flowjax import distances
@@ -25,7 +25,7 @@ BATCH = 64  # samples drawn together
 
 def cells(config: "Config") -> list[dict]:
     """One cell a network."""
-    return variants.cells(QUESTION, config)
+    return catalogue.cells(QUESTION, config)
 
 
 def measure(config: "Config", todo: Iterable[dict]) -> Iterator[tuple[dict, dict]]:

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from experiments.networks import training, variants
-from experiments.networks.variants import check
+from experiments.networks import catalogue, training
+from experiments.networks.catalogue import check
 from experiments.order import clock
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ STEPS = (20, 40, 80)  # 1/h at which a fall is read: from h to h/2
 
 def cells(config: "Config") -> list[dict]:
     """One cell a network."""
-    return variants.cells(QUESTION, config)
+    return catalogue.cells(QUESTION, config)
 
 
 def measure(config: "Config", todo: Iterable[dict]) -> Iterator[tuple[dict, dict]]:

@@ -8,8 +8,8 @@ import numpy as np
 
 import flowjax
 from experiments.lab import solvers, statistics, subjects
-from experiments.networks import training, variants
-from experiments.networks.variants import check
+from experiments.networks import catalogue, training
+from experiments.networks.catalogue import check
 from flowjax.models import networks
 from flowjax.parallel.emulation.network import Exchange, emulate_with, exchange, tokens_of
 
@@ -27,7 +27,7 @@ OF_LINEAR = ("held",)
 
 def cells(config: "Config") -> list[dict]:
     """One cell a network."""
-    return variants.cells(QUESTION, config)
+    return catalogue.cells(QUESTION, config)
 
 
 def measure(config: "Config", todo: Iterable[dict]) -> Iterator[tuple[dict, dict]]:

@@ -6,6 +6,7 @@ bound of the claim on the clock in `experiments.order.claims`.
 
 from typing import NamedTuple
 
+from experiments.networks.catalogue import LONGER
 from experiments.networks.comparisons import DIFFERENCE, RATIO, Comparison
 from experiments.networks.numbers import (
     PUSH,
@@ -16,7 +17,6 @@ from experiments.networks.numbers import (
     ratio_of,
 )
 from experiments.networks.order import PAIRS
-from experiments.networks.variants import LONGER
 
 FAST = ("fast-seed0", "fast-seed1", "fast-seed2")
 SMOOTH = ("smooth-seed0", "smooth-seed1", "smooth-seed2")

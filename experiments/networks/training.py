@@ -10,8 +10,8 @@ import numpy as np
 
 from configs import train_digits
 from experiments import train
-from experiments.networks import variants
-from experiments.networks.variants import VARIANTS, check, command_of, training_of
+from experiments.networks import catalogue
+from experiments.networks.catalogue import NETWORKS, check, command_of, training_of
 from flowjax import models
 from flowjax.records import Records, read
 
@@ -28,7 +28,7 @@ LEFT_OVER = ("checkpoints", "pairs.npz", "samples.png")
 
 def cells(config: "Config") -> list[dict]:
     """One cell a network."""
-    return variants.cells(QUESTION, config)
+    return catalogue.cells(QUESTION, config)
 
 
 def model_of(config: "Config", name: str) -> str:
@@ -37,7 +37,7 @@ def model_of(config: "Config", name: str) -> str:
     The folder WORKDIR/networks/NAME keeps model/ and the rows of its training. A training that was
     interrupted goes on from its newest checkpoint.
     """
-    if VARIANTS[name].is_shipped:
+    if NETWORKS[name].is_shipped:
         return name
     folder = pathlib.Path(config.folder) / name
     given = training_of(config, name)
@@ -78,7 +78,7 @@ def final_loss(rows: list[dict]) -> float:
 
 def _loss_of(config: "Config", name: str, details: dict) -> float:
     """The final loss of a network; a shipped one has that of its last row, 20 steps."""
-    if VARIANTS[name].is_shipped:
+    if NETWORKS[name].is_shipped:
         return details["loss"]
     folder = pathlib.Path(config.folder) / name
     return final_loss(read(folder))

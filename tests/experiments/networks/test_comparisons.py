@@ -5,10 +5,10 @@ import pytest
 from scipy import stats
 
 from experiments.networks import comparisons, page
+from experiments.networks.catalogue import NETWORKS
 from experiments.networks.comparisons import DIFFERENCE, ONE_SEED, RATIO, Comparison
 from experiments.networks.numbers import quantities
 from experiments.networks.topics import CLOCK, FAST, ORDER, SIZE, SMOOTH, TOPICS
-from experiments.networks.variants import VARIANTS
 from flowjax.records import Records
 from tests.experiments.networks.rows import all_rows, growth_row, order_row, staleness_row
 
@@ -101,12 +101,12 @@ def test_every_comparison_names_networks_that_there_are():
         names = set(topic.networks).union(*topic.trends.values())
         for comparison in topic.comparisons:
             assert {*comparison.of, *comparison.base} <= names
-        assert names <= set(VARIANTS)
+        assert names <= set(NETWORKS)
 
 
 def test_the_page_of_all_networks_has_every_section_and_its_words(tmp_path):
     records = Records(tmp_path, {})
-    for name in VARIANTS:
+    for name in NETWORKS:
         for row in all_rows(name, order=3.0 if name.startswith("smooth") else 1.0):
             if name.endswith("sana") and row["question"] == "growth":
                 continue

@@ -20,7 +20,7 @@ LONGER = 4  # times the steps of training
 CONFIG = "configs/train_digits.py"
 
 
-class Variant(NamedTuple):
+class Network(NamedTuple):
     """One network.
 
     Attributes:
@@ -44,43 +44,43 @@ OT = {"coupling": "ot"}
 REFLOW = {"coupling": "reflow", "pairs": 2048, "pair_steps": 10, "steps": 400}
 
 
-def _seeds(name: str, clock: dict[str, Any]) -> dict[str, Variant]:
+def _seeds(name: str, clock: dict[str, Any]) -> dict[str, Network]:
     """A network with each of three training seeds."""
     return {
-        f"{name}-seed{seed}": Variant(f"{clock['clock']}, seed {seed}", clock | {"seed": seed})
+        f"{name}-seed{seed}": Network(f"{clock['clock']}, seed {seed}", clock | {"seed": seed})
         for seed in range(3)
     }
 
 
-def _sizes(field: str, values: tuple[int, ...]) -> dict[str, Variant]:
+def _sizes(field: str, values: tuple[int, ...]) -> dict[str, Network]:
     """A network that receives 1 - t with each value of one size."""
     return {
-        f"smooth-{field}{value}": Variant(f"1 - t, {field} {value}", SMOOTH | {field: value})
+        f"smooth-{field}{value}": Network(f"1 - t, {field} {value}", SMOOTH | {field: value})
         for value in values
     }
 
 
-VARIANTS: dict[str, Variant] = {
+NETWORKS: dict[str, Network] = {
     # The clock, its highest frequency, and longer training.
     **_seeds("fast", FAST),
     **_seeds("smooth", SMOOTH),
-    "fast-tenth": Variant("100 t", FAST | {"clock_scale": 0.1}),
-    "fast-hundredth": Variant("10 t", FAST | {"clock_scale": 0.01}),
-    "fast-long": Variant(f"1000 t, {LONGER} times the steps", FAST, LONGER),
-    "smooth-long": Variant(f"1 - t, {LONGER} times the steps", SMOOTH, LONGER),
+    "fast-tenth": Network("100 t", FAST | {"clock_scale": 0.1}),
+    "fast-hundredth": Network("10 t", FAST | {"clock_scale": 0.01}),
+    "fast-long": Network(f"1000 t, {LONGER} times the steps", FAST, LONGER),
+    "smooth-long": Network(f"1 - t, {LONGER} times the steps", SMOOTH, LONGER),
     # The coupling of noise and data.
-    "digits-ot": Variant("1000 t, coupling ot", FAST | OT, is_shipped=True),
-    "digits-reflow": Variant(
+    "digits-ot": Network("1000 t, coupling ot", FAST | OT, is_shipped=True),
+    "digits-reflow": Network(
         "1000 t, reflow", FAST | REFLOW | {"teacher": "digits"}, is_shipped=True
     ),
-    "smooth-ot": Variant("1 - t, coupling ot", SMOOTH | OT),
-    "smooth-reflow": Variant("1 - t, reflow", SMOOTH | REFLOW | {"teacher": "digits-smooth"}),
+    "smooth-ot": Network("1 - t, coupling ot", SMOOTH | OT),
+    "smooth-reflow": Network("1 - t, reflow", SMOOTH | REFLOW | {"teacher": "digits-smooth"}),
     # The size.
     **_sizes("width", (48, 192)),
     **_sizes("depth", (2, 3, 4, 12)),
     # Attention.
-    "fast-sana": Variant("1000 t, linear attention", FAST | {"network": "sana"}),
-    "smooth-sana": Variant("1 - t, linear attention", SMOOTH | {"network": "sana"}),
+    "fast-sana": Network("1000 t, linear attention", FAST | {"network": "sana"}),
+    "smooth-sana": Network("1 - t, linear attention", SMOOTH | {"network": "sana"}),
 }
 
 
@@ -89,13 +89,13 @@ VARIANTS: dict[str, Variant] = {
 
 def training_of(config: "Config", name: str) -> train_digits.Config:
     """The configuration with which network `name` is trained."""
-    variant = VARIANTS[name]
+    network = NETWORKS[name]
     sizes = ("width", "depth", "heads", "batch", "warmup", "pool", "log_every", "save_every")
     common = {field: getattr(config, field) for field in sizes}
-    steps = variant.times * config.steps
+    steps = network.times * config.steps
     # One device, so that the same machine gives the same network; one picture, at the end.
     common |= {"steps": steps, "sample_every": steps, "devices": 1}
-    return train_digits.Config(**(common | variant.changes))
+    return train_digits.Config(**(common | network.changes))
 
 
 def command_of(given: train_digits.Config, workdir: str) -> str:
@@ -119,14 +119,14 @@ def cells(question: str, config: "Config") -> list[dict]:
 
 def check(config: "Config") -> None:
     """Refuse names that are not known and sizes that do not fit, before anything is trained."""
-    check_names("networks", config.networks, VARIANTS)
+    check_names("networks", config.networks, NETWORKS)
     if len(set(config.nfe)) < 2 or min(config.nfe) < 3:
         raise ValueError(
             f"--config.nfe={config.nfe!r}; wanted two numbers of 3 evaluations or more: an order "
             "is read between two, and the solver of order 3 needs three."
         )
     for name in config.networks:
-        if not VARIANTS[name].is_shipped:
+        if not NETWORKS[name].is_shipped:
             _check_training(name, training_of(config, name))
 
 

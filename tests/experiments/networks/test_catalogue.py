@@ -7,8 +7,8 @@ import pytest
 
 from configs.networks import Config, get_config
 from experiments.cli import flags
-from experiments.networks import variants
-from experiments.networks.variants import VARIANTS, training_of
+from experiments.networks import catalogue
+from experiments.networks.catalogue import NETWORKS, training_of
 
 ROOT = pathlib.Path(__file__).parents[3]
 # {network: what differs from the network of seed 0 with the same clock}
@@ -33,11 +33,11 @@ CHANGES["smooth-reflow"] = OF_REFLOW | {"teacher": "digits-smooth"}
 
 
 def test_the_full_run_has_every_network_once():
-    assert sorted(Config().networks) == sorted(VARIANTS) == sorted(CHANGES)
-    variants.check(Config())
+    assert sorted(Config().networks) == sorted(NETWORKS) == sorted(CHANGES)
+    catalogue.check(Config())
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_differs_in_what_its_name_says_and_in_nothing_else(name):
     given = dataclasses.asdict(training_of(Config(), name))
     is_smooth = name.startswith("smooth")
@@ -52,7 +52,7 @@ def test_a_network_differs_in_what_its_name_says_and_in_nothing_else(name):
 def test_the_command_of_a_network_gives_its_configuration(name, monkeypatch):
     monkeypatch.chdir(ROOT)
     given = training_of(Config(), name)
-    words = variants.command_of(given, "runs/one").replace("'", "").split(" --")[1:]
+    words = catalogue.command_of(given, "runs/one").replace("'", "").split(" --")[1:]
     found, values = flags.parse(["train", *(f"--{word}" for word in words)])
     assert values.workdir == "runs/one"
     assert dataclasses.asdict(found) == dataclasses.asdict(given)
@@ -73,4 +73,4 @@ def test_the_command_of_a_network_gives_its_configuration(name, monkeypatch):
 )
 def test_what_cannot_be_trained_is_refused_in_a_sentence(change, text):
     with pytest.raises(ValueError, match=text):
-        variants.check(dataclasses.replace(get_config("quick"), **change))
+        catalogue.check(dataclasses.replace(get_config("quick"), **change))
