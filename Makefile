@@ -87,8 +87,8 @@ notebooks: env  ## run every notebook from the top (runs/notebooks)
 	@echo "notebooks: made" runs/notebooks/*
 
 # The card's name is in every row. Tables are tuned in float32 and not in TF32, which is the card's default. Each part goes on from its rows, so the same command resumes.
-# The networks come last: a training of 1200 steps takes about 25 seconds there, and all of it about
-# half an hour, as an estimate.
+# The networks come last: a training of 1200 steps takes half a minute to a minute there, and all of
+# it about half an hour, as an estimate.
 gpu:  ## on a machine with an NVIDIA GPU: tests, benchmark, one tuned table and the networks that differ in one thing
 	@EXTRAS="test cuda12" .ci/env
 	@$(RUN) -c "import jax; jax.devices('gpu')" 2>/dev/null || { echo "gpu: JAX finds no NVIDIA GPU here (nvidia-smi shows what the driver sees)"; exit 2; }

@@ -9,7 +9,8 @@ questions. All networks are trained here with one version of the code; only `dig
 `digits-reflow`, beside which their twins stand, are those that come with flowjax.
 
 A network takes 20 minutes of training on two busy cores and about ten minutes of measurements, so
-the full run is made for a GPU; `--config.networks=smooth-seed0,smooth-seed1` takes some.
+the full run is made for a GPU, where a training takes half a minute to a minute.
+`--config.networks=smooth-seed0,smooth-seed1` takes some of the networks.
 The quick run takes about a minute and only shows that the command works. A run that was interrupted
 goes on from its rows, and an interrupted training from its last checkpoint.
 

@@ -130,9 +130,10 @@ COUPLING = Topic(
         "which these couplings had more of; with 1 - t it can."
     ),
     caveat=(
-        "The two networks with 1000 t are those that come with flowjax, trained with an earlier "
-        "version of the code on another machine. The reflow networks go on from different "
-        "teachers, digits and digits-smooth, for 400 steps; reflow changes the data too."
+        "The two coupled networks with 1000 t are those that come with flowjax, trained with an "
+        "earlier version of the code on another machine; their loss is that of the last 20 steps. "
+        "The reflow networks go on from different teachers, digits and digits-smooth, for 400 "
+        "steps; reflow changes the data too."
     ),
     networks=(
         "fast-seed0",

@@ -132,14 +132,7 @@ def test_the_quick_run_from_training_to_page(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_linear_attention_and_couplings_are_measured_too(tmp_path):
-    config = dataclasses.replace(
-        QUICK, networks=("smooth-sana", "smooth-ot"), questions=("order", "staleness", "quality")
-    )
-    rows = {(r["question"], r["network"]): r for r in networks.run(config, tmp_path)}
-    held = [line["forecast"] for line in rows["staleness", "smooth-sana"]["distances"]]
-    assert held == ["held"]
-    assert {line["forecast"] for line in rows["staleness", "smooth-ot"]["distances"]} == {
-        "held",
-        "tuned",
-    }
+def test_linear_attention_has_held_sums_and_no_forecast(tmp_path):
+    config = dataclasses.replace(QUICK, networks=("smooth-sana",), questions=("staleness",))
+    (row,) = networks.run(config, tmp_path)
+    assert [line["forecast"] for line in row["distances"]] == ["held"]
