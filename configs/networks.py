@@ -78,7 +78,7 @@ class Config:
     # those of staleness too. Orders are read between the two largest numbers of evaluations.
     network_starts: int = 24
     nfe: tuple[int, ...] = (5, 10, 20, 40)
-    network_steps: int = 512
+    network_steps: int = 1024
 
     # Staleness: numbers of devices, and steps of DPM-Solver++ 2M of which the first is synchronous.
     devices: tuple[int, ...] = (4, 8)
