@@ -87,14 +87,17 @@ notebooks: env  ## run every notebook from the top (runs/notebooks)
 	@echo "notebooks: made" runs/notebooks/*
 
 # The card's name is in every row. Tables are tuned in float32 and not in TF32, which is the card's default. Each part goes on from its rows, so the same command resumes.
-gpu:  ## on a machine with an NVIDIA GPU: tests, benchmark and one tuned table there, in about eight minutes
+# The networks come last: a training of 1200 steps takes half a minute to a minute there, and all of
+# it about half an hour, as an estimate.
+gpu:  ## on a machine with an NVIDIA GPU: tests, benchmark, one tuned table and the networks that differ in one thing
 	@EXTRAS="test cuda12" .ci/env
 	@$(RUN) -c "import jax; jax.devices('gpu')" 2>/dev/null || { echo "gpu: JAX finds no NVIDIA GPU here (nvidia-smi shows what the driver sees)"; exit 2; }
 	JAX_PLATFORMS=cuda,cpu $(RUN) -m pytest -m gpu tests/gpu
 	$(RUN) -m experiments.benchmarks.gpu --config=configs/bench_gpu.py --workdir=results/bench-gpu --config.seconds=240
 	JAX_DEFAULT_MATMUL_PRECISION=highest $(RUN) -m experiments.tune --config=configs/tune.py --workdir=runs/gpu-tune --config.model=emoji-smooth \
 	    --config.steps=8 --config.questions=ratio
-	@echo "gpu: made" results/bench-gpu/* runs/gpu-tune/*
+	$(RUN) -m experiments.networks --config=configs/networks.py --workdir=results/networks
+	@echo "gpu: made" results/bench-gpu/* runs/gpu-tune/* results/networks/*
 
 clean:  ## remove what was built here, except the results in runs/
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache

@@ -63,6 +63,7 @@ class Run:
 
     Attributes:
       config: the configuration.
+      command: that trains this network; by default that of this process.
       workdir, folder: the work directory, and that of its checkpoints.
       records: its rows.
       mesh: the devices, over which each batch is spread.
@@ -73,8 +74,9 @@ class Run:
       seconds: spent on them, over all processes of the run.
     """
 
-    def __init__(self, config: Any, workdir: str | os.PathLike):
+    def __init__(self, config: Any, workdir: str | os.PathLike, command: str = ""):
         self.config = config
+        self.command = command or shlex.join(["python", "-m", "experiments.train", *sys.argv[1:]])
         self.workdir = pathlib.Path(workdir)
         self.folder = self.workdir / "checkpoints"
         self.records = Records(workdir, config)
@@ -155,7 +157,7 @@ class Run:
             "config": plain(self.config),
             "data": self.data.describe(),
             "environment": environment(),
-            "command": shlex.join(["python", "-m", "experiments.train", *sys.argv[1:]]),
+            "command": self.command,
             "steps": self.step,
             "images_seen": self.step * self.config.batch,
             "seconds": self.seconds,
@@ -223,13 +225,18 @@ def draw_samples(run: Run, images: Callable) -> None:
 # ---- the loop
 
 
-def run(config: Any, workdir: str | os.PathLike) -> list[dict]:
+def run(config: Any, workdir: str | os.PathLike, command: str = "") -> list[dict]:
     """Train to the end, from the newest checkpoint if there is one, and write the model.
+
+    Args:
+      config: a configuration as configs/train_digits.py has it.
+      workdir: the work directory.
+      command: that trains this network, for its card; by default that of this process.
 
     Returns:
       The rows.
     """
-    work = Run(config, workdir)
+    work = Run(config, workdir, command)
     times = functools.partial(
         train.draw_times,
         kind=config.times,

@@ -7,7 +7,16 @@ is, is another question (`experiments/quality.py`). Networks run in float32, as 
 the rows hold how far that moves endpoints.
 """
 
-from experiments.order.learned.numbers import QUESTION, cells, check, dial, measure, run, slopes
+from experiments.order.learned.numbers import (
+    QUESTION,
+    cells,
+    check,
+    dial,
+    measure,
+    reference,
+    run,
+    slopes,
+)
 from experiments.order.learned.words import answer, section, steep
 
 __all__ = [
@@ -17,6 +26,7 @@ __all__ = [
     "check",
     "dial",
     "measure",
+    "reference",
     "run",
     "section",
     "slopes",
