@@ -24,9 +24,7 @@ class Config:
     """The model, the settings that are possible, and the budget."""
 
     model: str = "digits"  # what flowjax.models.load takes, or an exact field
-    embeddings: str = (
-        ""  # of a network that draws for texts: the file that experiments.embed writes
-    )
+    embeddings: str = ""  # of a network that draws for texts: a file of experiments.embed
     steps: tuple[int, ...] = (8, 20)  # numbers of evaluations that you can afford
     guidance: float = 1.0  # the scale; 1 is none
     # Numbers of devices that may share one image; 1 needs no question.

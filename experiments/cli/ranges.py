@@ -139,6 +139,7 @@ RANGES: dict[str, Range] = {
     "warmup": COUNT,
     "warmups": COUNT,
     "placed": COUNT,
+    "stale_synchronous": FRACTION,
     "refresh": COUNT,
     "correction": FRACTION,
     "bits": Range(1, 32),
@@ -149,6 +150,7 @@ RANGES: dict[str, Range] = {
     "peak": COUNT,
     "seconds": POSITIVE,
     # Training.
+    "clock_scale": POSITIVE,
     "time_mean": FINITE,
     "time_std": POSITIVE,
     "time_shift": POSITIVE,
