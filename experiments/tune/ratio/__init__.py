@@ -11,7 +11,7 @@ from experiments.tune.ratio.numbers import (
     measured,
     weights_of,
 )
-from experiments.tune.ratio.words import section, summary
+from experiments.tune.ratio.words import findings, section, summary
 
 __all__ = [
     "QUESTION",
@@ -19,6 +19,7 @@ __all__ = [
     "by_steps",
     "cells",
     "check",
+    "findings",
     "geometric",
     "measure",
     "measured",

@@ -9,6 +9,24 @@ MOST_FIGURES = 6  # models whose errors are drawn
 ROUNDING = 1.2  # the growth of an error in bfloat16 that is worth a sentence
 
 
+def findings(rows: list[dict]) -> str:
+    """The table of docs/findings.md, from the kept rows, in markdown."""
+    lines = [
+        "| model | evaluations | best published | its RMS error | tuned | ratio, 95 % interval | "
+        "ratio of medians | accepted |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in sorted(measured(rows), key=lambda row: (row["model"], row["steps"])):
+        best = next(line for line in row["solvers"] if line["solver"] == row["best"])
+        ratio, low, high = (f"{row[f'rms_{name}']:.2g}" for name in ("ratio", "low", "high"))
+        lines.append(
+            f"| {row['model']} | {row['steps']} | {row['best']}, shift {best['shift']:g} | "
+            f"{best['rms']:.2g} | {row['tuned']['rms']:.2g} | {ratio} [{low}, {high}] | "
+            f"{row['median_ratio']:.2g} | {'yes' if row['accepted'] else 'no'} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
 def section(rows: list[dict], command: str) -> report.Section:
     """The section of the page."""
     # Cells that could not be tuned are named in the caveat.

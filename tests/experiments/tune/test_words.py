@@ -1,5 +1,6 @@
 """Every branch of the page's words says what its rows say, on rows that were made for it."""
 
+import pathlib
 import re
 
 import pytest
@@ -16,6 +17,7 @@ from experiments.tune import (
     stale,
     transfer,
 )
+from flowjax import records
 from tests.experiments.tune import rows as made
 
 EVERY = [
@@ -241,3 +243,9 @@ def test_samples_of_few_numbers_have_no_floor_of_their_own():
 @pytest.mark.parametrize(("rms", "says"), [(0.02, "absorbs a part"), (0.07, "does not absorb")])
 def test_staleness_is_absorbed_if_both_other_tables_are_worse(rms, says):
     assert says in words_of(stale, [made.stale_row(2, rms), made.stale_row(4, rms)])
+
+
+def test_the_table_of_the_findings_is_that_of_the_kept_rows():
+    root = pathlib.Path(__file__).parents[3]
+    text = (root / "docs" / "findings.md").read_text()
+    assert ratio.findings(records.read(root / "results" / "tune")) in text
