@@ -156,32 +156,30 @@ def sizes(config: Config, made: Subject, each: float) -> dict[str, Any]:
     if many:
         device_starts = int(FOR_DEVICES * total / (len(many) * of_device_start))
         device_starts = max(2, min(device_starts, 16, starts))
-    left = total - starts * of_start - WHY - device_starts * len(many) * of_device_start
     return {
         "starts": starts,
         "device_starts": device_starts,
-        "tuned_steps": _affordable(config, made, left),
+        "tuned_steps": _affordable(config, made, each),
     }
 
 
-def _affordable(config: Config, made: Subject, left: float) -> list[int]:
+def _affordable(config: Config, made: Subject, each: float) -> list[int]:
     """The numbers of evaluations for which a table can be tuned, the fewest first."""
     if not config.tune:
         return []
     chosen = []
     for steps in sorted(config.steps):
-        cost = tuning_cost(steps, TUNING_STARTS if made.is_network else 512)
-        if cost > left:
+        cost = tuning_cost(steps, TUNING_STARTS if made.is_network else 512) * each
+        # A refinement gains most at first, and ends when its time is up.
+        if cost / 2 > tuning_seconds(config, len(chosen) + 1):
             break
         chosen.append(steps)
-        left -= cost
     return chosen
 
 
-def tuning_seconds(config: Config, steps: int) -> float:
-    """The seconds after which the refinement of a table of so many evaluations goes no further."""
-    costs = {n: tuning_cost(n, TUNING_STARTS) for n in config.sizes["tuned_steps"]}
-    return FOR_TUNING * seconds_of(config.budget) * costs[steps] / sum(costs.values())
+def tuning_seconds(config: Config, tables: int) -> float:
+    """The seconds after which the refinement of each of some tables goes no further."""
+    return FOR_TUNING * seconds_of(config.budget) / tables
 
 
 def tuning_cost(steps: int, starts: int) -> float:

@@ -123,10 +123,8 @@ def test_a_network_that_draws_for_texts_is_measured_on_the_texts_of_a_file(tmp_p
     assert budget.subject_of(dataclasses.replace(given, guidance=1.0)).texts.negative is None
 
 
-def test_tuning_has_a_part_of_the_budget():
-    given = config(budget="100s", sizes={"tuned_steps": [8, 20]})
-    seconds = [budget.tuning_seconds(given, steps) for steps in (8, 20)]
-    assert sum(seconds) == pytest.approx(35) and seconds[0] < seconds[1]
+def test_tables_share_a_part_of_the_budget():
+    assert 2 * budget.tuning_seconds(config(budget="100s"), 2) == pytest.approx(35)
 
 
 def test_a_public_flow_network_is_measured():
