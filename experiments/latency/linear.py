@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-import jax
 import jax.numpy as jnp
 import matplotlib.figure
 import numpy as np
@@ -22,7 +21,7 @@ from flowjax import models
 from flowjax.models.sana_sizes import SanaConfig
 from flowjax.parallel import traffic
 from flowjax.parallel.analysis import latency
-from flowjax.parallel.mesh import CFG, DATA, PIPE, SEQ
+from flowjax.parallel.mesh import without_devices
 
 if TYPE_CHECKING:
     from configs.latency import Config
@@ -113,7 +112,7 @@ def received(sana: SanaConfig, devices: int) -> tuple[int, int, int]:
 
     Keys and values are those of a DiT with as many tokens.
     """
-    mesh = jax.sharding.AbstractMesh((1, 1, devices, 1), (DATA, CFG, SEQ, PIPE))
+    mesh = without_devices(devices)
     dtype = jnp.dtype(DTYPE)
     shape = (1, *sana.size, sana.channels)
     # A stale row without an exchange receives the rows alone.
