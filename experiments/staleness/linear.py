@@ -288,7 +288,7 @@ def section(rows: list[dict], command: str) -> report.Section:
         ),
         answer=_answer(rows),
         figures=(picture,),
-        table=_lines(rows),
+        table={f"Distances, and their ratios to those of {first}": _lines(rows)},
         caveat=(
             f"Two networks of one million parameters with one training seed each, "
             f"{rows[0]['samples']} starts. An interval speaks for other starts of these networks, "
