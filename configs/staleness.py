@@ -5,8 +5,8 @@
     python -m experiments.staleness --config=configs/staleness.py --workdir=runs/staleness
 
 The devices are emulated on one device. The first command takes 45 seconds on two cores, the second
-33 minutes on two busy ones, and about 12 minutes of one core for the questions viewer and
-fractions. Two selections are left to a run of their own:
+33 minutes on two busy ones, and about 17 minutes of one core for the questions viewer, fractions
+and linear. Two selections are left to a run of their own:
 
     --config.questions=viewer --config.viewer_networks=digits-smooth,emoji,emoji-smooth
     --config.questions=threshold --config.threshold_networks=digits
@@ -91,11 +91,15 @@ class Config:
     viewer_devices: tuple[int, ...] = (2, 8)
     viewer_fine_steps: int = 512  # AB2 steps of the converged run where the clock is 1000 t
 
-    # Which networks three questions ask; no number depends on the selection. The viewer may also
+    # Which networks four questions ask; no number depends on the selection. The viewer may also
     # look at "digits-smooth", "emoji" and "emoji-smooth"; a threshold is found on "digits".
     viewer_networks: tuple[str, ...] = unrecorded(("digits",))
     fraction_networks: tuple[str, ...] = unrecorded(("digits-smooth", "digits"))
     threshold_networks: tuple[str, ...] = unrecorded(())
+    # A network with softmax attention, and those with linear attention that are compared with it.
+    linear_networks: tuple[str, ...] = unrecorded(("digits-smooth", "digits-linear"))
+    linear_steps: tuple[int, ...] = unrecorded((10, 20, 40))
+    linear_starts: int = unrecorded(5)  # for each seed
 
     # Which questions to measure, by the names in their rows; () is all of them.
     questions: tuple[str, ...] = unrecorded(())
@@ -120,6 +124,7 @@ QUICK = {
     "viewer_networks": (),
     "fraction_networks": (),
     "threshold_networks": (),
+    "linear_networks": (),
 }
 
 

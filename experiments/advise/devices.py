@@ -19,8 +19,11 @@ from experiments.tune import unseen
 from flowjax import Plan
 from flowjax.distances import rms
 from flowjax.errors import check_choice
+from flowjax.models import networks
+from flowjax.parallel import traffic
 from flowjax.parallel.analysis import latency
 from flowjax.parallel.emulation.network import emulate_with, exchange, tokens_of
+from flowjax.parallel.mesh import without_devices
 
 QUESTION = "devices"
 # {the name of a link: a machine of configs/latency.py that has it}
@@ -36,6 +39,11 @@ FORECASTS = {
     "corrected": {"forecast": "tuned"},
 }
 EXACT = ("gather", "ulysses", "ring")
+# Linear attention exchanges sums over keys: held as they are, and added up in one way.
+LINEAR_FORECASTS = {"held": FORECASTS["held"]}
+LINEAR_EXACT = ("gather",)
+# Stale sums are advised where they are at least so many times as fast as those of this step.
+LINEAR_PAYS = 1.1
 
 
 def check(config: Config) -> None:
@@ -79,15 +87,18 @@ def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
     model = subjects.load(config.model)
     label = made.labels(count)
     program = _program(model, config.guidance)
+    sizes = model.card.config
+    is_linear = networks.is_linear(sizes)
+    tokens, together = tokens_of(model, noise), networks.tokens_together(sizes, sizes.size)
     for key in todo:
-        tokens = tokens_of(model, noise)
         n = key["devices"]
-        if n > tokens:
-            yield key, {"refused": f"{n} devices for {tokens} tokens"}
+        refused = refusal(sizes, n)
+        if refused:
+            yield key, {"refused": refused}
             continue
 
-        def run(tokens=tokens, n=n, **options: Any) -> np.ndarray:
-            given = exchange(plan, tokens, n, **options)
+        def run(n=n, **options: Any) -> np.ndarray:
+            given = exchange(plan, tokens, n, together=together, **options)
             return np.asarray(program(model.params, noise, label, plan, given), np.float64)
 
         def error(found: np.ndarray, other: np.ndarray) -> float:
@@ -96,7 +107,7 @@ def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
 
         own = run(warmup=steps)
         lines = []
-        for forecast, options in FORECASTS.items():
+        for forecast, options in (LINEAR_FORECASTS if is_linear else FORECASTS).items():
             for warmup in warmups(steps):
                 found = run(warmup=warmup, **options)
                 lines.append(
@@ -119,13 +130,24 @@ def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
                 "own": error(own, exact),
                 "lines": lines,
                 "exact_seconds": {
-                    mode: _seconds(config, model, steps, steps, mode, n) for mode in EXACT
+                    mode: _seconds(config, model, steps, steps, mode, n)
+                    for mode in (LINEAR_EXACT if is_linear else EXACT)
                 },
+                "sums": received(sizes, n, config.guidance) if is_linear else None,
                 "one_device": _seconds(config, model, steps, steps, "gather", 1),
                 "factor": config.factor,
                 "link": config.link,
             },
         )
+
+
+def refusal(sizes: networks.Config, devices: int) -> str:
+    """Why so many devices cannot share an image of a network, or nothing."""
+    # With linear attention a device holds whole rows of the image.
+    parts = sizes.tokens // networks.tokens_together(sizes, sizes.size)
+    if devices <= parts:
+        return ""
+    return f"{devices} devices for {parts} {'rows of tokens' if parts < sizes.tokens else 'tokens'}"
 
 
 def _program(model: Any, guidance: float) -> Any:
@@ -146,6 +168,21 @@ def _seconds(config: Config, model: Any, steps: int, synced: int, mode: str, n: 
     shape = (1, *sizes.size, sizes.channels)
     found = latency.of_run(sizes, shape, steps, synced, mode, n, device, guidance=config.guidance)
     return float(found.total)
+
+
+def received(sizes: networks.Config, devices: int, guidance: float) -> dict[str, int]:
+    """Bytes that a device receives for one image in a synchronous row of linear attention.
+
+    Returns:
+      {sums: of sums and rows, keys: of keys and values with softmax attention instead}.
+    """
+    mesh = without_devices(devices)
+    shape = (1, *sizes.size, sizes.channels)
+    exchanges = np.ones(1, bool)
+    sums = traffic.linear_rows(sizes, shape, mesh, guidance, np.float32, exchanges)
+    # The formula for keys and values reads only sizes that this network has too.
+    keys = traffic.exact_rows(sizes, shape, mesh, "gather", guidance, np.float32, 1)
+    return {"sums": int(sums[0, 1]), "keys": int(keys[0, 1])}
 
 
 # ---- words
@@ -170,9 +207,11 @@ def choice(row: dict) -> dict:
         "synchronous": None,
         "total": row["own"],
     }
+    # What a little time is not worth: see `LINEAR_PAYS`.
+    at_most = best["seconds"] / (LINEAR_PAYS if row.get("sums") else 1)
     for line in row["lines"]:
         allowed = line["total"] <= row["factor"] * row["own"]
-        if allowed and line["seconds"] < best["seconds"]:
+        if allowed and line["seconds"] < min(at_most, best["seconds"]):
             best = {"mode": "stale"} | {
                 name: line[name] for name in ("seconds", "forecast", "synchronous", "total")
             }
@@ -185,9 +224,24 @@ def fewest(row: dict) -> dict | None:
     return min(allowed, key=lambda line: (line["synchronous"], line["total"]), default=None)
 
 
+def _why_synchronous(row: dict) -> str:
+    """Why sums of this step are advised, with the numbers; empty where stale attention is."""
+    if not row.get("sums") or choice(row)["mode"] == "stale":
+        return ""
+    received = row["sums"]
+    exact = min(row["exact_seconds"].values())
+    stale = min(line["seconds"] for line in row["lines"])
+    return (
+        "synchronous, because linear attention exchanges sums: "
+        f"{report.sig(received['sums'] / 1e3)} kB a step and device, where keys and values of as "
+        f"many tokens would be {report.sig(received['keys'] / 1e3)} kB, and stale sums are at most "
+        f"{report.sig(exact / stale, 3)} times as fast; "
+    )
+
+
 def _sentence(row: dict) -> str:
     if row["refused"]:
-        return f"{row['refused']}; wanted no more devices than tokens."
+        return f"{row['refused']}; wanted no more devices than these."
     best, few = choice(row), fewest(row)
     settings = f'attention="{best["mode"]}"'
     if best["mode"] == "stale":
@@ -214,7 +268,7 @@ def _sentence(row: dict) -> str:
             f"values keep the total error at {report.sig(few['total'] / row['own'])} times the "
             "solver's own"
         )
-    return f"{recommended}; {stale}."
+    return f"{recommended}; {_why_synchronous(row)}{stale}."
 
 
 def advice(rows: list[dict]) -> list[tuple[str, str]]:
@@ -251,9 +305,10 @@ def section(rows: list[dict], command: str) -> report.Section | None:
 
 def _draw(mine: list[dict]) -> report.Picture:
     """Total error over the solver's own against synchronous steps, a panel for each forecast."""
-    fig, axes = report.canvas(1, len(FORECASTS), width=4.4 * len(FORECASTS), height=3.2)
+    forecasts = list(dict.fromkeys(line["forecast"] for row in mine for line in row["lines"]))
+    fig, axes = report.canvas(1, len(forecasts), width=4.4 * len(forecasts), height=3.2)
     axes = np.atleast_1d(axes).ravel()
-    for ax, forecast in zip(axes, FORECASTS, strict=True):
+    for ax, forecast in zip(axes, forecasts, strict=True):
         for row in mine:
             points = [
                 (line["synchronous"], line["total"] / row["own"])

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 from configs.latency import DEVICES
 from experiments import report
 from experiments.cli.run import ask
-from experiments.latency import planning, price, published
+from experiments.latency import linear, planning, price, published
 from flowjax import records
 from flowjax.errors import check_choice
 
 if TYPE_CHECKING:
     from configs.latency import Config
 
-QUESTIONS = (published, price, planning)
+QUESTIONS = (published, price, linear, planning)
 # What the page explains.
 WORDS = {
     "operations": "Of the matrix products, two for each multiplication and addition.",
@@ -28,6 +28,9 @@ WORDS = {
     "hidden": "Fraction of a transfer under compute that costs no time.",
     "stale": (
         "Attention to the other devices' keys and values of the step before (displaced patches)."
+    ),
+    "linear attention": (
+        "Tokens see each other through sums over keys, whose size does not depend on the image."
     ),
     "ulysses, ring, gather": (
         "Exact attention over devices: exchange heads, pass keys round, or gather them all."
@@ -59,6 +62,7 @@ def make_report(workdir: str | os.PathLike) -> list[str]:
     sections = {
         published: published.section(of[published], command),
         price: price.section(of[price], command),
+        linear: linear.section(of[linear], command),
         planning: planning.section(of[planning], command, share),
     }
     page = report.page(
@@ -66,6 +70,7 @@ def make_report(workdir: str | os.PathLike) -> list[str]:
         [
             published.summary(of[published]),
             *price.summary(of[price]),
+            linear.summary(of[linear]),
             planning.summary(of[planning], share),
         ],
         list(sections.values()),

@@ -61,10 +61,10 @@ def measure(config: "Config", todo: Iterable[dict]) -> Iterator[tuple[dict, dict
     """
     for key in todo:
         work, tokens, _, device = planning.setting(config, key)
-        step = functools.partial(_step, config, work, tokens, key["devices"], device)
-        found = {name: step(name) for name in METHODS}
-        exact = step(*planning.EXACT)
-        hidden = step("stale", hidden=1.0)
+        at = functools.partial(step, config, work, tokens, key["devices"], device)
+        found = {name: at(name) for name in METHODS}
+        exact = at(*planning.EXACT)
+        hidden = at("stale", hidden=1.0)
         yield (
             key,
             {
@@ -79,7 +79,7 @@ def measure(config: "Config", todo: Iterable[dict]) -> Iterator[tuple[dict, dict
         )
 
 
-def _step(
+def step(
     config: "Config",
     work: Work,
     tokens: int,

@@ -35,6 +35,7 @@ DEVICES = {2: "#9ecae1", 4: "#4292c6", 8: "#08519c", 16: report.INK}
 NETWORKS = {
     "digits": report.BLUE,
     "digits-smooth": report.GREEN,
+    "digits-linear": report.INK,
     "digits-ot": report.AMBER,
     "digits-reflow": report.PINK,
     "emoji": report.RED,

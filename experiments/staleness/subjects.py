@@ -29,6 +29,7 @@ from experiments.lab.subjects import check_networks, make_field
 from experiments.lab.truth import reference
 from flowjax import Linear, Plan, fields, grids, guidance, models, plans
 from flowjax.models.dit import DiTConfig
+from flowjax.models.sana_sizes import SanaConfig
 from flowjax.parallel.emulation.field import emulate_field
 from flowjax.parallel.emulation.network import Exchange, emulate_with, exchange, tokens_of
 
@@ -62,6 +63,7 @@ TOKENS = 64
 DEVICES = 8
 # A small network with random weights, for development and for tests.
 RANDOM = "random"
+RANDOM_LINEAR = "random-linear"  # its twin with linear attention
 # The solvers with one evaluation a step, whose plans have as many rows as steps.
 ONE_ROW_SOLVERS = tuple(name for name, solver in SOLVERS.items() if solver.rows(8) == 8)
 
@@ -298,7 +300,7 @@ def averaged(images: np.ndarray, pixels: int) -> np.ndarray:
 
 def shape_of(key: Key) -> tuple[int, ...]:
     """(H, W, C) of a subject; of a network it is that of its card, which may be one of your own."""
-    if key.name not in NETWORKS or key.network == RANDOM:
+    if key.name not in NETWORKS or key.network in (RANDOM, RANDOM_LINEAR):
         return SHAPES[key.name]
     size = models.load(key.network).card.config
     return (*size.size, size.channels)
@@ -331,20 +333,33 @@ def random_network(shape: tuple[int, int, int] = (8, 8, 1)) -> models.Model:
     config = DiTConfig(
         shape[:2], channels=shape[2], patch=patch, width=32, depth=2, heads=4, classes=classes
     )
-    model = models.init(config, jax.random.key(0), clock="1 - t", name="random")
+    return moved(models.init(config, jax.random.key(0), clock="1 - t", name="random"))
+
+
+def moved(model: models.Model) -> models.Model:
+    """A new network with its weights moved, since its gates are zero and no layer would act."""
     draw = np.random.default_rng(1).standard_normal
 
-    # The gates of a new DiT are zero, so that no layer would act.
-    def moved(leaf):
+    def move(leaf):
         return leaf + 0.1 * draw(leaf.shape).astype(leaf.dtype)
 
-    return model._replace(params=jax.tree.map(moved, model.params))
+    return model._replace(params=jax.tree.map(move, model.params))
+
+
+def random_linear_network() -> models.Model:
+    """A small network with linear attention and random weights, for 8 x 8 digits."""
+    config = SanaConfig(
+        (8, 8), channels=1, patch=1, width=32, depth=2, heads=4, cross_heads=4, classes=10
+    )
+    return moved(models.init(config, jax.random.key(0), clock="1 - t", name=RANDOM_LINEAR))
 
 
 def _network(name: str, network: str) -> models.Model:
     """The model of a subject."""
     if network == RANDOM:
         return random_network(SHAPES[name])
+    if network == RANDOM_LINEAR:
+        return random_linear_network()
     return models.load(network)
 
 

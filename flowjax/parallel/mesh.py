@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 import jax
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AbstractMesh, AxisType, Mesh
 
 DATA = "data"  # independent samples
 CFG = "cfg"  # the two branches of guidance: shard 0 conditional, shard 1 with the null label
@@ -66,6 +66,11 @@ def make_mesh(
         )
     auto = (AxisType.Auto,) * len(sizes)
     return jax.make_mesh(tuple(sizes.values()), tuple(sizes), auto, devices=devices[:wanted])
+
+
+def without_devices(seq: int) -> AbstractMesh:
+    """A mesh of sizes alone, over `seq` devices that share an image: for `parallel.traffic`."""
+    return AbstractMesh((1, 1, seq, 1), (DATA, CFG, SEQ, PIPE))
 
 
 def _way_out(sizes, wanted, here):

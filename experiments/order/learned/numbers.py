@@ -26,6 +26,7 @@ SCALES = {
     "digits-ot": (1.0,),
     "digits-reflow": (1.0,),
     "digits-smooth": (1.0,),
+    "digits-linear": (1.0,),
     "emoji": (1.0, 4.0),
 }
 # No torsion: it needs a third derivative, and that of a network is its roughness.

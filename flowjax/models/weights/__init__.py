@@ -20,7 +20,15 @@ from flowjax.models.weights.own import save
 __all__ = ["load", "save"]
 
 ASSETS = pathlib.Path(__file__).parents[2] / "assets"
-SHIPPED = ("digits", "digits-ot", "digits-reflow", "digits-smooth", "emoji", "emoji-smooth")
+SHIPPED = (
+    "digits",
+    "digits-ot",
+    "digits-reflow",
+    "digits-smooth",
+    "digits-linear",
+    "emoji",
+    "emoji-smooth",
+)
 
 
 def load(

@@ -6,7 +6,12 @@ Formulas (1) and (2) of `parallel.analysis.latency`, whose letters are used here
 import math
 from typing import NamedTuple
 
-from flowjax.models.dit import DiTConfig
+from flowjax.models.networks import Config
+from flowjax.models.sana_sizes import SanaConfig
+from flowjax.models.sizes import DiTConfig
+
+TEXT = 300  # tokens of the text of a public SANA, to which its pipeline pads
+SUM_BYTES = 4  # of a number in the sums of linear attention, at least
 
 
 class Device(NamedTuple):
@@ -48,6 +53,11 @@ class Work(NamedTuple):
       sample: m, of one sample in one layer, whatever the number of its tokens.
       ends: of one token before and after the layers.
       label: of one sample before and after the layers.
+      weights: the numbers of the weights of one layer. None: one for two operations of a and m.
+      sums: S, the numbers of the sums over keys of one sample in one layer, where attention is
+        linear; 0 where it is not.
+      row: r, the numbers that a neighbour receives of one row of tokens of one sample in one layer
+        of such a network.
     """
 
     layers: int
@@ -58,6 +68,9 @@ class Work(NamedTuple):
     sample: float = 0.0
     ends: float = 0.0
     label: float = 0.0
+    weights: float | None = None
+    sums: float = 0.0
+    row: float = 0.0
 
     def operations(self, tokens: int) -> float:
         """Operations of one evaluation of one sample that has `tokens` tokens."""
@@ -65,7 +78,19 @@ class Work(NamedTuple):
         return self.layers * layer + tokens * self.ends + self.label
 
 
-def work(config: DiTConfig) -> Work:
+def work(config: Config, columns: int | None = None) -> Work:
+    """The `Work` of a DiT or a SANA.
+
+    Args:
+      config: the sizes of the network.
+      columns: tokens in one row of the image; by default in one of config.size.
+    """
+    if isinstance(config, SanaConfig):
+        return _of_sana(config, columns or config.size[1] // config.patch)
+    return _of_dit(config)
+
+
+def _of_dit(config: DiTConfig) -> Work:
     """The `Work` of a DiT.
 
     With an MLP r times as wide, patches of P numbers, and outputs of p p O numbers a patch:
@@ -89,6 +114,41 @@ def work(config: DiTConfig) -> Work:
     )
 
 
+def _of_sana(config: SanaConfig, columns: int) -> Work:
+    """The `Work` of a SANA.
+
+    With heads of d numbers, G the width of the attention to T tokens of text, whose embeddings have
+    C numbers, and an MLP whose hidden width is F behind the gate:
+
+        a = 8 E^2 + 4 E (d + 1)     queries, keys, values, output; the sums and their use
+          + 4 E G + 4 T G           the attention to the text
+          + 6 E F + 36 F            the MLP, and its 3 x 3 convolution of 2 F channels
+        c = 0                       tokens see each other through sums
+        m = 4 T E G                 keys and values of the text
+        ends = 2 E (P + p p O)
+        label = 2 (256 E + E^2) + 12 E^2 (the time) + 2 T (C E + E^2) (the text)
+    """
+    e, f, g = config.width, config.hidden, config.cross_width
+    head = e // config.heads
+    # A label reaches the network as one token.
+    text = TEXT if config.classes is None else 1
+    matrices = 8 * e**2 + 4 * e * g + 6 * e * f + 36 * f
+    numbers = config.patch**2 * (config.channels + config.outputs)  # P + p p O
+    return Work(
+        layers=config.depth,
+        width=e,
+        heads=config.heads,
+        token=matrices + 4 * e * (head + 1) + 4 * text * g,
+        pair=0.0,
+        sample=4 * text * e * g,
+        ends=2 * e * numbers,
+        label=14 * e**2 + 512 * e + 2 * text * (config.caption * e + e**2),
+        weights=matrices / 2 + 2 * e * g,
+        sums=e * (head + 1),
+        row=columns * 2 * f,
+    )
+
+
 def layer(
     work: Work, device: Device, samples: float, queries: int, keys: int, number: float
 ) -> tuple[float, float]:
@@ -105,9 +165,9 @@ def layer(
     # The scores and the weighted values, then all other products of the layer.
     attention = samples * queries * keys * work.pair
     operations = samples * (queries * work.token + work.sample) + attention
-    weights = (work.token + work.sample) / 2 * number  # bytes
+    weights = (work.token + work.sample) / 2 if work.weights is None else work.weights
     rate = device.peak * device.achieved
-    seconds = max(operations / rate, weights / device.memory, device.floor)
+    seconds = max(operations / rate, weights * number / device.memory, device.floor)
     return seconds, attention / operations
 
 
@@ -116,9 +176,9 @@ def transfer(device: Device, kind: str, n: int, own: float, apart: int = 1) -> f
 
     Args:
       device: a `Device`.
-      kind: "gather", "stale", "ulysses" or "ring".
+      kind: "gather", "stale", "ulysses" or "ring"; "sums" or "rows" of linear attention.
       n: the number of devices that exchange.
-      own: bytes of one device's keys.
+      own: bytes of one device's keys, of its sums, or of one of its rows.
       apart: the distance from one of these devices to the next; 1 for neighbours.
     """
     if n == 1:
@@ -132,6 +192,13 @@ def transfer(device: Device, kind: str, n: int, own: float, apart: int = 1) -> f
     if kind == "ring":
         rate = device.network if far else device.link
         return (n - 1) * (device.latency + 2 * own / rate)
+    if kind == "sums":
+        # An all-reduce; the network cards of an island share what the other islands add.
+        slowest = max((n - 1) / n / device.link, far / n / (near * device.network))
+        return device.latency + 2 * own * slowest
+    if kind == "rows":
+        # Two permutes: a row from either neighbour.
+        return 2 * device.latency + 2 * own / (device.network if far else device.link)
     # The network cards of an island share the blocks that come from beyond it.
     slowest = max((n - 1) / device.link, far / (near * device.network))
     return device.latency + 2 * own * slowest

@@ -8,6 +8,7 @@ The formulas start from what the network computes (`Work`) and what a device can
     M   patches of a pipeline           b   bytes of a number
 
     a, c, m   operations of a token in a layer outside attention, of a pair of tokens, of a sample
+              (linear attention belongs to a, and c = 0)
     F         peak x achieved, operations a second
     R, W      bytes a second from the device's memory, and from other devices
 
@@ -16,15 +17,20 @@ A layer on T of the tokens, which attend to L, and its exchange with other devic
     (1)  C = max( B (T a + T L c + m) / F,   (a + m)/2 b / R,   floor )
              the products; reading the weights once; starting the programs of a layer, however small
     (2)  X = latency x rounds + bytes / W
-             bytes as in parallel.traffic; rounds 1 (gather, stale), 2 (ulysses), n - 1 (ring)
+             bytes as in parallel.traffic; rounds 1 (gather, stale), 2 (ulysses), n - 1 (ring);
+             of linear attention 1 (sums) and 2 (rows)
     (3)  exposed = X - hidden min(X, window)
-             window = 0 (gather, ulysses), (n-1)/n of attention (ring), C (stale)
+             window = 0 (gather, ulysses, sums, rows), (n-1)/n of attention (ring), C (stale)
     (4)  row = K (C + exposed) + ends,   T = L/n
              with guidance over two devices, one sum of velocities in addition
 
 Beyond an island of g devices, W is smaller. A block from beyond enters an island once and the g
 network cards of the island share a gather, so together they bound its W. One card bounds the W of
 ulysses and of a hop of a ring. ulysses_ring has both exchanges, one after the other.
+
+A network with linear attention exchanges the sums over keys and a row of tokens with either
+neighbour ("rows"), one after the other; "gather" is its exact attention. In a stale row nothing
+waits for the sums, and the rows are waited for as ever.
 
 Displaced patches (DistriFusion, arXiv:2402.19481) take w synchronous rows as gather and the other
 rows as stale. A pipeline of patches (PipeFusion, arXiv:2405.14430) runs ceil(K/p) layers on L/M
@@ -57,11 +63,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowjax.errors import check_choice
-from flowjax.models.dit import DiTConfig
-from flowjax.parallel.analysis.costs import Device, Work, layer, transfer, work
+from flowjax.models import networks
+from flowjax.models.networks import Config
+from flowjax.parallel.analysis.costs import SUM_BYTES, Device, Work, layer, transfer, work
 from flowjax.parallel.stale.precision import BITS, bytes_of
 
 ATTENTIONS = ("gather", "ulysses", "ring", "ulysses_ring", "stale", "pipefusion")
+# Those of a network with linear attention.
+OF_SUMS = ("gather", "stale")
 
 
 class Seconds(NamedTuple):
@@ -88,7 +97,7 @@ class Seconds(NamedTuple):
 
 
 def of_run(
-    config: DiTConfig,
+    config: Config,
     shape: Sequence[int],
     steps: int,
     synced: int | np.ndarray,
@@ -103,19 +112,19 @@ def of_run(
     comm_dtype: str | None = None,
     dtype: str = "bfloat16",
 ) -> Seconds:
-    """The `Seconds` of sampling a batch with a DiT over devices; `.total` is their sum.
+    """The `Seconds` of sampling a batch over devices; `.total` is their sum.
 
     The seconds of a policy that decides during the run are known after it: pass
     `solution.stats.synced`. Give the sizes of the network to be modelled, which need not be the
     one that was measured; in a small network every layer takes the floor.
 
     Args:
-      config: the network's `DiTConfig`.
+      config: the sizes of a DiT or a SANA. A text has `costs.TEXT` tokens.
       shape: (B, H, W, C) of the noise.
       steps: evaluations, which are the rows of the plan.
       synced: the number of synchronous rows at the start, or a mask (steps,). Only "stale" and
         "pipefusion" use it.
-      attention: one of `ATTENTIONS`.
+      attention: one of `ATTENTIONS`; of `OF_SUMS` where attention is linear.
       devices: the devices that share an image. They share its tokens, or for "pipefusion" the
         layers; for "ulysses_ring" a pair (u, r), see `make_mesh`.
       device: a `Device`; configs/latency.py has some.
@@ -140,6 +149,8 @@ def of_run(
             "guidance."
         )
     check_choice("latency.of_run", "comm_dtype", comm_dtype, BITS)
+    if networks.is_linear(config):
+        _check_sums(config, shape, attention, devices, comm_dtype)
     number = jnp.dtype(dtype).itemsize
     if attention == "stale":
         # A message in fewer bits has a scale for each head of each token.
@@ -150,7 +161,7 @@ def of_run(
     # The devices of an image share its layers or its tokens.
     sizes = {"pipe": devices} if attention == "pipefusion" else {"seq": devices}
     return seconds(
-        work(config),
+        work(config, shape[2] // config.patch),
         tokens,
         masked(steps, synced),
         device,
@@ -163,6 +174,18 @@ def of_run(
         message=message,
         **sizes,
     )
+
+
+def _check_sums(config, shape, attention, devices, comm_dtype):
+    """Refuse what a network with linear attention has not."""
+    check_choice("latency.of_run", "attention", attention, OF_SUMS)
+    rows = shape[1] // config.patch
+    if devices > rows or comm_dtype is not None:
+        raise ValueError(
+            f"latency.of_run: {devices} devices with comm_dtype={comm_dtype!r} for a network with "
+            f"linear attention and {rows} rows of tokens; wanted at most {rows} devices, each of "
+            "which holds whole rows, and comm_dtype=None: sums are sent as they are."
+        )
 
 
 def masked(steps: int, synced: int | np.ndarray) -> np.ndarray:
@@ -217,8 +240,8 @@ def seconds(
     check_choice("latency.seconds", "attention", attention, ATTENTIONS)
     patches = patches or pipe
     lag = lag or (2 if patches >= 2 * pipe > 2 else 1)
-    exchanges = _exchanges_of(attention, seq)
-    shards = math.prod(exchange.devices for exchange in exchanges)
+    exchanges = _exchanges_of(work, attention, seq)
+    shards = math.prod(seq) if attention == "ulysses_ring" else seq
     _check(work, tokens, exchanges, shards, pipe, patches, lag)
     run = _Run(work, device, samples, cfg, shards, tokens, number)
     synced = np.asarray(synced)
@@ -235,7 +258,7 @@ def seconds(
         return _row(run, exchanges).times(len(synced))
     # Displaced patches: synchronous rows gather, the others hide their gather under compute.
     count = int(np.sum(synced))
-    synchronous = _row(run, [_Exchange("gather", shards, 1)]).times(count)
+    synchronous = _row(run, _exchanges_of(work, "gather", shards)).times(count)
     stale = _row(run, exchanges, message=message).times(len(synced) - count)
     return Seconds(*(one + other for one, other in zip(synchronous, stale, strict=True)))
 
@@ -260,14 +283,19 @@ class _Exchange(NamedTuple):
     apart: int
 
 
-def _exchanges_of(attention: str, seq: int | tuple[int, int]) -> list[_Exchange]:
+def _exchanges_of(work: Work, attention: str, seq: int | tuple[int, int]) -> list[_Exchange]:
     """The exchanges of one layer, one after the other."""
+    if work.sums:
+        check_choice("latency.seconds", "attention", attention, OF_SUMS)
     is_pair = isinstance(seq, (tuple, list)) and len(seq) == 2
     if is_pair != (attention == "ulysses_ring"):
         raise ValueError(
             f"latency.seconds: seq={seq!r} with attention={attention!r}; 'ulysses_ring' wants a "
             "pair (u, r), the others a number."
         )
+    if work.sums:
+        sums = "stale sums" if attention == "stale" else "sums"
+        return [_Exchange(sums, seq, 1), _Exchange("rows", seq, 1)]
     if is_pair:
         inner, outer = seq
         return [_Exchange("ulysses", inner, 1), _Exchange("ring", outer, inner)]
@@ -319,10 +347,14 @@ def _row(
 
     # With cfg=2 the velocities of the two branches are added: a few numbers a token.
     exposed = device.latency if run.cfg == 2 else 0.0
+    keys = queries * work.width * (message or run.number)
+    sums = work.sums * max(run.number, SUM_BYTES)
+    sizes = {"sums": sums, "stale sums": sums, "rows": work.row * run.number}
     for kind, n, apart in exchanges:
-        own = run.samples * queries * work.width * (message or run.number)
-        moved = transfer(device, kind, n, own, apart)
-        windows = {"stale": compute, "ring": compute * attending * (n - 1) / n}
+        own = run.samples * sizes.get(kind, keys)
+        moved = transfer(device, kind.removeprefix("stale "), n, own, apart)
+        ring = compute * attending * (n - 1) / n
+        windows = {"stale": compute, "stale sums": compute, "ring": ring}
         exposed += layers * (moved - device.hidden * min(moved, windows.get(kind, 0.0)))  # (3)
 
     # The embedding of the tokens and the head of the network, which no device shares.

@@ -64,7 +64,13 @@ def _is_count(value):
 
 
 def exchange(
-    plan: Plan, tokens: int, devices: int, *, slots: int | None = None, **options: Any
+    plan: Plan,
+    tokens: int,
+    devices: int,
+    *,
+    slots: int | None = None,
+    together: int = 1,
+    **options: Any,
 ) -> Exchange:
     """The `Exchange` of a run.
 
@@ -74,6 +80,7 @@ def exchange(
       devices: the number of parts: devices, or patches of "pipefusion".
       slots: the size of the tables, at least the number of parts; by default that number.
         Exchanges of one size share a compiled program.
+      together: as for `contiguous`.
       **options: the fields of `parallel.options.Options`, each by its name. Here attention is
         "stale" by default, and comm_dtype may also be a number of bits.
 
@@ -84,7 +91,7 @@ def exchange(
     # `check` knows the formats of a mesh, of which a number of bits is none.
     has_bits = isinstance(given.comm_dtype, int)
     check(NAME, given._replace(comm_dtype=None) if has_bits else given, plan)
-    return exchange_of(plan, tokens, devices, given, slots)
+    return exchange_of(plan, tokens, devices, given, slots, together)
 
 
 def exchange_of(

@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 
@@ -297,6 +298,59 @@ def test_stale_attention_is_advised_only_where_it_is_quicker_and_near_enough():
     far = made_devices(0.9)
     assert devices.choice(far)["mode"] == "gather" and devices.fewest(far) is None
     assert "no tried policy" in dict(devices.advice([far]))["8 devices"]
+
+
+def test_sums_of_this_step_are_advised_where_stale_ones_are_little_faster():
+    linear = {"sums": {"sums": 40_000, "keys": 80_000}, "exact_seconds": {"gather": 1.0}}
+    little, much = (made_devices(0.1, stale_seconds=s) | linear for s in (0.95, 0.5))
+    assert devices.choice(little)["mode"] == "gather"
+    text = dict(devices.advice([little]))["8 devices"]
+    assert "synchronous, because linear attention exchanges sums: 40 kB" in text
+    assert "keys and values of as many tokens would be 80 kB" in text and "1.05 times" in text
+    assert devices.choice(much)["mode"] == "stale"
+    assert "because linear attention" not in dict(devices.advice([much]))["8 devices"]
+
+
+def small_sana(width=16):
+    return models.SanaConfig(
+        (4, 4), channels=1, patch=1, width=width, depth=1, heads=2, cross_heads=2, classes=3
+    )
+
+
+def test_devices_are_refused_beyond_the_rows_of_linear_attention_and_the_tokens_of_softmax():
+    assert devices.refusal(small_sana(), 4) == ""
+    assert devices.refusal(small_sana(), 16) == "16 devices for 4 rows of tokens"
+    digits = models.preset("digits")
+    assert devices.refusal(digits, 64) == ""
+    assert devices.refusal(digits, 65) == "65 devices for 64 tokens"
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_the_bytes_of_sums_are_those_of_their_sizes(guidance):
+    found = devices.received(small_sana(), 2, guidance)
+    branches = 1 if guidance == 1 else 2
+    # Of one image: 2 heads of 8 x 9 sums, and two rows of four tokens with 2 F channels.
+    rows = 2 * 4 * 2 * small_sana().hidden
+    assert found["sums"] == branches * 4 * (2 * 8 * 9 + rows)
+    # Keys and values of the other half of the tokens.
+    assert found["keys"] == branches * 4 * 2 * 8 * 16
+
+
+@pytest.mark.slow
+def test_a_network_with_linear_attention_is_advised_on_devices(tmp_path):
+    small = small_sana()
+    made = models.init(small, jax.random.key(0), clock="1 - t")
+    draw = np.random.default_rng(1).standard_normal
+    # The last layer of a new network is zero.
+    moved = jax.tree.map(lambda leaf: leaf + 0.1 * draw(leaf.shape).astype(leaf.dtype), made.params)
+    models.save(tmp_path, made._replace(params=moved))
+    sizes = {"starts": 8, "device_starts": 2, "tuned_steps": []}
+    given = config(model=str(tmp_path), steps=(4,), devices=(1, 2), link="nvlink4")
+    given = dataclasses.replace(given, sizes=sizes, solvers=("AB2",), shifts=(1.0,))
+    rows = [{**key, **values} for key, values in devices.measure(given, devices.cells(given))]
+    assert {line["forecast"] for line in rows[0]["lines"]} == {"held"}
+    assert list(rows[0]["exact_seconds"]) == ["gather"]
+    assert "because linear attention exchanges sums" in dict(devices.advice(rows))["2 devices"]
 
 
 def test_one_device_is_advised_where_more_are_slower():

@@ -129,6 +129,7 @@ def test_the_quick_variant_has_no_comparisons():
         ("viewer_networks", ("digit",), "'digit'"),
         ("fraction_networks", ("digit",), "'digit'"),
         ("threshold_networks", ("digit",), "'digit'"),
+        ("linear_networks", ("digit",), "'digit'"),
     ],
 )
 def test_a_name_that_is_not_known_is_refused_before_anything_is_measured(option, value, words):

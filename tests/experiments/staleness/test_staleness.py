@@ -13,7 +13,14 @@ from experiments import staleness
 from experiments.staleness import law, orders, placement, verdict, warmup
 from flowjax import records
 
-SELECTIONS = ("viewer_networks", "fraction_networks", "threshold_networks")
+SELECTIONS = (
+    "viewer_networks",
+    "fraction_networks",
+    "threshold_networks",
+    "linear_networks",
+    "linear_steps",
+    "linear_starts",
+)
 # Words that the glossary replaces: exchange or copy, fraction, method, part of an answer.
 OLD_WORDS = ("told", "share", "shares", "way", "wiggle", "claimed", "hold's", "in all")
 DEVICES = np.array([2.0, 4.0, 8.0, 16.0])
@@ -52,6 +59,9 @@ SMALL = {
     "viewer_devices": (2,),
     "fraction_networks": ("random",),
     "threshold_networks": ("random",),
+    "linear_networks": ("random", "random-linear"),
+    "linear_steps": (4,),
+    "linear_starts": 2,
 }
 
 

@@ -13,12 +13,12 @@ from jax.extend.core import jaxprs_in_params
 
 from configs.latency import DEVICES, get_config
 from experiments import latency as experiment
-from experiments.latency import layouts, planning, published
+from experiments.latency import layouts, linear, planning, published
 from experiments.latency.tables import TABLES
 from flowjax import grids, models, parallel, plans, records
 from flowjax.models.dit import DiTConfig
 from flowjax.parallel import traffic
-from flowjax.parallel.analysis import latency
+from flowjax.parallel.analysis import costs, latency
 from flowjax.parallel.analysis.latency import Device, Work, masked, of_run, seconds
 from flowjax.parallel.pipeline import ticks
 from flowjax.parallel.stale import policies
@@ -301,6 +301,76 @@ def test_what_cannot_be_is_refused_by_name(options, sentence):
         of_run(XL, SHAPE, 10, device=H, **given)
 
 
+# ---- linear attention
+
+SANA = models.preset("SANA-1.6B/1024")
+OF_SANA = (2, 32, 32, 32)
+
+
+@pytest.mark.parametrize("drawn_for", [{"classes": 9}, {"caption": 64}], ids=["label", "text"])
+def test_operations_of_linear_attention_agree_with_xla(drawn_for):
+    # One layer: XLA counts the body of a scan once.
+    config = models.SanaConfig(
+        (16, 16), channels=4, patch=1, width=256, depth=1, heads=8, cross_heads=4, **drawn_for
+    )
+    condition = np.zeros(1, int)
+    if "caption" in drawn_for:
+        condition = models.Condition(
+            jnp.zeros((1, costs.TEXT, 64), jnp.float32), jnp.ones((1, costs.TEXT), jnp.float32)
+        )
+    model = models.init(config, jax.random.key(0))
+    arguments = model.params, jnp.zeros((1, 16, 16, 4), jnp.float32), 0.5, condition
+    counted = jax.jit(model.apply).lower(*arguments).cost_analysis()["flops"]
+    # XLA counts norms, gates and activations as well.
+    assert 1 <= counted / latency.work(config).operations(config.tokens) < 1.05
+
+
+@pytest.mark.parametrize("n", [2, 4, 8])
+def test_bytes_of_sums_and_rows_are_those_of_the_traffic(n):
+    config = dataclasses.replace(SANA, dtype="bfloat16")
+    received = traffic.linear_rows(
+        config, OF_SANA, parallel.make_mesh(seq=n), 1.0, jnp.bfloat16, np.ones(1, bool)
+    )
+    device = IDEAL._replace(link=1.0)
+    exact = of_run(config, OF_SANA, 1, 1, "gather", n, device)
+    assert exact.exposed == pytest.approx(received[0, 1], rel=1e-12)
+
+
+def test_rounds_of_linear_attention_are_an_all_reduce_and_two_permutes():
+    # tests/parallel/test_linear.py counts them in the compiled program.
+    device = IDEAL._replace(latency=1.0)
+    assert of_run(SANA, OF_SANA, 1, 1, "gather", 4, device).exposed == 3 * SANA.depth
+
+
+def test_staleness_hides_the_sums_of_linear_attention_and_not_its_rows():
+    hide = H._replace(hidden=1.0, latency=0.0)
+    exact, stale = (of_run(SANA, OF_SANA, 1001, 1, mode, 4, hide) for mode in latency.OF_SUMS)
+    rows = 2 * 32 * 2 * SANA.hidden * 2 * 2 / H.link  # two rows of two samples in bfloat16
+    assert stale.exposed == pytest.approx(1001 * SANA.depth * rows, rel=1e-2)
+    assert stale.compute == exact.compute and stale.exposed < exact.exposed
+
+
+def test_bytes_of_linear_attention_do_not_grow_with_the_rows_of_an_image():
+    tall = (2, 256, 32, 32)
+    short, long = (of_run(SANA, shape, 1, 1, "gather", 4, H).exposed for shape in (OF_SANA, tall))
+    assert short == long
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"attention": "ulysses"}, "attention='ulysses'"),
+        ({"attention": "pipefusion"}, "attention='pipefusion'"),
+        ({"devices": 64}, "64 devices.*32 rows"),
+        ({"comm_dtype": "int8"}, "comm_dtype='int8'"),
+    ],
+)
+def test_what_linear_attention_has_not_is_refused_by_name(options, sentence):
+    given = {"synced": 1, "attention": "stale", "devices": 4, **options}
+    with pytest.raises(ValueError, match=sentence):
+        of_run(SANA, OF_SANA, 10, device=H, **given)
+
+
 # ---- the experiment
 
 
@@ -315,6 +385,31 @@ def test_the_page_is_drawn(pages):
     (page,) = pages[1]
     text = pathlib.Path(page).read_text(encoding="utf-8")
     assert ">nan<" not in text and "The typical misfit is" in text
+
+
+def test_staleness_pays_from_the_fewest_devices_on_which_a_step_is_fast_enough():
+    rows = [
+        {"machine": machine, "pixels": "1024", "devices": n, "worth": worth}
+        for machine, values in {"fast": (1.0, 1.05, 1.2), "slow": (1.0, 1.0, 1.09)}.items()
+        for n, worth in zip((2, 4, 8), values, strict=True)
+    ]
+    assert [line["devices"] for line in linear.paying(rows)] == [8, None]
+    assert linear._where(rows, "worth") == "fast, 1024: from 8 devices"
+    assert linear._where(rows[3:], "worth") == "nowhere"
+
+
+def test_bytes_of_keys_outgrow_those_of_sums_with_the_image():
+    of_sums, of_rows, of_keys = (
+        np.array(each)
+        for each in zip(
+            *(linear.received(models.preset(f"SANA-1.6B/{size}"), 4) for size in ("1024", "4K")),
+            strict=True,
+        )
+    )
+    # 16 times the tokens: a row is four times as long, and the sums have their size.
+    assert of_sums[1] == of_sums[0]
+    assert of_rows[1] == 4 * of_rows[0]
+    assert of_keys[1] == 16 * of_keys[0]
 
 
 def test_published_seconds_are_met_within_a_factor_of_1_4():
