@@ -45,6 +45,7 @@ CONTENDERS = {
     "flowjax, published": "published",
     "flowjax, tuned": "tuned",
 }
+LISTS = ("diffusers", "published", "tuned")
 TUNED = "tuned"  # the solver's name in a row of a tuned plan
 # The greatest relative error of one evaluation in PyTorch, and of a result to its plan's endpoint.
 AGREE_ONCE, AGREE = 1e-4, 1e-3
@@ -188,10 +189,22 @@ def fewest(rows: list[dict], names: tuple[str, ...], error: float) -> Choice | N
     return min(reached, key=lambda choice: (choice.evaluations, choice.rms), default=None)
 
 
-def choices(config: "Config", rows: list[dict], error: float) -> dict[str, Choice | None]:
-    """{list of plans: its choice} for a stated error."""
+def _choose(config: "Config", kept: records.Records) -> dict[float, dict[str, Choice | None]]:
+    """{error: {list of plans: its choice}}; each choice is a row, too."""
     names = {"diffusers": config.diffusers, "published": config.published, "tuned": (TUNED,)}
-    return {listed: fewest(rows, tuple(each), error) for listed, each in names.items()}
+    found = {}
+    for error in config.errors:
+        found[error] = {listed: fewest(kept.rows, names[listed], error) for listed in LISTS}
+        for listed, choice in found[error].items():
+            key = {"part": "plans", "error": error, "list": listed}
+            if not kept.done(key):
+                kept.add(key, **_about(choice))
+    return found
+
+
+def _about(choice: Choice | None) -> dict:
+    """The fields of a choice for a row; None in each of them where the error is not reached."""
+    return choice._asdict() if choice else dict.fromkeys(Choice._fields)
 
 
 # ---- seconds
@@ -287,8 +300,6 @@ def _measure(
             differences = [values.pop("error"), *(answer["error"] for answer in answers)]
             values["difference"] = max(differences)
             values["agrees"] = bool(np.all(np.array(differences) <= AGREE))
-            # After the calls: it is the peak.
-            values |= workers[each].ask("memory")
             values["load"] = os.getloadavg()[0]
     finally:
         # Also after an error: a worker that nobody asks would wait for ever.
@@ -299,13 +310,17 @@ def _measure(
 
 
 def _take_seconds(
-    config: "Config", kept: records.Records, folder: str, test: Unseen, error: float
+    config: "Config",
+    kept: records.Records,
+    folder: str,
+    test: Unseen,
+    error: float,
+    chosen: dict[str, Choice | None],
 ) -> None:
-    """Add the rows of one stated error: every batch and contender."""
+    """Add the rows of one stated error, which has these choices: every batch and contender."""
     absent = worker.missing(tuple(CONTENDERS))
     pythons = _versions(config)
     own = jax.__version__
-    chosen = choices(config, kept.rows, error)
     shared = {
         listed: _share(config, folder, plan_of(config, choice), f"{listed}-{error:g}", test)
         for listed, choice in chosen.items()
@@ -332,8 +347,7 @@ def _take_seconds(
             key |= {"contender": contender, "jax": version}
             choice = chosen[CONTENDERS[contender]]
             values = found.get((contender, version), {})
-            about = choice._asdict() if choice else dict.fromkeys(Choice._fields)
-            kept.add(key, **about, libraries=_libraries(contender, version), **values)
+            kept.add(key, **_about(choice), libraries=_libraries(contender, version), **values)
 
 
 def run(config: "Config", workdir: str | os.PathLike) -> list[dict]:
@@ -347,6 +361,7 @@ def run(config: "Config", workdir: str | os.PathLike) -> list[dict]:
     tune_config = _tune_config(config)
     test = unseen(tune_config, tuned_subjects.subject(tune_config, config.model))
     _take_errors(config, kept, test)
+    chosen = _choose(config, kept)
     print("All errors are measured; the timing begins, and wants a machine that does nothing else.")
     with tempfile.TemporaryDirectory() as folder:
         loaded = subjects.load(config.model)
@@ -354,7 +369,7 @@ def run(config: "Config", workdir: str | os.PathLike) -> list[dict]:
             export.write(pathlib.Path(folder), loaded.params, loaded.card.config)
             _check_network(config, kept, folder, test)
         for error in progress(config.errors, lambda error: f"error {error:g}"):
-            _take_seconds(config, kept, folder, test, error)
+            _take_seconds(config, kept, folder, test, error, chosen[error])
     return kept.rows
 
 

@@ -1,16 +1,11 @@
 """The rows of `to_error` as tables in Markdown: the seconds, and the plans that took them."""
 
-LISTS = {
-    "torch compile": "diffusers",
-    "flowjax, published": "flowjax, published",
-    "flowjax, tuned": "flowjax, tuned",
-}
-
 
 def markdown(rows: list[dict], command: str) -> str:
     """The tables for the README and the documentation, and one line about the machine."""
     timed = [row for row in rows if row["part"] == "seconds"]
-    lines = [*_seconds(timed), "", *_plans(timed), "", _machine(timed, command), ""]
+    chosen = [row for row in rows if row["part"] == "plans"]
+    lines = [*_seconds(timed), "", *_plans(chosen), "", _machine(timed, command), ""]
     return "\n".join(lines)
 
 
@@ -50,14 +45,13 @@ def _cell(row: dict, best: float) -> str:
     return f"{row['evaluations']} evaluations, {row['wall']:.3g} s{ratio}"
 
 
-def _plans(timed: list[dict]) -> list[str]:
+def _plans(chosen: list[dict]) -> list[str]:
     """A line for each stated error: the plan of each list, with its own error."""
-    head = ["error", *LISTS.values()]
-    lines = [_line(head), _line(["---"] * len(head))]
-    for error in dict.fromkeys(row["error"] for row in timed):
-        here = {row["contender"]: row for row in timed if row["error"] == error}
-        texts = [_plan(here[name]) if name in here else "" for name in LISTS]
-        lines.append(_line([f"{error:g}", *texts]))
+    lists = list(dict.fromkeys(row["list"] for row in chosen))
+    lines = [_line(["error", *lists]), _line(["---"] * (1 + len(lists)))]
+    for error in dict.fromkeys(row["error"] for row in chosen):
+        here = {row["list"]: row for row in chosen if row["error"] == error}
+        lines.append(_line([f"{error:g}", *(_plan(here[name]) for name in lists)]))
     return lines
 
 
