@@ -112,11 +112,11 @@ def tuned_plans(config: "Config") -> dict[int, Plan]:
     """{evaluations: plan} of the accepted tuned plans of the model at guidance 1."""
     card = subjects.load(config.model).card
     name = tuned_subjects.slug(config.model)
-    paths = [
-        *shipped_path(card.name, 1, 1.0).parent.glob("w1-*.json"),
-        # Those of the folder come last and are the ones that count.
-        *pathlib.Path(config.plans).glob(f"{name}-w1-*.json"),
-    ]
+    paths = []
+    if config.model in SHIPPED:
+        paths += shipped_path(config.model, 1, 1.0).parent.glob("w1-*.json")
+    # Those of the folder come last and are the ones that count.
+    paths += pathlib.Path(config.plans).glob(f"{name}-w1-*.json")
     found = {}
     for path in paths:
         # A longer name is of a table of which parts are free only.
@@ -275,7 +275,7 @@ def _check_network(config: "Config", kept: records.Records, folder: str, test: U
     case = _share(config, folder, one_evaluation(), "one-evaluation", test)
     with worker.Worker("torch eager", folder) as each:
         found = each.build(case)["error"]
-    if found > AGREE_ONCE:
+    if not found <= AGREE_ONCE:  # also where it is NaN
         raise RuntimeError(
             f"{COMMAND}: one evaluation of {config.model} in PyTorch differs by {found:.1e} from "
             f"that in JAX; wanted {AGREE_ONCE:g} at most."
@@ -318,6 +318,10 @@ def _take_seconds(
     chosen: dict[str, Choice | None],
 ) -> None:
     """Add the rows of one stated error, which has these choices: every batch and contender."""
+    keys = {batch: {"part": "seconds", "error": error, "batch": batch} for batch in config.batches}
+    todo = [batch for batch, key in keys.items() if not kept.done(key)]
+    if not todo:
+        return
     absent = worker.missing(tuple(CONTENDERS))
     pythons = _versions(config)
     own = jax.__version__
@@ -333,9 +337,7 @@ def _take_seconds(
         for contender in CONTENDERS
         if contender not in absent and (version == own or contender not in worker.TORCH)
     ]
-    for batch in config.batches:
-        if kept.done({"part": "seconds", "error": error, "batch": batch}):
-            continue
+    for batch in todo:
         cases = {
             each: dataclasses.replace(shared[CONTENDERS[each[0]]], batch=batch)
             for each in taking_part
@@ -343,8 +345,7 @@ def _take_seconds(
         }
         found = _measure(cases, pythons, folder, config.repeats)
         for contender, version in taking_part:
-            key = {"part": "seconds", "error": error, "batch": batch}
-            key |= {"contender": contender, "jax": version}
+            key = keys[batch] | {"contender": contender, "jax": version}
             choice = chosen[CONTENDERS[contender]]
             values = found.get((contender, version), {})
             kept.add(key, **_about(choice), libraries=_libraries(contender, version), **values)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import bench_to_error
-from experiments.benchmarks import export, to_error, with_jax
+from experiments.benchmarks import export, to_error, with_jax, worker
 from experiments.benchmarks.case import Case, error
 from experiments.benchmarks.to_error_table import markdown
 from flowjax import models, plans
@@ -181,6 +181,28 @@ def test_a_path_that_is_not_linear_is_refused(tmp_path):
 
 def test_more_images_than_starts_are_refused(tmp_path):
     assert "raise --config.network_unseen" in refused(tmp_path, batches=(9,))
+
+
+# -- the command
+
+
+@pytest.mark.slow
+def test_quick_run_in_processes(tmp_path, monkeypatch):
+    """As a user runs it; PyTorch is left out, so that the test is the same everywhere."""
+
+    def without_torch(names, **_):
+        return {name: "left out by the test" for name in names if name in worker.TORCH}
+
+    monkeypatch.setattr(worker, "missing", without_torch)
+    config = dataclasses.replace(bench_to_error.get_config("quick"), plans=str(tmp_path / "none"))
+    rows = to_error.run(config, tmp_path)
+    timed = [row for row in rows if row["part"] == "seconds"]
+    assert {row["contender"] for row in timed} == {"flowjax, published", "flowjax, tuned"}
+    assert all(row["agrees"] and row["wall"] > 0 for row in timed)
+    # A second run measures nothing again.
+    assert to_error.run(config, tmp_path) == rows
+    (path,) = to_error.table(tmp_path)
+    assert path.read_text().startswith("| images | error | flowjax, published | flowjax, tuned |")
 
 
 # -- one network for both
