@@ -1,9 +1,9 @@
 """How many seconds does a sample of a given error take: by diffusers, by flowjax, by tuned tables?
 
 Three lists of plans stand beside each other: the solvers that diffusers has on the flow path, the
-published solvers of flowjax, and the tuned tables of the network. The first part takes their errors
-on unseen starts and times nothing. The second part times, for each stated error, the plan of each
-list that reaches it with the fewest evaluations.
+published solvers of flowjax, and the tuned tables of the network. `reached` takes their errors on
+unseen starts. Then the plan of each list that reaches a stated error with the fewest evaluations is
+timed.
 """
 
 import dataclasses
@@ -13,26 +13,24 @@ import pathlib
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 
 from configs import tune as tuning
-from experiments.benchmarks import export, with_jax, worker
+from experiments.benchmarks import export, reached, with_jax, worker
 from experiments.benchmarks.case import Case
 from experiments.benchmarks.to_error_table import markdown
 from experiments.cli.run import main, progress
 from experiments.lab import solvers, subjects
 from experiments.tune import subject as tuned_subjects
-from experiments.tune.unseen import Unseen, rms, unseen
+from experiments.tune.unseen import Unseen, unseen
 from flowjax import Plan, files, models, plans, records
 from flowjax.errors import suggestion
 from flowjax.models import DiTConfig
 from flowjax.models.weights import SHIPPED
 from flowjax.schedules import Linear
-from flowjax.tune.facts import check_fits, shipped_path
 
 if TYPE_CHECKING:
     from configs.bench_to_error import Config
@@ -45,29 +43,11 @@ CONTENDERS = {
     "flowjax, published": "published",
     "flowjax, tuned": "tuned",
 }
-LISTS = ("diffusers", "published", "tuned")
-TUNED = "tuned"  # the solver's name in a row of a tuned plan
 # The greatest relative error of one evaluation in PyTorch, and of a result to its plan's endpoint.
 AGREE_ONCE, AGREE = 1e-4, 1e-3
 
 
-class Choice(NamedTuple):
-    """A plan of a list.
-
-    Attributes:
-      solver: a name of `solvers.SOLVERS`, or TUNED.
-      shift: of its uniform grid; None of a tuned plan, which has times of its own.
-      evaluations: of the network.
-      rms: its error on the unseen starts.
-    """
-
-    solver: str
-    shift: float | None
-    evaluations: int
-    rms: float
-
-
-# ---- the model and its plans
+# ---- what is measured
 
 
 def check(config: "Config") -> None:
@@ -106,105 +86,6 @@ def _tune_config(config: "Config") -> tuning.Config:
     """The configuration of experiments.tune that has the same unseen starts."""
     sizes = ("unseen_seed", "network_unseen", "network_reference")
     return tuning.Config(**{name: getattr(config, name) for name in sizes})
-
-
-def tuned_plans(config: "Config") -> dict[int, Plan]:
-    """{evaluations: plan} of the accepted tuned plans of the model at guidance 1."""
-    card = subjects.load(config.model).card
-    name = tuned_subjects.slug(config.model)
-    paths = []
-    if config.model in SHIPPED:
-        paths += shipped_path(config.model, 1, 1.0).parent.glob("w1-*.json")
-    # Those of the folder come last and are the ones that count.
-    paths += pathlib.Path(config.plans).glob(f"{name}-w1-*.json")
-    found = {}
-    for path in paths:
-        # A longer name is of a table of which parts are free only.
-        if not path.stem.rpartition("w1-")[2].isdecimal():
-            continue
-        plan, facts = plans.load_with_facts(path)
-        if facts.get("accepted"):
-            check_fits(facts, card, 1.0, str(path))
-            found[plan.nfe] = plan
-    return dict(sorted(found.items()))
-
-
-def plan_of(config: "Config", choice: Choice) -> Plan:
-    """The plan of a choice."""
-    if choice.solver == TUNED:
-        return tuned_plans(config)[choice.evaluations]
-    grid = solvers.shifted(choice.shift)
-    return solvers.plan_of(choice.solver, Linear(), grid, choice.evaluations)
-
-
-# ---- errors
-
-
-def _take_errors(config: "Config", kept: records.Records, test: Unseen) -> None:
-    """Add the rows {solver, evaluations, shifts, rms} that are not there yet."""
-    for count, plan in tuned_plans(config).items():
-        key = {"part": "errors", "solver": TUNED, "evaluations": count}
-        if not kept.done(key):
-            (errors,) = test.errors([plan])
-            kept.add(key, shifts=[None], rms=[rms(errors)])
-    names = dict.fromkeys([*config.diffusers, *config.published])
-    for name in progress(names):
-        for key in _until_reached(config, kept, name):
-            plans_ = [
-                solvers.plan_of(name, Linear(), solvers.shifted(shift), key["evaluations"])
-                for shift in config.shifts
-            ]
-            kept.add(key, shifts=config.shifts, rms=[rms(each) for each in test.errors(plans_)])
-
-
-def _until_reached(config: "Config", kept: records.Records, name: str) -> Iterator[dict]:
-    """The keys to measure of a solver, up to the evaluations that reach the smallest error."""
-    for count in sorted(config.nfe):
-        # The solver's order is the same for all shifts.
-        if solvers.plan_of(name, Linear(), solvers.shifted(1.0), count) is None:
-            continue
-        key = {"part": "errors", "solver": name, "evaluations": count}
-        if not kept.done(key):
-            yield key
-        if fewest(kept.rows, (name,), min(config.errors)):
-            return
-
-
-def fewest(rows: list[dict], names: tuple[str, ...], error: float) -> Choice | None:
-    """The plan with the fewest evaluations whose error is at most `error`, or None.
-
-    Args:
-      rows: of all parts.
-      names: the solvers of a list.
-      error: the stated error.
-    """
-    reached = [
-        Choice(row["solver"], shift, row["evaluations"], found)
-        for row in rows
-        if row["part"] == "errors" and row["solver"] in names
-        for shift, found in zip(row["shifts"], row["rms"], strict=True)
-        if found <= error
-    ]
-    # Of several with equally many evaluations, the most accurate one.
-    return min(reached, key=lambda choice: (choice.evaluations, choice.rms), default=None)
-
-
-def _choose(config: "Config", kept: records.Records) -> dict[float, dict[str, Choice | None]]:
-    """{error: {list of plans: its choice}}; each choice is a row, too."""
-    names = {"diffusers": config.diffusers, "published": config.published, "tuned": (TUNED,)}
-    found = {}
-    for error in config.errors:
-        found[error] = {listed: fewest(kept.rows, names[listed], error) for listed in LISTS}
-        for listed, choice in found[error].items():
-            key = {"part": "plans", "error": error, "list": listed}
-            if not kept.done(key):
-                kept.add(key, **_about(choice))
-    return found
-
-
-def _about(choice: Choice | None) -> dict:
-    """The fields of a choice for a row; None in each of them where the error is not reached."""
-    return choice._asdict() if choice else dict.fromkeys(Choice._fields)
 
 
 # ---- seconds
@@ -315,7 +196,7 @@ def _take_seconds(
     folder: str,
     test: Unseen,
     error: float,
-    chosen: dict[str, Choice | None],
+    chosen: dict[str, reached.Choice | None],
 ) -> None:
     """Add the rows of one stated error, which has these choices: every batch and contender."""
     keys = {batch: {"part": "seconds", "error": error, "batch": batch} for batch in config.batches}
@@ -326,7 +207,7 @@ def _take_seconds(
     pythons = _versions(config)
     own = jax.__version__
     shared = {
-        listed: _share(config, folder, plan_of(config, choice), f"{listed}-{error:g}", test)
+        listed: _share(config, folder, reached.plan_of(config, choice), f"{listed}-{error:g}", test)
         for listed, choice in chosen.items()
         if choice
     }
@@ -348,7 +229,9 @@ def _take_seconds(
             key = keys[batch] | {"contender": contender, "jax": version}
             choice = chosen[CONTENDERS[contender]]
             values = found.get((contender, version), {})
-            kept.add(key, **_about(choice), libraries=_libraries(contender, version), **values)
+            kept.add(
+                key, **reached.about(choice), libraries=_libraries(contender, version), **values
+            )
 
 
 def run(config: "Config", workdir: str | os.PathLike) -> list[dict]:
@@ -361,8 +244,8 @@ def run(config: "Config", workdir: str | os.PathLike) -> list[dict]:
 
     tune_config = _tune_config(config)
     test = unseen(tune_config, tuned_subjects.subject(tune_config, config.model))
-    _take_errors(config, kept, test)
-    chosen = _choose(config, kept)
+    reached.take_errors(config, kept, test)
+    chosen = reached.choose(config, kept)
     print("All errors are measured; the timing begins, and wants a machine that does nothing else.")
     with tempfile.TemporaryDirectory() as folder:
         loaded = subjects.load(config.model)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from configs import bench_to_error
-from experiments.benchmarks import export, to_error, with_jax, worker
+from experiments.benchmarks import export, reached, to_error, with_jax, worker
 from experiments.benchmarks.case import Case, error
 from experiments.benchmarks.to_error_table import markdown
-from flowjax import models, plans
+from flowjax import models, plans, records
 from flowjax.schedules import Cosine
 
 SIZES = models.DiTConfig((4, 4), channels=1, patch=1, width=8, depth=1, heads=2, classes=3)
@@ -53,7 +53,7 @@ ERRORS = [
     ],
 )
 def test_the_plan_with_the_fewest_evaluations_is_chosen(names, stated, wanted):
-    found = to_error.fewest(ERRORS, names, stated)
+    found = reached.fewest(ERRORS, names, stated)
     assert (found and found[:3]) == wanted
 
 
@@ -62,19 +62,19 @@ def test_a_solver_goes_no_further_than_the_smallest_error(tmp_path):
     config = dataclasses.replace(
         bench_to_error.get_config(), errors=(0.01, 0.03), nfe=(12, 4, 8, 10)
     )
-    kept = to_error.records.Records(tmp_path, config)
+    kept = records.Records(tmp_path, config)
     kept.add({"part": "errors", "solver": "AB3", "evaluations": 4}, shifts=[1.0], rms=[0.1])
     asked = []
-    for key in to_error._until_reached(config, kept, "AB3"):
+    for key in reached.until_reached(config, kept, "AB3"):
         asked.append(key["evaluations"])
         kept.add(key, shifts=[1.0], rms=[0.1 / key["evaluations"]])
     assert asked == [8, 10]
-    assert list(to_error._until_reached(config, kept, "AB3")) == []
+    assert list(reached.until_reached(config, kept, "AB3")) == []
 
 
 def test_the_shipped_tuned_plans_are_found(tmp_path):
     config = dataclasses.replace(bench_to_error.get_config(), plans=str(tmp_path))
-    found = to_error.tuned_plans(config)
+    found = reached.tuned_plans(config)
     assert {6, 8} <= found.keys()
     assert all(plan.nfe == evaluations for evaluations, plan in found.items())
 
