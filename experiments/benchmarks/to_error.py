@@ -45,6 +45,9 @@ CONTENDERS = {
 }
 # The greatest relative error of one evaluation in PyTorch, and of a result to its plan's endpoint.
 AGREE_ONCE, AGREE = 1e-4, 1e-3
+# Rounds whose seconds do not count: on a small network the first calls of PyTorch take several
+# times as long as later ones.
+WARM_UP = 5
 
 
 # ---- what is measured
@@ -173,10 +176,10 @@ def _measure(
         for each, case in cases.items():
             workers[each] = worker.Worker(", ".join(each), folder, python=pythons[each[1]])
             found[each] = workers[each].build(case)
-        for each, answers in worker.taking_turns(workers, repeats).items():
+        for each, answers in worker.taking_turns(workers, WARM_UP + repeats).items():
             values = found[each]
             for clock in ("wall", "cpu"):
-                values[clock] = statistics.median(answer[clock] for answer in answers)
+                values[clock] = statistics.median(answer[clock] for answer in answers[WARM_UP:])
             # Time without the right result is no result, so the worst call counts.
             differences = [values.pop("error"), *(answer["error"] for answer in answers)]
             values["difference"] = max(differences)
