@@ -5,8 +5,11 @@ batch and the dtype. The reference writes the inputs once (`with_jax.prepare`), 
 read them:
 
     weights.safetensors      the network's parameters under diffusers' names, float32
-    inputs_{size}.npz        noise (n, H, W, C), labels (n,), the plan's columns,
-                             the reference's result x (m, H, W, C)
+    network.json             its sizes under diffusers' names, see `export.sizes`
+    inputs_{name}.npz        noise (n, H, W, C), labels (n,), the plan's columns, see
+                             `with_jax.columns`, the reference's result x (m, H, W, C)
+
+The name of the inputs is the size, or the name of the plan's file.
 
 Nothing here imports JAX: PyTorch's process must not pay for it.
 """
@@ -40,11 +43,14 @@ class Case:
       folder: where the inputs lie.
       size: H = W of the latents; patches are 2 x 2.
       width, depth, heads: of the DiT.
-      batch: images of a call; guidance doubles it.
-      steps: of DPM-Solver++ 2M, one evaluation each.
+      batch: images of a call; guidance doubles it, except at the scale 1.
+      steps: of DPM-Solver++ 2M, one evaluation each; or the rows of `plan`.
       guidance: scale of classifier-free guidance.
       dtype: of matrix products and stored weights: float32, bfloat16, or float64 (the reference
         alone).
+      model: a trained network, by its name or folder, in float32 alone; by default the network has
+        random parameters.
+      plan: the file of the plan; by default it is DPM-Solver++ 2M on the uniform grid.
     """
 
     folder: str
@@ -56,6 +62,8 @@ class Case:
     steps: int
     guidance: float
     dtype: str
+    model: str = ""
+    plan: str = ""
 
     @classmethod
     def of(
@@ -77,10 +85,11 @@ class Case:
     @property
     def inputs(self) -> pathlib.Path:
         """The path of the shared inputs."""
-        return pathlib.Path(self.folder) / f"inputs_{self.size}.npz"
+        name = pathlib.Path(self.plan).stem if self.plan else self.size
+        return pathlib.Path(self.folder) / f"inputs_{name}.npz"
 
     def noise_and_labels(self) -> tuple[np.ndarray, np.ndarray]:
-        """(noise (batch, H, W, 4), labels (batch,)): the first ones of those in the file."""
+        """(noise (batch, H, W, C), labels (batch,)): the first ones of those in the file."""
         with np.load(self.inputs) as file:
             return file["noise"][: self.batch], file["labels"][: self.batch]
 

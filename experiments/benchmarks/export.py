@@ -1,4 +1,8 @@
-"""Our parameters under the names of diffusers' DiTTransformer2DModel: one network for both."""
+"""Our parameters and sizes under the names of diffusers' DiTTransformer2DModel."""
+
+import json
+import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +26,7 @@ def state_dict(params: PyTree, config: DiTConfig) -> dict[str, np.ndarray]:
 
     Args:
       params: the parameters of `flowjax.models.network(config)`.
-      config: its `DiTConfig`; diffusers computes the same with frequency_shift=1 only.
+      config: its `DiTConfig`.
     """
     found = {}
 
@@ -51,3 +55,40 @@ def state_dict(params: PyTree, config: DiTConfig) -> dict[str, np.ndarray]:
 
     # safetensors writes the memory as it lies, so views must become arrays of their own.
     return {name: np.ascontiguousarray(array) for name, array in found.items()}
+
+
+def sizes(config: DiTConfig) -> dict[str, Any]:
+    """The arguments of diffusers' DiTTransformer2DModel, and `frequency_shift`, which is none.
+
+    diffusers always builds its time embedding with a shift of 1; `with_torch` sets ours afterwards.
+
+    Args:
+      config: the sizes; the size of the image is left out, since one network may serve several.
+
+    Raises:
+      ValueError: a width of the MLP that diffusers' network does not have.
+    """
+    if config.mlp_ratio != 4:
+        raise ValueError(
+            f"benchmarks.export: mlp_ratio={config.mlp_ratio:g}; diffusers' DiTTransformer2DModel "
+            "has 4 only."
+        )
+    return {
+        "num_attention_heads": config.heads,
+        "attention_head_dim": config.width // config.heads,
+        "in_channels": config.channels,
+        "out_channels": config.outputs,
+        "num_layers": config.depth,
+        "patch_size": config.patch,
+        "num_embeds_ada_norm": config.classes,
+        "norm_eps": config.mlp_epsilon,
+        "frequency_shift": config.frequency_shift,
+    }
+
+
+def write(folder: pathlib.Path, params: PyTree, config: DiTConfig) -> None:
+    """Write weights.safetensors and network.json, from which `with_torch` builds its network."""
+    from safetensors.numpy import save_file
+
+    save_file(state_dict(params, config), folder / "weights.safetensors")
+    (folder / "network.json").write_text(json.dumps(sizes(config)))

@@ -15,10 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import flowjax
+from experiments.benchmarks import export as exported
 from experiments.benchmarks.case import NULL_LABEL, Case
-from experiments.benchmarks.export import state_dict
 from experiments.lab.timing import clock
 from flowjax import Linear, Plan, grids, guidance, models, plans
+from flowjax.models.card import CLOCKS_TOWARDS_DATA
 from flowjax.types import PyTree
 
 # The columns of a plan that a deterministic solver without state of its own needs.
@@ -65,13 +66,43 @@ def weights(config: models.DiTConfig, dtype: str) -> PyTree:
         return jax.jit(make)(jax.random.key(0))
 
 
+def network_of(case: Case) -> tuple[models.Card, PyTree]:
+    """The network of a case: its card and its parameters."""
+    if case.model:
+        loaded = models.load(case.model)
+        return loaded.card, loaded.params
+    config = configuration(case)
+    # The parameters depend on no size of the latents, so that all sizes share one set.
+    dtype = "float32" if case.dtype == "float64" else case.dtype
+    params = weights(dataclasses.replace(config, size=(32, 32)), dtype)
+    return models.Card("DiT", config), params
+
+
+def plan_of(case: Case) -> Plan:
+    """The plan of a case: that of its file, or DPM-Solver++ 2M on the uniform grid."""
+    if case.plan:
+        return plans.load(case.plan)
+    return plans.dpm_solver_pp(Linear(), grids.uniform(case.steps), 2)
+
+
+def columns(card: models.Card, plan: Plan) -> dict[str, np.ndarray]:
+    """The plan's columns for a loop that calls the network itself, without the card.
+
+    In the place of `label_time` stands `clock`, the number that the network receives, and `q` has
+    the sign of the network's velocity: m = p x + q output.
+    """
+    found = {name: np.asarray(getattr(plan, name)) for name in COLUMNS}
+    sign = -1 if card.clock in CLOCKS_TOWARDS_DATA else 1
+    return found | {"clock": card.clock_at(found.pop("label_time")), "q": sign * found["q"]}
+
+
 # -- the contenders
 
 
 class _Setup(NamedTuple):
     """What a case is called with."""
 
-    apply: Callable
+    card: models.Card
     params: PyTree
     labels: jax.Array
     noise: jax.Array
@@ -79,35 +110,32 @@ class _Setup(NamedTuple):
 
 
 def _setup(case: Case) -> _Setup:
-    config = configuration(case)
-    # The parameters depend on no size of the latents, so that all sizes share one set.
-    params = weights(
-        dataclasses.replace(config, size=(32, 32)),
-        "float32" if case.dtype == "float64" else case.dtype,
-    )
+    card, params = network_of(case)
     noise, labels = case.noise_and_labels()
     dtype = jnp.float64 if case.dtype == "float64" else jnp.float32
     return _Setup(
-        models.Card("DiT", config).velocity,
+        card,
         params,
         jnp.asarray(labels),
         jnp.asarray(noise, dtype),
-        plans.dpm_solver_pp(Linear(), grids.uniform(case.steps), 2),
+        plan_of(case),
     )
 
 
 def build_scan(case: Case) -> Built:
     """One jitted `flowjax.sample`, as the README says to use it."""
-    apply, *arguments = _setup(case)
+    card, *arguments = _setup(case)
 
     @jax.jit
     def run(params, labels, noise, plan):
-        model = guidance.classifier_free(
-            lambda x, t, label: apply(params, x, t, label),
-            labels,
-            jnp.asarray(NULL_LABEL),
-            case.guidance,
-        )
+        def network(x, t, label):
+            return card.velocity(params, x, t, label)
+
+        if case.guidance == 1:
+            # One evaluation a row: there is no null branch.
+            return flowjax.sample(lambda x, t: network(x, t, labels), noise, plan).x
+        null = jnp.asarray(card.null_label)
+        model = guidance.classifier_free(network, labels, null, case.guidance)
         return flowjax.sample(model, noise, plan).x
 
     program = _compiled(case, run, *arguments)
@@ -116,8 +144,8 @@ def build_scan(case: Case) -> Built:
 
 def build_loop(case: Case) -> Built:
     """What one would write first: a jitted step of the solver, called in a Python loop."""
-    apply, params, labels, noise, plan = _setup(case)
-    both = jnp.concatenate([labels, jnp.full_like(labels, NULL_LABEL)])  # (2 B,)
+    card, params, labels, noise, plan = _setup(case)
+    both = jnp.concatenate([labels, jnp.full_like(labels, card.null_label)])  # (2 B,)
     rows = [
         {name: jnp.asarray(getattr(plan, name)[i], noise.dtype) for name in COLUMNS}
         for i in range(plan.rows)
@@ -129,7 +157,7 @@ def build_loop(case: Case) -> Built:
     @jax.jit
     def step(params, both, x, base, history, row):
         # Both branches of guidance in one batch.
-        out = apply(params, jnp.concatenate([x, x]), row["label_time"], both)
+        out = card.velocity(params, jnp.concatenate([x, x]), row["label_time"], both)
         conditional, null = jnp.split(out, 2)
         velocity = null + case.guidance * (conditional - null)
         # The plan's row: m, base', x'.
@@ -176,8 +204,8 @@ def prepare(case: Case, export: bool) -> None:
     folder = pathlib.Path(case.folder)
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(case.size)
-    plan = plans.dpm_solver_pp(Linear(), grids.uniform(case.steps), 2)
-    shared = {name: np.asarray(getattr(plan, name)) for name in COLUMNS}
+    card, _ = network_of(case)
+    shared = columns(card, plan_of(case))
     shape = (MOST, case.size, case.size, 4)
     shared["noise"] = rng.standard_normal(shape, dtype=np.float32)
     shared["labels"] = rng.integers(0, NULL_LABEL, MOST).astype(np.int32)
@@ -186,10 +214,7 @@ def prepare(case: Case, export: bool) -> None:
     call, _ = build_scan(case)
     np.savez(case.inputs, x=np.asarray(call()), **shared)
     if export:
-        from safetensors.numpy import save_file
-
-        config = configuration(case)
-        save_file(state_dict(weights(config, "float32"), config), folder / "weights.safetensors")
+        exported.write(folder, weights(card.config, "float32"), card.config)
 
 
 def matmul_peak(n: int = 8192, repeats: int = 8) -> float:

@@ -1,6 +1,7 @@
 """The contenders in PyTorch: diffusers' DiT, same weights and solver, eager and compiled."""
 
 import functools
+import json
 import pathlib
 from collections.abc import Callable
 
@@ -9,32 +10,27 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from experiments.benchmarks.case import NULL_LABEL, Case
+from experiments.benchmarks.case import Case
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-# The columns of a plan, as the reference wrote them.
-COLUMNS = ("label_time", "p", "q", "a", "b", "c", "d")
+# The columns of a plan, as `with_jax.columns` wrote them.
+COLUMNS = ("clock", "p", "q", "a", "b", "c", "d")
 # How many earlier predictions a plan combines with the last one.
 PAST = 3
 
 
 # Building it takes seconds, and the cases of one process differ in batch alone most often.
 @functools.lru_cache(maxsize=1)
-def _network(folder: str, size: int, width: int, depth: int, heads: int, dtype: str):
+def _network(folder: str, size: int, dtype: str):
     """diffusers' network with the reference's weights."""
-    network = diffusers.DiTTransformer2DModel(
-        num_attention_heads=heads,
-        attention_head_dim=width // heads,
-        in_channels=4,
-        out_channels=8,
-        num_layers=depth,
-        sample_size=size,
-        patch_size=2,
-        num_embeds_ada_norm=NULL_LABEL,
-        norm_eps=1e-6,
-    )
     # Written once by the reference, see `export`.
+    sizes = json.loads(pathlib.Path(folder, "network.json").read_text())
     loaded = safetensors.torch.load_file(pathlib.Path(folder) / "weights.safetensors")
+    frequency_shift = sizes.pop("frequency_shift")
+    network = diffusers.DiTTransformer2DModel(sample_size=size, **sizes)
+    # diffusers builds every block with a shift of 1, and DiT's own networks have 0.
+    for block in network.transformer_blocks:
+        block.norm1.emb.time_proj.downscale_freq_shift = frequency_shift
     missing, unexpected = network.load_state_dict(loaded, strict=False)
     # The table of positions is computed, not stored.
     missing = [name for name in missing if "pos_embed.pos_embed" not in name]
@@ -58,14 +54,20 @@ def _combined(weights, history):
 def _build(case: Case, wrap: Callable) -> tuple[Callable, Callable]:
     """(call, memory) of a case; `wrap` compiles the network, or returns it as it is."""
     dtype = getattr(torch, case.dtype)
-    network = wrap(_network(case.folder, case.size, case.width, case.depth, case.heads, case.dtype))
+    plain = _network(case.folder, case.size, case.dtype)
+    network = wrap(plain)
     noise, labels = case.noise_and_labels()
+    channels = noise.shape[-1]
+    # Both branches of guidance go in one batch; at the scale 1 there is no null branch.
+    is_guided = case.guidance != 1
+    if is_guided:
+        null = plain.config.num_embeds_ada_norm
+        labels = np.concatenate([labels, np.full_like(labels, null)])
     # PyTorch has channels first: (B, C, H, W).
     start = torch.tensor(noise.transpose(0, 3, 1, 2), device=DEVICE).contiguous()
-    both = np.concatenate([labels, np.full_like(labels, NULL_LABEL)])
-    both = torch.tensor(both, device=DEVICE, dtype=torch.long)
+    labels = torch.tensor(labels, device=DEVICE, dtype=torch.long)
     rows = _rows(case)
-    times = [torch.full((len(both),), 1000 * row["label_time"], device=DEVICE) for row in rows]
+    times = [torch.full((len(labels),), row["clock"], device=DEVICE) for row in rows]
 
     @torch.no_grad()
     def call():
@@ -74,12 +76,14 @@ def _build(case: Case, wrap: Callable) -> tuple[Callable, Callable]:
         x = base = start
         history = []
         for row, t in zip(rows, times, strict=True):
-            # Both branches of guidance in one batch; the last 4 channels are a variance.
-            twice = torch.cat([x, x]).to(dtype)
-            out = network(twice, timestep=t, class_labels=both, return_dict=False)[0]
-            conditional, null = out[:, :4].float().chunk(2)
-            velocity = null + case.guidance * (conditional - null)
-            # The plan's row: m, base', x'.
+            states = torch.cat([x, x]) if is_guided else x
+            out = network(states.to(dtype), timestep=t, class_labels=labels, return_dict=False)[0]
+            # Channels after those of the state are a variance.
+            velocity = out[:, :channels].float()
+            if is_guided:
+                conditional, null = velocity.chunk(2)
+                velocity = null + case.guidance * (conditional - null)
+            # The plan's row: m, base', x'. The sign of the network's velocity is in q.
             history = [row["p"] * x + row["q"] * velocity, *history[:PAST]]
             base = row["a"] * base + _combined(row["b"], history)
             x = row["c"] * base + _combined(row["d"], history)

@@ -9,7 +9,8 @@ The worker answers one line of JSON for each line that it is given:
 
     {"do": "build", "case": {...}}   -> {"first": seconds, "error": number, "device": name}
                                         the seconds of building and of the first call
-    {"do": "call"}                   -> {"wall": seconds, "cpu": seconds of all its threads}
+    {"do": "call"}                   -> {"wall": seconds, "cpu": seconds of all its threads,
+                                        "error": number}
     {"do": "memory"}                 -> {"memory": peak bytes of the GPU, else of the process}
     {"do": "prepare", "case": {...}, "export": bool} -> {}                   the reference alone
     {"do": "peak", "n": 8192}        -> {"peak": operations a second}        the reference alone
@@ -192,7 +193,7 @@ class _Contender:
         library = "with_torch" if name in TORCH else "with_jax"
         self.name = name
         self.module = importlib.import_module(f"experiments.benchmarks.{library}")
-        self.run = self.peak_memory = None
+        self.case = self.run = self.peak_memory = None
 
     def _timed(self):
         """(result, seconds) of one call."""
@@ -203,14 +204,16 @@ class _Contender:
 
     def build(self, case):
         start = time.perf_counter()
-        case = Case(**case)
-        self.run, self.peak_memory = self.module.BUILD[self.name](case)
+        self.case = Case(**case)
+        self.run, self.peak_memory = self.module.BUILD[self.name](self.case)
         x, _ = self._timed()
         first = time.perf_counter() - start
-        return {"first": first, "error": error(case, x), "device": _device(self.module)}
+        return {"first": first, "error": error(self.case, x), "device": _device(self.module)}
 
     def call(self):
-        return self._timed()[1]
+        x, seconds = self._timed()
+        # After the clock has stopped.
+        return seconds | {"error": error(self.case, x)}
 
     def memory(self):
         # Linux counts the resident set in KiB.

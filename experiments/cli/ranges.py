@@ -147,6 +147,7 @@ RANGES: dict[str, Range] = {
     # Timing.
     "plans": COUNT,
     "repeats": COUNT,
+    "errors": POSITIVE,
     "peak": COUNT,
     "seconds": POSITIVE,
     # Training.

@@ -81,7 +81,7 @@ def test_contenders_compute_the_reference(case, contender):
     worker.serve(contender, [json.dumps(message) for message in messages], answers)
     built, called, memory, refused = map(json.loads, answers.getvalue().splitlines())
     assert built["error"] < 1e-6 and built["first"] > 0
-    assert called.keys() == {"wall", "cpu"}
+    assert called.keys() == {"wall", "cpu", "error"} and called["error"] < 1e-6
     # The process holds at least an interpreter.
     assert memory["memory"] > 1e6
     assert "failed" in refused
