@@ -4,7 +4,8 @@ Stale attention is emulated on this machine with the numbers that the devices wo
 seconds come from the latency model for the link that is named.
 """
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ from experiments.tune import unseen
 from flowjax import Plan
 from flowjax.distances import rms
 from flowjax.errors import check_choice
-from flowjax.models import networks
+from flowjax.models import Model, networks
 from flowjax.parallel import traffic
 from flowjax.parallel.analysis import latency
 from flowjax.parallel.emulation.network import emulate_with, exchange, tokens_of
@@ -85,11 +86,9 @@ def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
         raise ValueError(f"advise.devices: {solver} has several rows a step.")
     noise, exact = test.noise[:count], test.exact[:count]
     model = subjects.load(config.model)
-    label = made.labels(count)
-    program = _program(model, config.guidance)
     sizes = model.card.config
     is_linear = networks.is_linear(sizes)
-    tokens, together = tokens_of(model, noise), networks.tokens_together(sizes, sizes.size)
+    stale = runner(model, config.guidance, plan, noise, made.labels(count))
     for key in todo:
         n = key["devices"]
         refused = refusal(sizes, n)
@@ -97,9 +96,7 @@ def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
             yield key, {"refused": refused}
             continue
 
-        def run(n=n, **options: Any) -> np.ndarray:
-            given = exchange(plan, tokens, n, together=together, **options)
-            return np.asarray(program(model.params, noise, label, plan, given), np.float64)
+        run = functools.partial(stale, n)
 
         def error(found: np.ndarray, other: np.ndarray) -> float:
             away = statistics.row_norms(found - other)
@@ -150,13 +147,29 @@ def refusal(sizes: networks.Config, devices: int) -> str:
     return f"{devices} devices for {parts} {'rows of tokens' if parts < sizes.tokens else 'tokens'}"
 
 
-def _program(model: Any, guidance: float) -> Any:
-    """(params, noise, label, plan, exchange) -> endpoints; one program for each size."""
+def runner(
+    model: Model, guidance: float, plan: Plan, noise: np.ndarray, label: Any
+) -> Callable[..., np.ndarray]:
+    """(devices, **options) -> endpoints (B, *D) in float64 of the plan with stale attention.
+
+    Args:
+      model: the network.
+      guidance: its scale.
+      plan: of one row a step.
+      noise: (B, *D).
+      label: (B,) integers, or a `Condition`.
+    """
+    sizes = model.card.config
+    tokens, together = tokens_of(model, noise), networks.tokens_together(sizes, sizes.size)
 
     @jax.jit
-    def run(params: Any, noise: Any, label: Any, plan: Plan, given: Any) -> jax.Array:
+    def program(params: Any, noise: Any, label: Any, plan: Plan, given: Any) -> jax.Array:
         bound = model._replace(params=params)
         return emulate_with(bound, noise, label, plan, given, guidance=guidance).x
+
+    def run(devices: int, **options: Any) -> np.ndarray:
+        given = exchange(plan, tokens, devices, together=together, **options)
+        return np.asarray(program(model.params, noise, label, plan, given), np.float64)
 
     return run
 

@@ -10,9 +10,9 @@ from PIL import Image
 from configs.advise import Config
 from configs.tune import Config as TuneConfig
 from experiments import report
-from experiments.advise import budget, setting
+from experiments.advise import budget, devices, setting
 from experiments.cli import images
-from experiments.lab import solvers
+from experiments.lab import solvers, subjects
 from experiments.tune import tables
 from experiments.tune.sheet import COLUMNS, sheet
 from experiments.tune.subject import Subject
@@ -46,8 +46,27 @@ def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
     for key in todo:
         named = chosen(config, made, tuning)
         samples = sheet(made, [plan for _, plan in named], seed=config.seed + 2)
-        png = _encoded(images.grid(samples, COLUMNS))
-        yield key, {"names": [name for name, _ in named], "png": png}
+        names = [name for name, _ in named]
+        n = most_devices(config)
+        if n:
+            samples = np.concatenate([samples, stale(config, made, n)])
+            names.append(f"the advised one of {max(config.steps)}, stale over {n} devices")
+        yield key, {"names": names, "png": _encoded(images.grid(samples, COLUMNS))}
+
+
+def most_devices(config: Config) -> int:
+    """The largest number of devices that can share an image of the network; 0 without any."""
+    sizes = subjects.load(config.model).card.config
+    return max((n for n in config.devices if n > 1 and not devices.refusal(sizes, n)), default=0)
+
+
+def stale(config: Config, made: Subject, n: int) -> np.ndarray:
+    """Samples (COLUMNS, H, W, C) with held copies after one synchronous step, over n devices."""
+    _, _, plan = setting.best_published(config, max(config.steps))
+    noise = made.starts(config.seed + 2, COLUMNS)
+    model = subjects.load(config.model)
+    run = devices.runner(model, made.guidance, plan, noise, made.labels(COLUMNS))
+    return run(n, warmup=1)
 
 
 def _encoded(sheet: np.ndarray) -> str:
