@@ -20,6 +20,7 @@ takes as much less time. One evaluation takes about as long in flowjax as under 
 import dataclasses
 
 from configs.common import shrink
+from flowjax.records import unrecorded
 
 
 @dataclasses.dataclass
@@ -65,7 +66,7 @@ class Config:
     # The timed calls.
     batches: tuple[int, ...] = (1, 16)  # images of a call
     # Path of another Python that has flowjax's packages; it adds flowjax under its JAX.
-    python: str = ""
+    python: str = unrecorded("")
     repeats: int = 15  # timed calls of each contender, in turn; the median counts
 
 

@@ -21,6 +21,7 @@ cannot show, stands in docs/findings.md.
 import dataclasses
 
 from configs.common import shrink
+from flowjax.records import unrecorded
 
 # Options of the compiler for TPU.
 ASYNCHRONOUS = {
@@ -70,6 +71,17 @@ class Config:
     programs: tuple[str, ...] = _programs()
     flags: dict = dataclasses.field(default_factory=lambda: dict(ASYNCHRONOUS))
 
+    # The same for a network with linear attention: "linear" or "linear-stale".
+    linear_programs: tuple[str, ...] = unrecorded(
+        tuple(
+            f"{machine} {name}"
+            for machine in ("v5e:2x2", "v5e:2x4", "v5p:2x2x1+flags")
+            for name in ("linear", "linear-stale")
+        )
+    )
+    # SANA-1.6B at 2K has as many tokens as the other network.
+    linear_network: str = unrecorded("SANA-1.6B/2K")
+
     # "number attention" of each program for so many GPUs of one machine.
     gpus: tuple[str, ...] = tuple(f"4 {attention}" for attention in ATTENTIONS)
     gpu: str = H100
@@ -90,5 +102,10 @@ class Config:
 
 def get_config(arg: str = "") -> Config:
     """`arg` "quick" compiles late gathers alone, two layers for one machine."""
-    quick = {"programs": ("v5e:2x2 late",), "gpus": ("4 late",), "layers": 2}
+    quick = {
+        "programs": ("v5e:2x2 late",),
+        "gpus": ("4 late",),
+        "linear_programs": (),
+        "layers": 2,
+    }
     return shrink(Config(), arg, quick=quick)

@@ -29,7 +29,11 @@ CONTENDERS = {
     "late": {"attention": "stale"},
     "ring": {"attention": "ring"},
     "ulysses": {"attention": "ulysses"},
+    # A network with linear attention, whose devices exchange sums over keys.
+    "linear": {"attention": "gather"},
+    "linear-stale": {"attention": "stale"},
 }
+LINEAR = ("linear", "linear-stale")
 # The kind of the row about the program itself. It comes last, so it shows that the cell is done.
 PROGRAM = "whole"
 HEADER = (
@@ -53,7 +57,7 @@ def certificate(config: "Config", machine: str, contender: str) -> list[dict]:
       contender: one of CONTENDERS.
     """
     devices, flags = target(config, machine)
-    sizes = models.preset(config.network, size=config.size, depth=config.layers, dtype=config.dtype)
+    sizes = network(config, contender)
     mesh = parallel.make_mesh(seq=len(devices), devices=devices)
     plan = plans.adams_bashforth(grids.uniform(config.steps), 2)
     options = CONTENDERS[contender]
@@ -71,7 +75,7 @@ def certificate(config: "Config", machine: str, contender: str) -> list[dict]:
         {
             "kind": _kind(each.branch, is_stale),
             "number": number,
-            "loop": _loop(each.times, config),
+            "loop": _loop(each.times, config.steps, sizes.depth),
             **each._asdict(),
             "received": each.received,
             "share": each.share,
@@ -82,7 +86,7 @@ def certificate(config: "Config", machine: str, contender: str) -> list[dict]:
     # And one for the program.
     memory = program.memory_analysis()
     buffer = 0
-    if is_stale:
+    if is_stale and contender not in LINEAR:
         shape = (config.batch, *config.size, sizes.channels)
         gather = options.get("gather", "late")
         buffer = traffic.buffer(sizes, shape, mesh, gather, 1.0, config.dtype)
@@ -97,16 +101,24 @@ def certificate(config: "Config", machine: str, contender: str) -> list[dict]:
     return [*found, last]
 
 
+def network(config: "Config", contender: str) -> models.networks.Config:
+    """The sizes of a contender's network; one with linear attention draws for labels here."""
+    if contender in LINEAR:
+        # The text has no part in what devices exchange.
+        return models.preset(config.linear_network, dtype=config.dtype, classes=1000, caption=None)
+    return models.preset(config.network, size=config.size, depth=config.layers, dtype=config.dtype)
+
+
 def _kind(branch: int | None, is_stale: bool) -> str:
     """The kind of plan row that takes this branch; exact attention has no branches."""
     return BRANCHES.get(branch, "all") if is_stale else BRANCHES[stale.SYNC]
 
 
-def _loop(times: int, config: "Config") -> str | None:
+def _loop(times: int, steps: int, layers: int) -> str | None:
     """The loop that runs a collective so many times; None outside of the loops."""
-    if times >= config.steps * config.layers:
+    if times >= steps * layers:
         return "layers"
-    return "rows" if times >= config.steps else None
+    return "rows" if times >= steps else None
 
 
 def platform(machine: str) -> str:
@@ -127,6 +139,7 @@ def target(config: "Config", machine: str) -> tuple[Sequence[jax.Device], dict |
 def cells(config: "Config") -> list[Cell]:
     """All programs of a config; an unknown contender is refused."""
     programs = [*config.programs, *(f"GPU:{program}" for program in config.gpus)]
+    programs += config.linear_programs
     found = []
     for program in programs:
         # "v5e:2x2 late": a machine and a contender.

@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
 
-from flowjax.models import dit
+from flowjax.models import networks
 from flowjax.models.card import Card, model
 from flowjax.parallel.analysis import hlo
 from flowjax.parallel.analysis.products import CALLED, OPERANDS, RESULT, Products
@@ -270,7 +270,7 @@ def topology(platform: str, name: str, **options: Any) -> Sequence[Any]:
 
 
 def compiled(
-    config: dit.DiTConfig,
+    config: networks.Config,
     batch: int,
     plan: Plan,
     mesh: jax.sharding.Mesh,
@@ -284,7 +284,7 @@ def compiled(
     Shapes are all that it needs: no parameters are made.
 
     Args:
-      config: the network's `DiTConfig`.
+      config: the network's `DiTConfig`, or a `SanaConfig` that draws for labels.
       batch: B.
       plan: a `Plan`.
       mesh: from `make_mesh`, with devices from `topology`.
@@ -300,7 +300,7 @@ def compiled(
         return jax.ShapeDtypeStruct(leaf.shape, dtype)
 
     # With shapes in place of arrays nothing is laid out on devices.
-    params = jax.tree.map(shaped, dit.network(config).shapes())
+    params = jax.tree.map(shaped, networks.network(config).shapes())
     noise = jax.ShapeDtypeStruct((batch, *config.size, config.channels), jnp.float32)
     network = model(Card("shapes", config), params)
     run, args, *_ = program(network, noise, None, plan, mesh, **options)
