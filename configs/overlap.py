@@ -5,7 +5,7 @@
     python -m experiments.benchmarks.overlap --config=configs/overlap.py --workdir=results/overlap
 
 The first line adds the compiler for TPU (1.2 GB; versions are pinned), the second that for GPU.
-Each of the 21 programs takes about half a minute of a core. `configs/overlap.py:quick` compiles one
+Each of the 27 programs takes about half a minute of a core. `configs/overlap.py:quick` compiles one
 program of two layers.
 
 Programs of `parallel.sample` are compiled for machines that are not here, and their text is read:
@@ -14,8 +14,8 @@ those in one pass of the loop over layers; the bytes; the memory.
 
 Expect on v5e: 5 % of a layer under the transfer in synchronous rows and for early gathers, all of
 the layer for late gathers, and nothing for the meter and for ulysses. On v6e and v5p everything is
-synchronous without the flags. On a GPU: nothing, a part, and all of the layer. Why, and what a text
-cannot show, stands in docs/findings.md.
+synchronous without the flags. On a GPU: nothing, a part, and all of the layer. With linear attention
+nothing, fresh or stale. Why, and what a text cannot show, stands in docs/findings.md.
 """
 
 import dataclasses
