@@ -14,8 +14,8 @@ those in one pass of the loop over layers; the bytes; the memory.
 
 Expect on v5e: 5 % of a layer under the transfer in synchronous rows and for early gathers, all of
 the layer for late gathers, and nothing for the meter and for ulysses. On v6e and v5p everything is
-synchronous without the flags. On a GPU: nothing, a part, and all of the layer. With linear attention
-nothing, fresh or stale. Why, and what a text cannot show, stands in docs/findings.md.
+synchronous without the flags. On a GPU: nothing, a part, and all of the layer. With linear
+attention nothing, fresh or stale. Why, and what a text cannot show, stands in docs/findings.md.
 """
 
 import dataclasses
