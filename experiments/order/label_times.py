@@ -16,11 +16,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.ticker import NullLocator
 
 import flowjax
 from configs.order import Config
 from experiments import report
 from experiments.lab import solvers, statistics, subjects
+from experiments.order import drawing
 from experiments.order.learned import numbers as learned
 from flowjax import distances
 from flowjax.schedules import Schedule
@@ -127,6 +129,8 @@ def _errors(
 
 # ---- figures
 
+TICKS = (0.5, 1, 2, 5)
+
 
 def _draw(row: dict) -> report.Picture:
     """Ratios of the errors to those of the network as it is, one panel a number of evaluations."""
@@ -151,9 +155,11 @@ def _draw(row: dict) -> report.Picture:
             )
         ax.axvline(1, color=report.GREY, linewidth=1)
         ax.set(xscale="log", title=f"{n} evaluations", xlabel="error over that as it is")
+        ax.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS])
+        ax.xaxis.set_minor_locator(NullLocator())
         ax.set_yticks(range(len(ways)), ways if n == EVALUATIONS[0] else [""] * len(ways))
         ax.invert_yaxis()
-    np.atleast_1d(axes)[-1].legend()
+    drawing.legend_below(fig, np.atleast_1d(axes)[0], len(SOLVERS))
     return report.picture(
         fig,
         f"Error of {row['model']} when it receives other times, over that as it is.",
