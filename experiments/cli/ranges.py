@@ -140,6 +140,8 @@ RANGES: dict[str, Range] = {
     "warmups": COUNT,
     "placed": COUNT,
     "stale_synchronous": FRACTION,
+    "linear_steps": COUNT,
+    "linear_starts": COUNT,
     "refresh": COUNT,
     "correction": FRACTION,
     "bits": Range(1, 32),

@@ -311,7 +311,7 @@ def test_a_program_is_laid_out_by_shapes_alone():
 
 def test_a_run_without_one_of_the_compilers_is_not_complete(tmp_path, monkeypatch, capsys):
     """All that can be certified here is there already; the table is drawn, the rest is named."""
-    config = configured.Config(programs=("v5e:2x2 late",), gpus=("4 late",))
+    config = configured.Config(programs=("v5e:2x2 late",), gpus=("4 late",), linear_programs=())
     row = {"machine": "v5e:2x2", "contender": "late", "kind": command.PROGRAM, "number": 0}
     records.Records(tmp_path, config).add(row, temporary=2**20)
     monkeypatch.setattr(
