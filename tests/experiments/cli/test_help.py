@@ -104,7 +104,9 @@ def test_the_help_of_a_configuration_shows_its_docstring_values_and_flags(capsys
     # The value of the variant, and the comment of the class that it extends.
     assert "--config.steps=8\n      of the optimizer" in text
     assert "--config.data='emoji'" in text
-    assert "--workdir\n" in text and max(map(len, text.splitlines())) <= 120
+    # Without the path of this checkout, which may be long.
+    lines = text.replace(f"{ROOT}/", "").splitlines()
+    assert "--workdir" in "".join(lines) and max(map(len, lines)) <= 120
 
 
 def test_the_help_of_a_command_lists_its_configurations_with_their_first_sentences():
