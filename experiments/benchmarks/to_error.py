@@ -201,19 +201,14 @@ def _take_seconds(
     error: float,
     chosen: dict[str, reached.Choice | None],
 ) -> None:
-    """Add the rows of one stated error, which has these choices: every batch and contender."""
-    keys = {batch: {"part": "seconds", "error": error, "batch": batch} for batch in config.batches}
-    todo = [batch for batch, key in keys.items() if not kept.done(key)]
-    if not todo:
-        return
+    """Add the rows of one stated error, which has these choices: every batch and contender.
+
+    Where a row is missing all contenders take turns again, and the missing rows are added: a run
+    without PyTorch, or one that was killed, leaves such a batch.
+    """
     absent = worker.missing(tuple(CONTENDERS))
     pythons = _versions(config)
     own = jax.__version__
-    shared = {
-        listed: _share(config, folder, reached.plan_of(config, choice), f"{listed}-{error:g}", test)
-        for listed, choice in chosen.items()
-        if choice
-    }
     # PyTorch's contenders run in this Python alone.
     taking_part = [
         (contender, version)
@@ -221,6 +216,23 @@ def _take_seconds(
         for contender in CONTENDERS
         if contender not in absent and (version == own or contender not in worker.TORCH)
     ]
+
+    def key_of(batch: int, contender: str, version: str) -> dict:
+        key = {"part": "seconds", "error": error, "batch": batch}
+        return key | {"contender": contender, "jax": version}
+
+    todo = [
+        batch
+        for batch in config.batches
+        if not all(kept.done(key_of(batch, *each)) for each in taking_part)
+    ]
+    if not todo:
+        return
+    shared = {
+        listed: _share(config, folder, reached.plan_of(config, choice), f"{listed}-{error:g}", test)
+        for listed, choice in chosen.items()
+        if choice
+    }
     for batch in todo:
         cases = {
             each: dataclasses.replace(shared[CONTENDERS[each[0]]], batch=batch)
@@ -229,7 +241,9 @@ def _take_seconds(
         }
         found = _measure(cases, pythons, folder, config.repeats)
         for contender, version in taking_part:
-            key = keys[batch] | {"contender": contender, "jax": version}
+            key = key_of(batch, contender, version)
+            if kept.done(key):
+                continue
             choice = chosen[CONTENDERS[contender]]
             values = found.get((contender, version), {})
             kept.add(
