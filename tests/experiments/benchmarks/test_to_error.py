@@ -256,3 +256,38 @@ def test_one_evaluation_in_torch_agrees(case):
 
     call, _ = with_torch.BUILD["torch eager"](case)
     assert error(case, with_torch.wait(call())) < 1e-5
+
+
+# -- the rows of seconds
+
+
+def test_a_batch_that_lacks_contenders_is_timed_again_and_keeps_its_rows(tmp_path, monkeypatch):
+    """A run without PyTorch, and then one with it."""
+    config = dataclasses.replace(bench_to_error.get_config("quick"), batches=(2,))
+    kept = records.Records(tmp_path, config)
+    calls = []
+
+    def measured(cases, pythons, folder, repeats):
+        calls.append(list(cases))
+        return {each: {"wall": float(len(calls)), "agrees": True} for each in cases}
+
+    monkeypatch.setattr(to_error, "_measure", measured)
+    monkeypatch.setattr(to_error, "_libraries", lambda contender, version: "")
+    monkeypatch.setattr(
+        to_error, "_share", lambda config, folder, plan, *_: Case("", 8, 8, 1, 2, 2, 1, 1.0, "")
+    )
+    monkeypatch.setattr(reached, "plan_of", lambda config, choice: None)
+    choice = reached.Choice("AB3", 1.0, 8, 0.01)
+    chosen = dict.fromkeys(reached.LISTS, choice)
+    for absent in (dict.fromkeys(worker.TORCH, "absent"), {}, {}):
+        monkeypatch.setattr(worker, "missing", lambda names, absent=absent: absent)
+        to_error._take_seconds(config, kept, "", None, 0.05, chosen)
+    # All take turns the second time, and nothing is measured the third time.
+    assert [len(each) for each in calls] == [2, 4]
+    walls = {row["contender"]: row["wall"] for row in kept.rows}
+    assert walls == {
+        "flowjax, published": 1.0,
+        "flowjax, tuned": 1.0,
+        "torch compile": 2.0,
+        "torch eager": 2.0,
+    }
