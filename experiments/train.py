@@ -126,12 +126,12 @@ class Run:
             return models.init(self.card.config, key_of(self.config, "parameters")).params
         # The dtype of matrix products is the student's own choice.
         sizes = dataclasses.replace(teacher.card.config, dtype=self.card.config.dtype)
-        if (sizes, teacher.card.clock) != (self.card.config, self.card.clock):
+        if (sizes, teacher.card.clock_name) != (self.card.config, self.card.clock_name):
             raise ValueError(
                 f"train: the teacher {self.config.teacher} has sizes {sizes} and clock "
-                f"{teacher.card.clock!r}, and this run has {self.card.config} and "
-                f"{self.card.clock!r}; reflow goes on from the teacher's parameters, so they must "
-                "agree."
+                f"{teacher.card.clock_name!r}, and this run has {self.card.config} and "
+                f"{self.card.clock_name!r}; reflow goes on from the teacher's parameters, so they "
+                "must agree."
             )
         return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), teacher.params)
 

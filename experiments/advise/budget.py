@@ -90,6 +90,7 @@ def tuning_config(config: Config, starts: int) -> TuneConfig:
         solvers=config.solvers,
         shifts=config.shifts,
         plans=config.plans,
+        seconds=_tuning_seconds(config),
     )
 
 
@@ -176,6 +177,12 @@ def _affordable(config: Config, made: Subject, each: float) -> list[int]:
             break
         chosen.append(steps)
     return chosen
+
+
+def _tuning_seconds(config: Config) -> float:
+    """The limit of this run's tables; that of one table before the sizes are known."""
+    tables = len(config.sizes["tuned_steps"]) if config.sizes else 1
+    return tuning_seconds(config, max(tables, 1))
 
 
 def tuning_seconds(config: Config, tables: int) -> float:

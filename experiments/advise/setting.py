@@ -1,6 +1,5 @@
 """Which solver, grid and shift at each number of evaluations, and what a tuned table gains."""
 
-import dataclasses
 import functools
 from collections.abc import Iterator
 from typing import Any
@@ -42,9 +41,7 @@ def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
         found = summary(jobs, errors)
         found |= {"doubling": test.doubling, "starts": len(test.noise), "tuned": None}
         if key["steps"] in sizes["tuned_steps"]:
-            limit = budget.tuning_seconds(config, len(sizes["tuned_steps"]))
-            limited = dataclasses.replace(tuning, seconds=limit)
-            found["tuned"] = _tuned(limited, made, key["steps"], test, errors[found["place"]])
+            found["tuned"] = _tuned(tuning, made, key["steps"], test, errors[found["place"]])
         yield key, found
 
 

@@ -24,6 +24,7 @@ from flowjax.plans.table import DEPTH
 from flowjax.records import plain
 from flowjax.schedules import Linear, Schedule
 from flowjax.tune import numbers as numbering
+from flowjax.tune.facts import facts_of
 from flowjax.tune.facts import path_of as path_of_schedule
 from flowjax.tune.recipe import LEAST_STARTS, published_solvers
 
@@ -171,6 +172,9 @@ def _settings(
         "begun_from": solver or "the best published solver",
         "dtype": np.dtype(subject.dtype).name,
     }
+    # A table whose tuning was cut short is another one.
+    if config.seconds != Config.seconds:
+        found["seconds_at_most"] = config.seconds
     if subject.texts is not None:
         found["texts"] = _digest(subject.texts)
     return found
@@ -186,11 +190,10 @@ def _digest(texts: models.Condition) -> str:
 
 def describe(subject: Subject) -> dict[str, Any]:
     """What a plan of this subject fits: its path, and of a network its clock and channels."""
-    found = {"path": path_of_schedule(subject.schedule)}
-    if subject.is_network:
-        sizes, _, _, clock, _ = subject.field.kind
-        found |= {"clock": clock, "channels": int(sizes.channels)}
-    return found
+    if not subject.is_network:
+        return {"path": path_of_schedule(subject.schedule)}
+    facts = facts_of(models.Card(subject.name, *subject.field.kind), subject.guidance)
+    return {name: facts[name] for name in ("path", "clock", "channels")}
 
 
 def command_of(config: Config, subject: Subject, steps: int) -> str:

@@ -92,6 +92,11 @@ class Card:
             )
 
     @property
+    def clock_name(self) -> str:
+        """The clock with its factor: "1000 t", or "0.1 (1000 t)"."""
+        return self.clock if self.clock_scale == 1 else f"{self.clock_scale:g} ({self.clock})"
+
+    @property
     def kind(self) -> tuple[Config, Schedule, str, str, float]:
         """What it states about the computation, hashable: `Card(name, *kind)` computes the same."""
         return self.config, self.schedule, self.prediction, self.clock, self.clock_scale

@@ -24,7 +24,7 @@ class Card(Protocol):
 
     name: str
     schedule: Schedule
-    clock: str
+    clock_name: str
     config: Any
 
 
@@ -38,7 +38,7 @@ def facts_of(card: Card, guidance: float) -> dict[str, Any]:
     return {
         "network": card.name,
         "path": path_of(card.schedule),
-        "clock": card.clock,
+        "clock": card.clock_name,
         "channels": int(card.config.channels),
         "guidance": float(guidance),
     }

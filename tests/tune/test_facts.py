@@ -24,7 +24,11 @@ def test_facts_fit_their_own_network_after_a_file(tmp_path):
 
 @pytest.mark.parametrize(
     ("changed", "named"),
-    [({"schedule": Cosine()}, "path"), ({"clock": "1 - t"}, "clock")],
+    [
+        ({"schedule": Cosine()}, "path"),
+        ({"clock": "1 - t"}, "clock"),
+        ({"clock_scale": 0.1}, "clock"),
+    ],
 )
 def test_another_path_or_clock_is_refused(changed, named):
     facts = tune.facts_of(untrained(), 1.0)
