@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import jax
 
-from experiments.benchmarks import overlap, worker
+from experiments.benchmarks import overlap, tables, worker
 from experiments.benchmarks.case import Case
 from experiments.cli.run import main
 from flowjax import models, records
@@ -242,13 +242,9 @@ def markdown(rows: list[dict], command: str) -> str:
 
 def table(workdir: str | os.PathLike) -> list[pathlib.Path]:
     """Print the table and write it to table.md."""
-    path = pathlib.Path(workdir) / "table.md"
     # A run that time cuts short has no summary with its command.
     program = "python -m experiments.benchmarks.gpu --config=configs/bench_gpu.py"
-    text = markdown(records.read(workdir), f"{program} --workdir={os.fspath(workdir)}")
-    print(text)
-    records.write_text(path, text)
-    return [path]
+    return tables.write(workdir, markdown, program)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import jax
 
 import flowjax
+from experiments.benchmarks import tables
 from experiments.benchmarks.parallel import BRANCHES
 from experiments.cli.run import main, progress
 from experiments.lab.timing import interleaved
@@ -284,12 +285,8 @@ def _grouped(rows: list[dict], by: Sequence[str]) -> dict[tuple, list[dict]]:
 
 def table(workdir: str | os.PathLike) -> list[pathlib.Path]:
     """Print the table and write it to table.md."""
-    path = pathlib.Path(workdir) / "table.md"
     program = "python -m experiments.benchmarks.overlap --config=configs/overlap.py"
-    text = markdown(records.read(workdir), f"{program} --workdir={os.fspath(workdir)}")
-    print(text)
-    records.write_text(path, text)
-    return [path]
+    return tables.write(workdir, markdown, program)
 
 
 if __name__ == "__main__":

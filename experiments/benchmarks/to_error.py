@@ -19,14 +19,14 @@ import jax
 import numpy as np
 
 from configs import tune as tuning
-from experiments.benchmarks import export, reached, with_jax, worker
+from experiments.benchmarks import export, reached, tables, with_jax, worker
 from experiments.benchmarks.case import Case
 from experiments.benchmarks.to_error_table import markdown
 from experiments.cli.run import main, progress
 from experiments.lab import solvers, subjects
 from experiments.tune import subject as tuned_subjects
 from experiments.tune.unseen import Unseen, unseen
-from flowjax import Plan, files, models, plans, records
+from flowjax import Plan, models, plans, records
 from flowjax.errors import suggestion
 from flowjax.models import DiTConfig
 from flowjax.models.weights import SHIPPED
@@ -276,12 +276,7 @@ def run(config: "Config", workdir: str | os.PathLike) -> list[dict]:
 
 def table(workdir: str | os.PathLike) -> list[pathlib.Path]:
     """Print the table and write it to table.md."""
-    path = pathlib.Path(workdir) / "table.md"
-    command = (records.read_summary(workdir) or {}).get("command", "an unfinished run")
-    text = markdown(records.read(workdir), command)
-    print(text)
-    files.write_text(path, text)
-    return [path]
+    return tables.write(workdir, markdown)
 
 
 if __name__ == "__main__":

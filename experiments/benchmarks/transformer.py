@@ -7,7 +7,7 @@ import sys
 import tempfile
 from typing import TYPE_CHECKING
 
-from experiments.benchmarks import worker
+from experiments.benchmarks import tables, worker
 from experiments.benchmarks.case import Case
 from experiments.cli.run import main
 from flowjax import records
@@ -117,12 +117,7 @@ def markdown(rows: list[dict], command: str) -> str:
 
 def table(workdir: str | os.PathLike) -> list[pathlib.Path]:
     """Print the table and write it to table.md."""
-    path = pathlib.Path(workdir) / "table.md"
-    command = (records.read_summary(workdir) or {}).get("command", "an unfinished run")
-    text = markdown(records.read(workdir), command)
-    print(text)
-    records.write_text(path, text)
-    return [path]
+    return tables.write(workdir, markdown)
 
 
 if __name__ == "__main__":

@@ -146,24 +146,7 @@ def _figure(rows: list[dict]) -> matplotlib.figure.Figure:
     """A heat map over machines and sizes for each of MAPS, on the most devices."""
     most = max(row["devices"] for row in rows)
     own = [row for row in rows if row["devices"] == most]
-    fig, axes = report.canvas(len(MAPS), 1, width=7.2, height=2.6 * len(MAPS))
-    # One scale of colours, as far below 1 as above.
-    values = [row[name] for row in own for name in MAPS]
-    reach = max(max(values), 1 / min(values))
-    for ax, (name, title) in zip(axes, MAPS.items(), strict=True):
-        report.heatmap(
-            ax,
-            own,
-            x="pixels",
-            y="machine",
-            value=name,
-            log=True,
-            label="times as fast",
-            centre=1.0,
-            reach=reach,
-        )
-        ax.set(title=title, xlabel="pixels a side", ylabel="")
-    return fig
+    return price.heat_maps(own, MAPS, "pixels", "pixels a side")
 
 
 # -- words

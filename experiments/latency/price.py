@@ -119,17 +119,25 @@ def _slope(layout: layouts.Layout, work: Work, tokens: int, device: Device) -> f
 # -- figures
 
 
-def _figure(own: list[dict]) -> matplotlib.figure.Figure:
-    """A heat map over machines and tokens for each of MAPS, all with 1 as the middle colour."""
-    fig, axes = report.canvas(len(MAPS), 1, width=7.2, height=2.6 * len(MAPS))
+def heat_maps(
+    own: list[dict], maps: dict[str, str], column: str, label: str
+) -> matplotlib.figure.Figure:
+    """A heat map over machines for each of some ratios, all with 1 as the middle colour.
+
+    Args:
+      own: rows.
+      maps: {column of a ratio: its title}.
+      column, label: what runs to the right, and its words.
+    """
+    fig, axes = report.canvas(len(maps), 1, width=7.2, height=2.6 * len(maps))
     # One scale of colours, as far below 1 as above.
-    values = [row[name] for row in own for name in MAPS]
+    values = [row[name] for row in own for name in maps]
     reach = max(max(values), 1 / min(values))
-    for ax, (name, title) in zip(axes, MAPS.items(), strict=True):
+    for ax, (name, title) in zip(axes, maps.items(), strict=True):
         report.heatmap(
             ax,
             own,
-            x="size",
+            x=column,
             y="machine",
             value=name,
             log=True,
@@ -137,7 +145,7 @@ def _figure(own: list[dict]) -> matplotlib.figure.Figure:
             centre=1.0,
             reach=reach,
         )
-        ax.set(title=title, xlabel="tokens", ylabel="")
+        ax.set(title=title, xlabel=label, ylabel="")
     return fig
 
 
@@ -185,7 +193,7 @@ def section(rows: list[dict], command: str) -> report.Section:
     own = [{**row, "size": str(row["tokens"])} for row in rows if row["devices"] == most]
     sentences = [_worth(own, name, title) for name, title in MAPS.items()]
     picture = report.picture(
-        _figure(own),
+        heat_maps(own, MAPS, "size", "tokens"),
         "Heat maps of the worth of a stale step by machine and number of tokens.",
         "Red: the stale step is quicker than the best of gather, ulysses and ring on "
         f"{most} devices; blue: it is slower. Milliseconds are in the table.",
