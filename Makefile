@@ -15,7 +15,7 @@ export PYTHONPATH := $(CURDIR)
 RUN := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo demo-order demo-staleness test test-all lint format bench bench-transformer golden report-full staleness-full tune-full notebooks gpu clean
+.PHONY: help env demo demo-order demo-staleness test test-all lint format bench bench-transformer golden report-full staleness-full tune-full networks-full notebooks gpu clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | awk -F '\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -74,6 +74,10 @@ tune-full: env  ## tune what results/tune lacks, then draw its page (hours)
 	$(RUN) -m experiments.tune --config=configs/tune.py --workdir=results/tune $(ARGS)
 	@echo "tune-full: made" results/tune/*
 
+networks-full: env  ## train and measure the networks that differ in one thing (made for a GPU; EXTRAS="test cuda12")
+	$(RUN) -m experiments.networks --config=configs/networks.py --workdir=results/networks $(ARGS)
+	@echo "networks-full: made" results/networks/*
+
 staleness-full: env  ## the full staleness experiment: measures what results/staleness lacks, then draws its page
 	$(RUN) -m experiments.staleness --config=configs/staleness.py --workdir=results/staleness $(ARGS)
 	@echo "staleness-full: made" results/staleness/*
@@ -86,18 +90,16 @@ notebooks: env  ## run every notebook from the top (runs/notebooks)
 	done
 	@echo "notebooks: made" runs/notebooks/*
 
-# The card's name is in every row. Tables are tuned in float32 and not in TF32, which is the card's default. Each part goes on from its rows, so the same command resumes.
-# The networks come last: a training of 1200 steps takes half a minute to a minute there, and all of
-# it about half an hour, as an estimate.
-gpu:  ## on a machine with an NVIDIA GPU: tests, benchmark, one tuned table and the networks that differ in one thing
+# The card's name is in every row. Each part goes on from its rows, so the same command resumes. Tables are tuned in
+# float32 and not in TF32, which is the card's default.
+gpu:  ## on a machine with an NVIDIA GPU: tests, benchmark and one tuned table there, in about eight minutes
 	@EXTRAS="test cuda12" .ci/env
 	@$(RUN) -c "import jax; jax.devices('gpu')" 2>/dev/null || { echo "gpu: JAX finds no NVIDIA GPU here (nvidia-smi shows what the driver sees)"; exit 2; }
 	JAX_PLATFORMS=cuda,cpu $(RUN) -m pytest -m gpu tests/gpu
 	$(RUN) -m experiments.benchmarks.gpu --config=configs/bench_gpu.py --workdir=results/bench-gpu --config.seconds=240
 	JAX_DEFAULT_MATMUL_PRECISION=highest $(RUN) -m experiments.tune --config=configs/tune.py --workdir=runs/gpu-tune --config.model=emoji-smooth \
 	    --config.steps=8 --config.questions=ratio
-	$(RUN) -m experiments.networks --config=configs/networks.py --workdir=results/networks
-	@echo "gpu: made" results/bench-gpu/* runs/gpu-tune/* results/networks/*
+	@echo "gpu: made" results/bench-gpu/* runs/gpu-tune/*
 
 clean:  ## remove what was built here, except the results in runs/
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache

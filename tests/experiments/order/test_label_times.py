@@ -35,6 +35,8 @@ def test_averaged_label_times_are_symmetric_and_stay_in_the_range_of_training():
     assert received(0.5, offset=0.1) == pytest.approx(0.5)
     # 0.9 and 1.1: the second becomes 1.
     assert received(1.0, offset=0.1) == pytest.approx(0.95)
+    # -0.1 and 0.1: the first becomes 0.
+    assert received(0.0, offset=0.1) == pytest.approx(0.05)
 
 
 def made_row(better):
