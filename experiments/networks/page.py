@@ -96,7 +96,9 @@ def section(topic: Topic, found: dict[str, dict[str, Value]], command: str) -> r
             "Falls of second differences": _table(networks, found, FALLS),
             "Staleness": _table(networks, found, _stale(found)),
         },
-        caveat=f"{topic.caveat} {_equal(networks, found)}".strip(),
+        caveat=" ".join(
+            filter(None, (topic.caveat, _equal(networks, found), _not_compared(topic, results)))
+        ),
         command=command,
     )
 
@@ -133,6 +135,13 @@ def _text(at: Value | None) -> str | float | None:
     if at is None or at.low == at.high:
         return at and at.value
     return f"{report.sig(at.value)} [{report.sig(at.low)}, {report.sig(at.high)}]"
+
+
+def _not_compared(topic: Topic, results: list[Judged]) -> str:
+    """Which expectations have no verdict, since a network or a quantity has no rows."""
+    judged_ones = [each.comparison for each in results]
+    missing = [each.text for each in topic.comparisons if each not in judged_ones]
+    return f"Not compared, for want of rows: {'; '.join(missing)}." if missing else ""
 
 
 def _equal(networks: list[str], found: dict[str, dict[str, Value]]) -> str:

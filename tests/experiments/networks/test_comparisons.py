@@ -72,6 +72,14 @@ def test_networks_without_rows_are_left_out():
     assert comparisons.result(FIRST, of_orders((1.0, 1.0, 1.0), (2.0, 2.1))).seeds == 2
 
 
+def test_a_section_names_the_expectations_that_have_no_rows():
+    names = ("fast-seed0", "smooth-seed0")
+    found = quantities([row for name in names for row in all_rows(name)])
+    caveat = page.section(CLOCK, found, "command").caveat
+    assert "Not compared, for want of rows: With 100 t AB3 has half an order more" in caveat
+    assert "With 1 - t the error of AB3 falls faster" not in caveat
+
+
 def test_a_ratio_to_zero_or_to_infinity_is_undecided():
     ratio = Comparison("", ORDER, FAST[:1], SMOOTH[:1], RATIO, "below", 1)
     for above, below in ((0.0, 0.0), (np.inf, np.inf)):
