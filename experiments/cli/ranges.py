@@ -151,6 +151,7 @@ RANGES: dict[str, Range] = {
     "repeats": COUNT,
     "errors": POSITIVE,
     "peak": COUNT,
+    "large": FRACTION,
     "seconds": POSITIVE,
     # Training.
     "clock_scale": POSITIVE,

@@ -37,17 +37,43 @@ def softmax_attention(
       (out (B, L, heads, d) in the dtype of v, carry).
     """
     if has_fused_kernel(q, k, v):
-        return jax.nn.dot_product_attention(q, k, v, implementation="cudnn"), carry
+        return fused_attention(q, k, v, layer, carry)
     return by_queries(lambda some: _plain(some, k, v), q, k.shape[1]), carry
+
+
+def fused_attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, layer: Any = None, carry: PyTree = None
+) -> tuple[jax.Array, PyTree]:
+    """`softmax_attention` by cuDNN's fused kernel, which only an NVIDIA GPU can run.
+
+    `softmax_attention` chooses it by the backend of the process. A program that is compiled for a
+    GPU elsewhere names it.
+
+    Args:
+      q, k, v, layer, carry: as for `softmax_attention`.
+
+    Raises:
+      ValueError: the kernel does not take arrays of these dtypes and shapes.
+    """
+    if not fits_fused_kernel(q, k, v):
+        raise ValueError(
+            f"attention.fused_attention: q is {q.dtype}{q.shape}, k {k.dtype}, v {v.dtype}; wanted "
+            f"one half precision, and heads of a multiple of 8 numbers, at most {WIDEST_HEAD}."
+        )
+    return jax.nn.dot_product_attention(q, k, v, implementation="cudnn"), carry
 
 
 def has_fused_kernel(q: jax.Array, k: jax.Array, v: jax.Array) -> bool:
     """Whether the backend has a fused kernel for arrays of these dtypes and shapes."""
+    # A CPU has half precision too, and no such kernel; nor have other accelerators.
+    return fits_fused_kernel(q, k, v) and jax.default_backend() == "gpu" and _is_cuda()
+
+
+def fits_fused_kernel(q: jax.Array, k: jax.Array, v: jax.Array) -> bool:
+    """Whether cuDNN's fused kernel takes arrays of these dtypes and shapes."""
     half = all(x.dtype in (jnp.bfloat16, jnp.float16) for x in (q, k, v))
     width = q.shape[-1]
-    fits = half and q.dtype == k.dtype == v.dtype and width % 8 == 0 and width <= WIDEST_HEAD
-    # A CPU has half precision too, and no such kernel; nor have other accelerators.
-    return fits and jax.default_backend() == "gpu" and _is_cuda()
+    return half and q.dtype == k.dtype == v.dtype and width % 8 == 0 and width <= WIDEST_HEAD
 
 
 def _is_cuda() -> bool:

@@ -12,6 +12,10 @@ RESULT = re.compile(r"\s*(?:ROOT )?%?([\w.\-]+) = ")
 # The operands of an instruction, and behind them its attributes: "...} operation(operands), ...".
 OPERANDS = re.compile(r"[\]})] [a-z][\w\-]*\((.*)")
 CALLED = re.compile(r"\b(?:calls|to_apply)=%?([\w.\-]+)")
+# cuDNN's fused attention, and the shape (B, heads, queries, keys) of its scores, which it does not
+# store.
+ATTENTION = re.compile(r'custom_call_target="__cudnn\$fmha')
+SCORES = re.compile(r'"intermediate_tensor_shape":\s*\{[^{}]*?"dimensions":\s*\[([\d",\s]*)\]')
 CONTRACTED = re.compile(r'lhs_contracting_dim(?:s=\{|ensions":\[)([\d,"]*)')
 
 
@@ -37,6 +41,8 @@ class Products:
 
     def of_line(self, name: str, line: str) -> int:
         """Operations of one instruction of the computation `name`, with all that it calls."""
+        if ATTENTION.search(line):
+            return _attention(line)
         if CONTRACTED.search(line):
             return self._dot(name, line)
         if " convolution(" in line:
@@ -85,6 +91,12 @@ class Products:
             label = str(axis)
             pairs *= _meetings(_window(line, axis), places[label], weights[label], result[label])
         return int(2 * result["b"] * result["f"] * weights["i"] * pairs)
+
+
+def _attention(line: str) -> int:
+    """4 (scores) (numbers of a head): the scores, and the weighted sum of the values."""
+    scores = math.prod(int(size) for size in re.findall(r"\d+", SCORES.search(line)[1]))
+    return 4 * scores * result_shape(line)[-1]
 
 
 def result_shape(line: str) -> tuple[int, ...]:
