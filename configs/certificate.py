@@ -30,8 +30,8 @@ from flowjax.records import unrecorded
 class Config:
     """Sizes of the programs, and the card for which they are compiled."""
 
-    # Names of `flowjax.models.preset`; a DiT has the pixels of its image behind a space. " plain" at
-    # the end is a control: attention without the fused kernel, which must not pass.
+    # Names of `flowjax.models.preset`; a DiT has the pixels of its image behind a space. " plain"
+    # at the end is a control: attention without the fused kernel, which must not pass.
     programs: tuple[str, ...] = unrecorded(
         ("DiT-XL/2 256", "DiT-XL/2 512", "DiT-XL/2 512 plain", *NAMES)
     )
