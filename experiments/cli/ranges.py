@@ -133,6 +133,7 @@ RANGES: dict[str, Range] = {
     "couplings": FRACTION,
     # Devices, and what they exchange.
     "devices": COUNT,
+    "shown": COUNT,
     "gpus": COUNT_OR_NONE,
     "parts": COUNT,
     "patches": COUNT,

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
 DATA = "data"  # independent samples
@@ -65,12 +66,27 @@ def make_mesh(
             f"{_way_out(sizes, wanted, here)}."
         )
     auto = (AxisType.Auto,) * len(sizes)
-    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), auto, devices=devices[:wanted])
+    shape, names, devices = tuple(sizes.values()), tuple(sizes), devices[:wanted]
+    try:
+        return jax.make_mesh(shape, names, auto, devices=devices)
+    except NotImplementedError:
+        # On some TPUs jax.make_mesh refuses to split an axis of the torus, as cfg=2 does on v5p
+        # with 4 x 4 x 4 chips.
+        split = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+        return Mesh(split, names, axis_types=auto)
 
 
-def without_devices(seq: int) -> AbstractMesh:
-    """A mesh of sizes alone, over `seq` devices that share an image: for `parallel.traffic`."""
-    return AbstractMesh((1, 1, seq, 1), (DATA, CFG, SEQ, PIPE))
+def without_devices(seq: int | tuple[int, int], cfg: int = 1) -> AbstractMesh:
+    """A mesh of sizes alone, for `parallel.traffic`.
+
+    Args:
+      seq, cfg: the devices that share an image's tokens, and its branches of guidance, as in
+        `make_mesh`.
+    """
+    if isinstance(seq, int):
+        return AbstractMesh((1, cfg, seq, 1), (DATA, CFG, SEQ, PIPE))
+    inner, ring = seq
+    return AbstractMesh((1, ring, cfg, inner, 1), (DATA, RING, CFG, SEQ, PIPE))
 
 
 def _way_out(sizes, wanted, here):

@@ -36,6 +36,17 @@ def test_mesh_takes_the_first_devices(sizes):
     assert all(kind == jax.sharding.AxisType.Auto for kind in mesh.axis_types)
 
 
+def test_a_mesh_that_splits_an_axis_of_the_torus_is_made_all_the_same(monkeypatch):
+    """jax.make_mesh refuses it on TPU v5p, for example cfg=2 on 4 x 4 x 4 chips."""
+    wanted = parallel.make_mesh(cfg=2, seq=4)
+
+    def refuses(*args, **options):
+        raise NotImplementedError("Failed to find assignment for logical_axis_index 2")
+
+    monkeypatch.setattr(jax, "make_mesh", refuses)
+    assert parallel.make_mesh(cfg=2, seq=4) == wanted
+
+
 @pytest.mark.parametrize(
     ("sizes", "words"),
     [
