@@ -53,7 +53,12 @@ V5P = {16: "v5p:2x2x4", 64: "v5p:4x4x4", 256: "v5p:4x8x8"}
 def _programs() -> tuple[str, ...]:
     """Both attentions of a DiT on v5e; fewer of what takes longer."""
     dit = ("DiT-XL/2 1024", "DiT-XL/2 2048")
-    both = [f"{V5E[n]} {way} {name}" for n in V5E for name in dit for way in ("gather", "stale")]
+    both = [
+        f"{V5E[n]} {attention} {name}"
+        for n in V5E
+        for name in dit
+        for attention in ("gather", "stale")
+    ]
     stale = [f"{topology} stale {dit[0]}" for topology in V5P.values()]
     sana = [f"{V5E[n]} gather SANA-1.6B/4K" for n in (16, 64)]
     return (*both, *stale, *sana)

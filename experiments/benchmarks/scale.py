@@ -100,7 +100,13 @@ def _step(config, layout, work, sizes, here: Machine) -> Seconds:
     return Seconds(*((a - b) / config.steps for a, b in zip(longer, first, strict=True)))
 
 
-def limit(config, layout, work: costs.Work, sizes, here: Machine) -> str:
+def limit(
+    config: "Config",
+    layout: layouts.Layout,
+    work: costs.Work,
+    sizes: networks.Config,
+    here: Machine,
+) -> str:
     """What sets the time of a layer: one of `LIMITS`."""
     samples = 2 * config.batch // layout.cfg
     own = _own(layout, sizes)

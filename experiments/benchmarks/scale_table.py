@@ -70,7 +70,7 @@ def _lines(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def _rest(row: dict) -> float:
     """Bytes on a device that are not weights."""
-    return row["kept"] + row["gathered"] + row["activations"]
+    return row["buffers"] + row["gathered"] + row["activations"]
 
 
 # -- the summary
@@ -188,7 +188,7 @@ def _network(rows: list[dict], network: str, shown: Sequence[int]) -> str:
             row["layout"],
             str(row["tokens"]),
             f"{row['weights'] / GB:.2f}",
-            f"{(row['kept'] + row['gathered']) / MB:.3g}",
+            f"{(row['buffers'] + row['gathered']) / MB:.3g}",
             f"{row['activations'] / MB:.3g}",
             f"{row['received'] / MB:.3g}",
             f"{1e3 * row['step']:.3g} ({1e3 * row['exposed']:.3g})",

@@ -5,7 +5,7 @@ width, K layers, b bytes of a number, n devices that share the tokens, F the wid
 (the MLP's, before its gate where it has one):
 
     weights       b (numbers of the parameters), on every device
-    kept          of stale attention 2 R K L/n E B b + 2 L E B b (`parallel.traffic.buffer`);
+    buffers       of stale attention 2 R K L/n E B b + 2 L E B b (`parallel.traffic.buffer`);
                   of linear attention 8 K heads d (d + 1) B, the device's own sums and those of all
     gathered      2 L E B b ("gather"), 4 L/n E B b ("ulysses", "ring", "ulysses_ring")
     activations   2 (L/n F B 4): two arrays of a layer in float32, the widest that there is
@@ -40,7 +40,7 @@ class Memory(NamedTuple):
     """Bytes on one device, as the module describes them."""
 
     weights: float
-    kept: float
+    buffers: float
     gathered: float
     activations: float
 
@@ -75,17 +75,17 @@ def of_device(
     samples = shape[0] // mesh.shape[DATA] * (2 if doubled(mesh, guidance) else 1)
     tokens = shape[1] * shape[2] // config.patch**2
     own = math.ceil(tokens / token_shards(mesh))
-    kept = gathered = 0
+    buffers = gathered = 0
     if networks.is_linear(config):
-        kept = _sums(config, samples) if attention == "stale" else 0
+        buffers = _sums(config, samples) if attention == "stale" else 0
     elif attention == "stale":
-        kept = traffic.buffer(config, shape, mesh, "late", guidance, dtype, rows_used)
+        buffers = traffic.buffer(config, shape, mesh, "late", guidance, dtype, rows_used)
     else:
         rows = 2 * tokens if attention == "gather" else 4 * own
         gathered = rows * config.width * samples * number
     return Memory(
         weights=parameters(config) * number,
-        kept=kept,
+        buffers=buffers,
         gathered=gathered,
         activations=ARRAYS * samples * own * widest(config) * FLOAT32,
     )

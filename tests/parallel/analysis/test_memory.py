@@ -45,15 +45,15 @@ def test_parameters_are_those_of_the_tree(config):
 def test_stale_attention_keeps_what_traffic_says(rows_used):
     shape = (1, *DIT.size, DIT.channels)
     wanted = traffic.buffer(DIT, shape, without_devices(4), "late", 4.0, "bfloat16", rows_used)
-    assert held(DIT, "stale", 4, rows_used=rows_used).kept == wanted
+    assert held(DIT, "stale", 4, rows_used=rows_used).buffers == wanted
 
 
 def test_stale_linear_attention_keeps_the_sums_of_its_buffers():
     """Both branches of guidance are on the device, so the batch is 2."""
     shapes = jax.tree.leaves(linear.sum_buffers(SANA.depth, 2, SANA, np.float32))
     wanted = sum(math.prod(each.shape) * each.dtype.itemsize for each in shapes)
-    assert [held(SANA, "stale", n).kept for n in (2, 8)] == [wanted, wanted]
-    assert held(SANA, "gather", 8).kept == 0
+    assert [held(SANA, "stale", n).buffers for n in (2, 8)] == [wanted, wanted]
+    assert held(SANA, "gather", 8).buffers == 0
 
 
 def test_what_shrinks_with_the_devices_and_what_does_not():
