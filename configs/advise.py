@@ -5,8 +5,8 @@
         --config.model=FOLDER --config.steps=8,20 --config.guidance=4.0 --config.devices=1,4,8 \
         --config.link=pcie4 --config.budget=20min
 
-The model is a network of the flow path: one that comes with flowjax, a SiT, your own training, or a
-SANA with `--config.embeddings=FILE`. An exact field such as "ring" works too, without the questions
+The model is a network: one that comes with flowjax, a SiT or DiT, your own training, or a SANA with
+`--config.embeddings=FILE`. An exact field such as "ring" works too, without the questions
 on devices.
 
 Expect: it says at the start what the budget can afford, shows progress, and ends with a table on

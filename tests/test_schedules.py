@@ -14,6 +14,7 @@ from flowjax.schedules import (
     PREDICTIONS,
     Cosine,
     Linear,
+    Straight,
     VPDiscrete,
     VPLinear,
     as_velocity,
@@ -28,8 +29,10 @@ SCHEDULES = {
     "discrete": VPDiscrete.linear(),
     "scaled": VPDiscrete.scaled_linear(),
     "discrete-cosine": VPDiscrete.cosine(),
+    "straight": Straight(VPDiscrete.linear()),
 }
 REACHES_NOISE = ("linear", "cosine")  # alpha(1) = 0; the others stop at a finite log-SNR
+VARIANCE_PRESERVING = [name for name in SCHEDULES if name not in ("linear", "straight")]
 every_schedule = pytest.mark.parametrize("name", SCHEDULES)
 
 # No multiple of 1/1000: a discrete schedule has a kink at its nodes.
@@ -116,7 +119,7 @@ def test_alpha_falls_sigma_grows_and_log_snr_falls(name):
     assert np.all(np.isfinite(steps[2:-1]))
 
 
-@pytest.mark.parametrize("name", [name for name in SCHEDULES if name != "linear"])
+@pytest.mark.parametrize("name", VARIANCE_PRESERVING)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_variance_is_preserved(name, dtype):
     schedule, t = SCHEDULES[name], np.linspace(0, 1, 997).astype(dtype)

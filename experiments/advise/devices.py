@@ -84,11 +84,11 @@ def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
     solver, shift, plan = setting.best_published(config, steps)
     if plan.rows != plan.steps:
         raise ValueError(f"advise.devices: {solver} has several rows a step.")
-    noise, exact = test.noise[:count], test.exact[:count]
+    noise, exact = made.own_starts(tuning.unseen_seed, count), test.exact[:count]
     model = subjects.load(config.model)
     sizes = model.card.config
     is_linear = networks.is_linear(sizes)
-    stale = runner(model, config.guidance, plan, noise, made.labels(count))
+    stale = runner(model, config.guidance, made.own_plan(plan), noise, made.labels(count))
     for key in todo:
         n = key["devices"]
         refused = refusal(sizes, n)

@@ -1,6 +1,7 @@
 """Samples side by side: the usual setting, the advised ones, and stale attention."""
 
 import base64
+import functools
 import io
 from collections.abc import Iterator
 
@@ -17,13 +18,12 @@ from experiments.tune import tables
 from experiments.tune.sheet import COLUMNS, sheet
 from experiments.tune.subject import Subject
 from flowjax import Plan
+from flowjax.schedules import Straight
 
 QUESTION = "gallery"
-USUAL = (
-    "DPM++ 2M",
-    3.0,
-    20,
-)  # the solver, shift and evaluations that SANA and SD3 users begin with
+# The solver, shift and evaluations that users of SANA and SD3 begin with, and those of DiT.
+USUAL = ("DPM++ 2M", 3.0, 20)
+USUAL_VP = ("DPM++ 2M", 1.0, 20)
 
 
 def check(config: Config) -> None:
@@ -63,9 +63,10 @@ def most_devices(config: Config) -> int:
 def stale(config: Config, made: Subject, n: int) -> np.ndarray:
     """Samples (COLUMNS, H, W, C) with held copies after one synchronous step, over n devices."""
     _, _, plan = setting.best_published(config, max(config.steps))
-    noise = made.starts(config.seed + 2, COLUMNS)
+    noise = made.own_starts(config.seed + 2, COLUMNS)
     model = subjects.load(config.model)
-    run = devices.runner(model, made.guidance, plan, noise, made.labels(COLUMNS))
+    own = made.own_plan(plan)
+    run = devices.runner(model, made.guidance, own, noise, made.labels(COLUMNS))
     return run(n, warmup=1)
 
 
@@ -78,8 +79,9 @@ def _encoded(sheet: np.ndarray) -> str:
 
 def chosen(config: Config, made: Subject, tuning: TuneConfig) -> list[tuple[str, Plan]]:
     """(words, plan) of the rows of the picture."""
-    solver, shift, nfe = USUAL
-    usual = solvers.plan_of(solver, made.schedule, solvers.shifted(shift), nfe)
+    solver, shift, nfe = USUAL_VP if isinstance(made.schedule, Straight) else USUAL
+    grid = functools.partial(made.grid, shift=shift)
+    usual = solvers.plan_of(solver, made.schedule, grid, nfe)
     found = [(f"{solver}, shift {shift:g}, {nfe} evaluations", usual)]
     for steps in sorted(set(config.steps), reverse=True):
         name, best_shift, plan = setting.best_published(config, steps)

@@ -40,6 +40,7 @@ def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
         jobs, errors = measured(config, key["steps"])
         found = summary(jobs, errors)
         found |= {"doubling": test.doubling, "starts": len(test.noise), "tuned": None}
+        found["strings"] = strings.of(made, found["solver"], found["shift"], key["steps"])
         if key["steps"] in sizes["tuned_steps"]:
             found["tuned"] = _tuned(tuning, made, key["steps"], test, errors[found["place"]])
         yield key, found
@@ -211,7 +212,7 @@ def section(rows: list[dict], command: str) -> report.Section:
     """The section of the page."""
     mine = own(rows)
     answer = "\n".join(f"**{name}**: {text}" for name, text in advice(rows))
-    settings = [line for row in mine for line in strings.of(row["solver"], row["shift"])]
+    settings = [line for row in mine for line in row["strings"]]
     answer += "\n" + "\n".join(dict.fromkeys(settings))
     return report.Section(
         question="What to set?",

@@ -103,7 +103,14 @@ load = functools.cache(models.load)
 
 
 def guided_velocity(
-    params: Any, label: Any, scale: Any, kind: tuple, x: jax.Array, t: jax.Array
+    params: Any,
+    label: Any,
+    scale: Any,
+    kind: tuple,
+    x: jax.Array,
+    t: jax.Array,
+    *,
+    as_predicted: bool = False,
 ) -> jax.Array:
     """Guided velocity (B, H, W, C) of a network.
 
@@ -112,12 +119,14 @@ def guided_velocity(
         the evaluation for the null label.
       x: (B, H, W, C).
       t: scalar or (B,).
+      as_predicted: guide and return what the network predicts, in the place of the velocity.
     """
     # The card is rebuilt here, since only hashable parts of it can be static.
     card = models.Card("subject", *kind)
+    evaluate = card.predict if as_predicted else card.velocity
 
     def network(x: jax.Array, t: jax.Array, label: Any) -> jax.Array:
-        return card.velocity(params, x, t, label)
+        return evaluate(params, x, t, label)
 
     # A network that draws for texts may have no negative ones, where there is no guidance.
     if isinstance(scale, float) and scale == 1:

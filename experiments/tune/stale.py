@@ -17,7 +17,7 @@ from experiments.lab import statistics, subjects
 from experiments.tune import drawing, tables, training, unseen
 from experiments.tune import subject as subject_module
 from experiments.tune.subject import Subject
-from flowjax import Plan, grids, plans, tune
+from flowjax import Linear, Plan, grids, plans, tune
 from flowjax.parallel.emulation.network import Exchange, emulate_with, exchange, tokens_of
 from flowjax.tune.stale import refine_run
 
@@ -43,6 +43,13 @@ def check(config: Config) -> None:
             raise ValueError(
                 f"--config.stale_models: {name!r} is an exact field; wanted networks, whose keys "
                 "and values can be stale."
+            )
+        path = subject_module.subject(config, name).own_schedule
+        if not isinstance(path, Linear):
+            raise ValueError(
+                f"--config.stale_models: {name!r} is a network of the path {type(path).__name__}; "
+                "this question runs stale attention with plans of the linear path, so wanted "
+                "networks of the linear path."
             )
     if not all(isinstance(n, int) and n >= 2 for n in config.devices):
         raise ValueError(f"--config.devices: {config.devices!r}; wanted numbers of at least 2.")

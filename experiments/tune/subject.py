@@ -9,15 +9,17 @@ import re
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import flowjax
 from configs.tune import Config
 from experiments.cli.embeddings import Texts, texts_of
 from experiments.lab import own, subjects
-from flowjax import models
+from flowjax import Linear, Plan, grids, models, plans
 from flowjax.models.weights import SHIPPED
-from flowjax.schedules import Schedule
+from flowjax.schedules import Schedule, Straight, straight
+from flowjax.schedules.base import expand
 
 EXACT = "exact-"  # before the name of a field that a network has too: "exact-digits"
 
@@ -25,10 +27,12 @@ EXACT = "exact-"  # before the name of a field that a network has too: "exact-di
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class GuidedNetwork:
-    """A network at a fixed guidance scale, bound to labels.
+    """A network at a fixed guidance scale, bound to labels, on the straight path of its own.
 
     In contrast to `subjects.NetworkField` the scale is static, so that a scale of 1 costs one
-    evaluation a row and not two.
+    evaluation a row and not two; and a network of another path than the linear one is asked on the
+    straight path with the same data and noise (`flowjax.schedules.straight`), where its velocity is
+    finite at both ends.
 
     Attributes:
       params: the tree of parameters.
@@ -43,13 +47,20 @@ class GuidedNetwork:
     kind: tuple = dataclasses.field(metadata={"static": True})
 
     def velocity(self, x: jax.Array, t: jax.Array) -> jax.Array:
-        """Guided velocity (B, H, W, C)."""
-        return subjects.guided_velocity(self.params, self.label, self.scale, self.kind, x, t)
+        """Guided velocity (B, H, W, C) on the path `schedule`."""
+        about = (self.params, self.label, self.scale, self.kind)
+        if isinstance(self.schedule, Linear):
+            return subjects.guided_velocity(*about, x, t)
+        # The network receives its own state and time.
+        own_time = self.schedule.source_time(jnp.asarray(t, x.dtype))
+        own_state = expand(self.schedule.scale(own_time), x) * x
+        prediction = subjects.guided_velocity(*about, own_state, own_time, as_predicted=True)
+        return self.schedule.velocity_of(self.kind[2], prediction, own_state, own_time)
 
     @property
     def schedule(self) -> Schedule:
-        """The path that the network was trained on."""
-        return self.kind[1]
+        """The straight path of the network's own path; a linear one is its own."""
+        return straight(self.kind[1])
 
 
 class Subject(NamedTuple):
@@ -80,13 +91,44 @@ class Subject(NamedTuple):
 
     @property
     def schedule(self) -> Schedule:
-        """The path."""
+        """The path on which it is asked, see `GuidedNetwork`."""
         return self.field.schedule
 
-    def starts(self, seed: int, count: int) -> np.ndarray:
-        """Noise (count, *D); start i depends on the seed and i alone."""
+    @property
+    def own_schedule(self) -> Schedule:
+        """The path that a network was trained on, and on which it is sampled."""
+        return self.field.kind[1] if self.is_network else self.schedule
+
+    def own_starts(self, seed: int, count: int) -> np.ndarray:
+        """Noise (count, *D) on `own_schedule`; start i depends on the seed and i alone."""
         drawn = flowjax.draw_noise(jax.random.key(seed), np.arange(count), self.shape)
         return np.asarray(drawn, self.dtype)
+
+    def starts(self, seed: int, count: int) -> np.ndarray:
+        """The states (count, *D) on `schedule` at which the same noise begins."""
+        noise = self.own_starts(seed, count)
+        if not isinstance(self.schedule, Straight):
+            return noise
+        return noise / self.dtype(self.schedule.scale(1.0))
+
+    def grid(self, steps: int, shift: float = 1.0) -> np.ndarray:
+        """The uniform grid (steps+1,) in the network's own time, as times of `schedule`."""
+        times = grids.uniform(steps, shift=shift)
+        if not isinstance(self.schedule, Straight):
+            return times
+        return self.schedule.time_of_source(times)
+
+    def own_plan(self, plan: Plan) -> Plan:
+        """A plan of `schedule` as the plan with which the network is sampled on its own path."""
+        return self._converted(plan, self.schedule, self.own_schedule)
+
+    def plan_of_own(self, plan: Plan) -> Plan:
+        """A plan of the network's own path as one of `schedule`."""
+        return self._converted(plan, self.own_schedule, self.schedule)
+
+    def _converted(self, plan: Plan, source: Schedule, target: Schedule) -> Plan:
+        # One path for both keeps the plan to the last bit.
+        return plan if source == target else plans.on_path(plan, source, target)
 
     def labels(self, count: int) -> Any:
         """Labels (count,), or a `Condition`, that go round the classes; None for exact fields."""

@@ -82,7 +82,8 @@ def table_of(
             f"{path} was tuned with {there}, and {now} is wanted; give another --workdir, or "
             "remove the file."
         )
-    return Table(plan, published_plan(facts["published"], steps, subject.schedule), facts)
+    published = published_plan(facts["published"], steps, subject.schedule)
+    return Table(subject.plan_of_own(plan), published, facts)
 
 
 def starts_for(config: Config, subject: Subject, steps: int) -> int:
@@ -251,7 +252,8 @@ def _tune(config: Config, subject: Subject, path: pathlib.Path, settings: dict) 
     }
     # `plans.save` replaces a file in one move, so a killed run leaves no part of one.
     os.makedirs(path.parent, exist_ok=True)
-    plans.save(path, found.plan, **plain(facts))
+    # A file holds the plan of the network's own path, with which it is sampled.
+    plans.save(path, subject.own_plan(found.plan), **plain(facts))
 
 
 def _named(make: Callable, name: str) -> Callable:

@@ -14,6 +14,7 @@ table.py                what a row is; pad, concat, tail
 builder.py              from rows to a plan
 consistency.py          the checks of a plan of one's own
 labels.py               plans whose network receives other times; the path of a data correction
+paths.py                the same solver for the same network on another path
 moments.py              weights of one step from the moments of its kernel
 velocity.py             Euler, Heun, RK4, Adams-Bashforth: polynomials of the velocity in t
 exponential.py          one step of a method that solves the linear part exactly
@@ -28,6 +29,7 @@ storage.py              a plan as a file: save, load
 from flowjax.plans.builder import Builder
 from flowjax.plans.dpm_solver import dpm_solver_pp, singlestep
 from flowjax.plans.labels import snap_labels, with_labels, with_path
+from flowjax.plans.paths import on_path
 from flowjax.plans.predictor_corrector import unipc
 from flowjax.plans.rho import deis
 from flowjax.plans.sde import ddim, dpm_solver_sde
@@ -48,6 +50,7 @@ __all__ = [
     "heun",
     "load",
     "load_with_facts",
+    "on_path",
     "pad",
     "rk4",
     "save",

@@ -127,7 +127,8 @@ def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
         for key in todo:
             if (key.get("order", 3), key["field"]) != (order, name):
                 continue
-            ends = endpoints(field, cell.noise, key["shift"], key["nfe"], rows, steps, order)
+            times = grids.uniform(key["nfe"], shift=key["shift"])
+            ends = endpoints(field, cell.noise, times, rows, steps, order)
             logs = {case: by_seed(x) for case, x in ends.items()}
             values = {"log_squares": [logs[order, s] for s in subsets_of(order)]}
             if order == 3:
@@ -176,23 +177,22 @@ def subset(index: int) -> set[str]:
     return {name for i, name in enumerate(FACTORS) if index >> i & 1}
 
 
-def inner_plan(schedule: Schedule, shift: float, steps: int, order: int, mended: set[str]) -> Plan:
+def inner_plan(schedule: Schedule, times: np.ndarray, order: int, mended: set[str]) -> Plan:
     """The steps of DPM++ between the first time and the last jump, with some causes mended.
 
     Args:
       schedule: of the path.
-      shift: of the grid.
-      steps: of the complete grid, which has `steps - 1` before the last jump.
+      times: the complete grid (N+1,), which has N - 1 steps before the last jump.
       order: 1, 2 or 3; "weight" and "lowering" concern 3 alone.
       mended: names of `FACTORS`. With "first jump" the plan begins at t_1 instead of t = 1.
 
     Returns:
-      A plan of at most `steps` rows.
+      A plan of at most N rows.
     """
-    times = grids.uniform(steps, shift=shift)
     if "grid" in mended:
         # The same first and last times, the inner ones uniform in log-SNR.
-        times[1:-1] = grids.log_snr(schedule, steps - 2, start=times[1], end=times[-2])
+        inner = grids.log_snr(schedule, len(times) - 3, start=times[1], end=times[-2])
+        times = np.concatenate([times[:1], inner, times[-1:]])
     times = times[1:-1] if "first jump" in mended else times[:-1]
     if order == 1:
         plan = plans.euler(times)
@@ -240,8 +240,7 @@ def _both_ends(
 def endpoints(
     field: Any,
     noise: np.ndarray,
-    shift: float,
-    steps: int,
+    times: np.ndarray,
     rows: int,
     reference_steps: int,
     highest: int = 3,
@@ -251,7 +250,7 @@ def endpoints(
     Args:
       field: has `velocity(x, t)` and `schedule`.
       noise: (B, *D).
-      shift, steps: of the grid.
+      times: the grid (N+1,), from 1 to 0.
       rows: to which inner plans are padded, so that all step counts share a program.
       reference_steps: twice the steps of an exact first step.
       highest: 2 or 3, the order whose subsets are run.
@@ -261,7 +260,6 @@ def endpoints(
       and ALL.
     """
     schedule = field.schedule
-    times = grids.uniform(steps, shift=shift)
     t_last = times[-2]
     fine = exact_plan(schedule, t_last, 0.0, FINE)
     first_exact = exact_plan(schedule, 1.0, times[1], reference_steps // 2)
@@ -276,7 +274,7 @@ def endpoints(
         if highest == 3:
             cases += [(order, ALL - last_jump if bit else NONE) for order in (1, 2)]
         # One program for all combinations: their plans have one length.
-        made = [inner_plan(schedule, shift, steps, order, subset(s)) for order, s in cases]
+        made = [inner_plan(schedule, times, order, subset(s)) for order, s in cases]
         labels = [t_last if "labels" in subset(s) else thousandths(t_last) for _, s in cases]
         inner = solvers.stacked(made, rows)
         by_jump, exactly = _both_ends(

@@ -4,6 +4,7 @@ Each published solver stands on its best grid, chosen on the very starts on whic
 taken: this favours the published solvers.
 """
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -103,7 +104,8 @@ def candidates(config: Config, made: Subject, steps: int) -> list[tuple[str, flo
     found = []
     for name in config.solvers:
         for shift in config.shifts:
-            plan = solvers.plan_of(name, made.schedule, solvers.shifted(shift), steps)
+            grid = functools.partial(made.grid, shift=shift)
+            plan = solvers.plan_of(name, made.schedule, grid, steps)
             if plan is not None:
                 found.append((name, shift, plan))
     return found

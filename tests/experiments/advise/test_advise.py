@@ -13,7 +13,18 @@ from experiments.advise import budget, devices, setting, strings, why
 from experiments.cli import embeddings
 from experiments.tune import unseen
 from experiments.tune.ratio import numbers as published
-from flowjax import Linear, compat, fields, grids, models, plans, sample
+from flowjax import (
+    Cosine,
+    Linear,
+    compat,
+    fields,
+    grids,
+    guidance,
+    models,
+    plans,
+    sample,
+    schedules,
+)
 
 GOLDEN = pathlib.Path(__file__).parents[2] / "golden" / "models"
 
@@ -84,7 +95,6 @@ def test_a_model_that_is_not_finite_is_refused(monkeypatch):
 @pytest.mark.parametrize(
     ("folder", "match"),
     [
-        ("dit_diffusers_a", "path VPDiscrete"),
         ("sana_a", "draws for texts"),
         ("vae_kl", "autoencoder by itself"),
     ],
@@ -122,6 +132,64 @@ def test_a_network_that_draws_for_texts_is_measured_on_the_texts_of_a_file(tmp_p
     assert np.isfinite(row["rms"])
     # Without guidance the negative texts take no part.
     assert budget.subject_of(dataclasses.replace(given, guidance=1.0)).texts.negative is None
+
+
+def small_discrete(**changes):
+    """The settings that measure a small DiT, which predicts noise on discrete steps."""
+    given = config(
+        model=str(GOLDEN / "dit_diffusers_a"),
+        guidance=2.0,
+        steps=(5,),
+        devices=(1, 2),
+        solvers=("Euler", "DPM++ 2M"),
+        shifts=(1.0, 2.0),
+        sizes={"starts": 8, "device_starts": 8, "tuned_steps": []},
+    )
+    return dataclasses.replace(given, **changes)
+
+
+def test_a_network_of_discrete_steps_is_measured_on_its_own_path():
+    """The errors are those of `flowjax.sample` with the network's own velocity and schedule."""
+    given = small_discrete()
+    jobs, errors = setting.measured(given, 5)
+    made = budget.subject_of(given)
+    model = models.load(given.model)
+    test = unseen.unseen(budget.tuning_config(given, 8), made)
+    noise, label = made.own_starts(given.seed + 1, 8), made.labels(8)
+    velocity = guidance.classifier_free(
+        lambda x, t, label: model.apply(model.params, x, t, label),
+        *model.card.branches(label),
+        2.0,
+    )
+    for (solver, shift, _), measured in zip(jobs, errors, strict=True):
+        order = {"Euler": 1, "DPM++ 2M": 2}[solver]
+        grid = grids.uniform(5, shift=shift)
+        plan = plans.dpm_solver_pp(model.card.schedule, grid, order)
+        ends = sample(velocity, noise, plan).x
+        np.testing.assert_allclose(test.errors_of(np.asarray(ends)[None])[0], measured, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_a_network_of_discrete_steps_is_advised_on_devices():
+    """Emulated on its own path, synchronous steps alone have the error of one device."""
+    given = small_discrete()
+    ((_, row),) = devices.measure(given, devices.cells(given))
+    jobs, errors = setting.measured(given, 5)
+    best = setting.summary(jobs, errors)["place"]
+    assert row["own"] == pytest.approx(unseen.rms(errors[best]), rel=1e-3)
+
+
+def test_noise_that_does_not_determine_the_data_is_refused(tmp_path):
+    made = models.init(models.preset("digits"), jax.random.key(0), schedule=Cosine())
+    models.save(tmp_path, made._replace(card=dataclasses.replace(made.card, prediction="noise")))
+    with pytest.raises(ValueError, match="predicts noise on the path Cosine, which has alpha = 0"):
+        budget.check(config(model=str(tmp_path)))
+
+
+@pytest.mark.slow
+def test_the_labels_are_no_cause_where_the_ledger_has_other_times():
+    found = why.causes(small_discrete(steps=(6,)), budget.subject_of(small_discrete()))
+    assert set(found["of"]) == {"last jump", "grid", "start"}
 
 
 def test_tables_share_a_part_of_the_budget():
@@ -185,9 +253,35 @@ def test_the_strings_for_diffusers_are_the_advised_solver(solver):
     assert np.sqrt(np.mean((ends[0] - ends[1]) ** 2)) < 0.02
 
 
+@pytest.mark.parametrize(("solver", "shift"), [("Euler", 1.0), ("DPM++ 2M", 1.0), ("DPM++ 2M", 2)])
+def test_the_strings_for_diffusers_are_the_advised_solver_on_discrete_steps(solver, shift):
+    path = schedules.of_betas("linear", 1000, 1e-4, 0.02)
+    given = strings.discrete(solver, path, "noise")
+    times = {"steps": 20}
+    if shift != 1:
+        times = {"timesteps": strings.timesteps(20, shift, 1000)}
+    theirs = compat.diffusers_plan(given, **times)
+    order = given["solver_order"]
+    ours = plans.dpm_solver_pp(path, grids.uniform(20, shift=shift), order)
+    field, noise = fields.ring(path), np.random.default_rng(0).normal(size=(64, 2))
+    ends = [np.asarray(sample(field.velocity, noise, plan).x) for plan in (theirs, ours)]
+    # Only the shifted times are rounded, to whole steps of training.
+    assert np.sqrt(np.mean((ends[0] - ends[1]) ** 2)) < (1e-9 if shift == 1 else 0.02)
+
+
+def test_other_betas_are_written_one_by_one():
+    path = schedules.of_betas("scaled_linear", 1000, 0.00085, 0.012)
+    assert strings.discrete("Euler", path, "v")["trained_betas"] == path.betas.tolist()
+    assert strings.discrete("Euler", path, "velocity") is None
+
+
 def test_solvers_that_diffusers_lacks_go_there_by_a_plan_file():
     assert strings.diffusers("AB3", 1.0) is None
-    assert "torch_scheduler" in strings.of("AB3", 1.0)[0]
+    flow, discrete = budget.subject_of(config()), budget.subject_of(small_discrete())
+    assert "torch_scheduler" in strings.of(flow, "AB3", 1.0, 8)[0]
+    assert "torch_scheduler" in strings.of(discrete, "UniPC2", 2.0, 8)[0]
+    assert "set_timesteps(timesteps=[999," in strings.of(discrete, "DPM++ 2M", 2.0, 8)[0]
+    assert '"sampling_algo": "flow_euler"' in strings.of(flow, "Euler", 3.0, 8)[1]
 
 
 # ---- words, on made rows
@@ -213,6 +307,7 @@ def made_setting(steps, solver="AB2", second="AB3", ratio=0.8, high=0.9, tuned=N
         "doubling": 1e-4,
         "starts": 24,
         "tuned": tuned,
+        "strings": [f"settings of {solver}"],
     }
 
 

@@ -116,7 +116,7 @@ def test_thousandths_keep_whole_ones_and_cut_or_round_the_rest():
 
 @pytest.mark.parametrize("mended", [set(), set(ledger.FACTORS), {"grid"}, {"first jump", "start"}])
 def test_every_combination_stops_where_the_last_jump_starts(mended):
-    plan = ledger.inner_plan(Linear(), 3.0, 10, 3, mended)
+    plan = ledger.inner_plan(Linear(), grids.uniform(10, shift=3.0), 3, mended)
     times = grids.uniform(10, shift=3.0)
     assert plan.t[0] == times[1 if "first jump" in mended else 0]
     assert plan.t_next[-1] == times[-2]
@@ -124,7 +124,7 @@ def test_every_combination_stops_where_the_last_jump_starts(mended):
 
 
 def test_nothing_mended_is_the_published_solver_with_lowered_orders_and_cut_labels():
-    plan = ledger.inner_plan(Linear(), 3.0, 10, 3, set())
+    plan = ledger.inner_plan(Linear(), grids.uniform(10, shift=3.0), 3, set())
     grid = grids.uniform(10, shift=3.0)
     complete = plans.dpm_solver_pp(Linear(), grid, 3, third_order="published", final="sana")
     np.testing.assert_allclose(plan.b, complete.b[:-1], rtol=1e-12)
