@@ -10,8 +10,8 @@ The model is a network: one that comes with flowjax, a SiT or DiT, your own trai
 on devices.
 
 Expect: it says at the start what the budget can afford, shows progress, and ends with a table on
-the terminal and report.html in the work directory. A killed run goes on with the same command. Plan
-files of tuned tables lie in plans/ of the work directory.
+the terminal and report.html in the work directory. A killed run goes on with the same command. The
+best published plans and the tuned tables lie as files in plans/ of the work directory.
 """
 
 import dataclasses

@@ -7,12 +7,15 @@ from typing import Any
 import numpy as np
 
 from configs.advise import Config
+from configs.tune import Config as TuneConfig
 from experiments import report
 from experiments.advise import budget, strings
 from experiments.tune import tables, unseen
 from experiments.tune.ratio import numbers as published
-from flowjax import Plan
+from experiments.tune.subject import Subject
+from flowjax import Plan, plans
 from flowjax.distances import paired_ratio, rms
+from flowjax.records import plain
 
 QUESTION = "setting"
 
@@ -40,7 +43,8 @@ def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
         jobs, errors = measured(config, key["steps"])
         found = summary(jobs, errors)
         found |= {"doubling": test.doubling, "starts": len(test.noise), "tuned": None}
-        found["strings"] = strings.of(made, found["solver"], found["shift"], key["steps"])
+        file = _saved(tuning, made, key["steps"], found, jobs[found["place"]][2])
+        found["strings"] = strings.of(made, found["solver"], found["shift"], key["steps"], file)
         if key["steps"] in sizes["tuned_steps"]:
             found["tuned"] = _tuned(tuning, made, key["steps"], test, errors[found["place"]])
         yield key, found
@@ -119,6 +123,17 @@ def summary(jobs: list, errors: np.ndarray) -> dict[str, Any]:
         # By solver and shift, for the figure.
         "all": [[solver, shift, float(s)] for (solver, shift, _), s in zip(jobs, size)],
     }
+
+
+def _saved(tuning: TuneConfig, made: Subject, steps: int, found: dict, plan: Plan) -> str:
+    """The file of the best published plan, which is written beside the tuned ones."""
+    path = tables.path_of(tuning, made, steps)
+    path = path.with_name(f"{path.stem}-published.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    facts = {"network" if made.is_network else "field": made.name, "guidance": made.guidance}
+    facts |= {name: found[name] for name in ("solver", "shift", "rms", "starts")}
+    plans.save(path, made.own_plan(plan), **tables.describe(made), **plain(facts))
+    return str(path)
 
 
 def _tuned(

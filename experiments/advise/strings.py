@@ -80,24 +80,22 @@ def timesteps(steps: int, shift: float, training_steps: int) -> list[int]:
     return [int(n) for n in np.rint(times * training_steps) - 1]
 
 
-def of(made: Subject, solver: str, shift: float, steps: int) -> list[str]:
+def of(made: Subject, solver: str, shift: float, steps: int, file: str) -> list[str]:
     """Lines for the page: what to write into diffusers' and SANA's settings.
 
     Args:
       made: the model.
       solver, shift: the advice.
       steps: the number of evaluations.
+      file: its plan.
     """
-    file = (
-        "save its plan with `flowjax.plans.save` and run it there by "
-        "`flowjax.compat.torch_scheduler`."
-    )
+    by_file = f"its plan {file} runs there by `flowjax.compat.torch_scheduler`."
     if isinstance(made.schedule, Straight):
         line = _of_discrete(made, solver, shift, steps)
-        return [line or f"diffusers has no settings for {solver} with shift {shift:g}: {file}"]
+        return [line or f"diffusers has no settings for {solver} with shift {shift:g}: {by_file}"]
     config = diffusers(solver, shift)
     if config is None:
-        return [f"{solver} is not in diffusers or SANA: {file}"]
+        return [f"{solver} is not in diffusers or SANA: {by_file}"]
     lines = [_line(solver, shift, config)]
     if solver in SANA:
         options = {"sampling_algo": SANA[solver], "flow_shift": shift}

@@ -25,6 +25,7 @@ from flowjax import (
     sample,
     schedules,
 )
+from flowjax.tune import facts as tune_facts
 
 GOLDEN = pathlib.Path(__file__).parents[2] / "golden" / "models"
 
@@ -123,6 +124,7 @@ def test_a_network_that_draws_for_texts_is_measured_on_the_texts_of_a_file(tmp_p
         solvers=("Euler", "AB2"),
         shifts=(1.0,),
         sizes={"starts": 4, "tuned_steps": []},
+        plans=str(tmp_path),
     )
     budget.check(given)
     made = budget.subject_of(given)
@@ -196,11 +198,16 @@ def test_tables_share_a_part_of_the_budget():
     assert 2 * budget.tuning_seconds(config(budget="100s"), 2) == pytest.approx(35)
 
 
-def test_a_public_flow_network_is_measured():
+def test_a_public_flow_network_is_measured(tmp_path):
     given = config(model=str(GOLDEN / "sit_original"), steps=(6,), solvers=("Euler", "AB2"))
     given = dataclasses.replace(given, shifts=(1.0,), sizes={"starts": 4, "tuned_steps": []})
+    given.plans = str(tmp_path)
     ((_, row),) = setting.measure(given, setting.cells(given))
     assert row["solver"] == "AB2" and row["doubling"] < 1e-5
+    # The plan that diffusers does not have is a file for this network.
+    plan, facts = plans.load_with_facts(tmp_path / "sit_original-w1-6-published.json")
+    tune_facts.check_fits(facts, models.load(given.model).card, 1.0, "the file")
+    assert plan.nfe == 6 and facts["solver"] == "AB2"
     # The questions on devices and the gallery begin from the plan that was found.
     assert setting.best_published(given, 6)[:2] == (row["solver"], row["shift"])
 
@@ -208,10 +215,10 @@ def test_a_public_flow_network_is_measured():
 # ---- what to set
 
 
-def within_of_the_best(model, steps, starts=24, others=64):
+def within_of_the_best(model, steps, folder, starts=24, others=64):
     """Error of the advised plan over that of the best plan of the matrix, on other starts."""
-    given = config(model=model, steps=(steps,))
-    given = dataclasses.replace(given, sizes={"starts": starts, "tuned_steps": []})
+    sizes = {"starts": starts, "tuned_steps": []}
+    given = config(model=model, steps=(steps,), sizes=sizes, plans=str(folder))
     ((_, row),) = setting.measure(given, setting.cells(given))
     made = budget.subject_of(given)
     tuning = dataclasses.replace(
@@ -223,8 +230,8 @@ def within_of_the_best(model, steps, starts=24, others=64):
     return errors[row["place"]] / min(errors), row
 
 
-def test_the_advised_setting_of_an_exact_field_is_within_5_percent_of_the_best():
-    ratio, row = within_of_the_best("ring", 20)
+def test_the_advised_setting_of_an_exact_field_is_within_5_percent_of_the_best(tmp_path):
+    ratio, row = within_of_the_best("ring", 20, tmp_path)
     assert ratio < 1.05
     # There order wins by far, on a grid that is not shifted towards noise.
     by_name = {line["solver"]: line["rms"] for line in row["lines"]}
@@ -233,8 +240,8 @@ def test_the_advised_setting_of_an_exact_field_is_within_5_percent_of_the_best()
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["digits", "digits-smooth"])
-def test_the_advised_setting_of_a_network_is_within_5_percent_of_the_best(model):
-    ratio, _ = within_of_the_best(model, 8)
+def test_the_advised_setting_of_a_network_is_within_5_percent_of_the_best(model, tmp_path):
+    ratio, _ = within_of_the_best(model, 8, tmp_path)
     assert ratio < 1.05
 
 
@@ -278,10 +285,10 @@ def test_other_betas_are_written_one_by_one():
 def test_solvers_that_diffusers_lacks_go_there_by_a_plan_file():
     assert strings.diffusers("AB3", 1.0) is None
     flow, discrete = budget.subject_of(config()), budget.subject_of(small_discrete())
-    assert "torch_scheduler" in strings.of(flow, "AB3", 1.0, 8)[0]
-    assert "torch_scheduler" in strings.of(discrete, "UniPC2", 2.0, 8)[0]
-    assert "set_timesteps(timesteps=[999," in strings.of(discrete, "DPM++ 2M", 2.0, 8)[0]
-    assert '"sampling_algo": "flow_euler"' in strings.of(flow, "Euler", 3.0, 8)[1]
+    assert "its plan m.json runs there" in strings.of(flow, "AB3", 1.0, 8, "m.json")[0]
+    assert "torch_scheduler" in strings.of(discrete, "UniPC2", 2.0, 8, "m.json")[0]
+    assert "set_timesteps(timesteps=[999," in strings.of(discrete, "DPM++ 2M", 2.0, 8, "")[0]
+    assert '"sampling_algo": "flow_euler"' in strings.of(flow, "Euler", 3.0, 8, "")[1]
 
 
 # ---- words, on made rows
