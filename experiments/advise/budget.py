@@ -16,7 +16,7 @@ from experiments.lab import solvers
 from experiments.lab.timing import clock
 from experiments.tune import subject as subjects
 from experiments.tune.subject import Subject
-from flowjax import grids, plans
+from flowjax import grids, models, plans
 from flowjax.tune import numbers as numbering
 from flowjax.tune.jacobian import pushes
 
@@ -59,20 +59,24 @@ def check(config: Config) -> None:
     tuning = tuning_config(config, LEAST_STARTS)
     subjects.check(tuning, "model", (config.model,))
     made = subject_of(config)
-    _check_prediction(made)
+    if made.is_network:
+        _check_network(made)
     subjects.check_steps("steps", config.steps, least=3)
     make_grids = [solvers.shifted(shift) for shift in config.shifts]
     solvers.check("solvers", config.solvers, make_grids, config.steps)
 
 
-def _check_prediction(made: Subject) -> None:
-    """Refuse a network whose prediction does not determine the data at t = 1."""
-    own = made.own_schedule
-    if made.is_network and made.field.kind[2] in ("noise", "score") and own.alpha(1.0) == 0:
+def _check_network(made: Subject) -> None:
+    """Refuse guidance without a null label, and noise that does not determine the data at t = 1."""
+    card = models.Card(made.name, *made.field.kind)
+    if made.guidance != 1 and made.texts is None:
+        _ = card.null_label  # it refuses
+    if card.prediction in ("noise", "score") and card.schedule.alpha(1.0) == 0:
         raise ValueError(
-            f"--config.model: {made.name!r} predicts {made.field.kind[2]} on the path "
-            f"{type(own).__name__}, which has alpha = 0 at t = 1, so its data are not determined "
-            "there; wanted a path with some signal at t = 1, or a prediction of v or the velocity."
+            f"--config.model: {made.name!r} predicts {card.prediction} on the path "
+            f"{type(card.schedule).__name__}, which has alpha = 0 at t = 1, so its data are not "
+            "determined there; wanted a path with some signal at t = 1, or a prediction of v or "
+            "the velocity."
         )
 
 

@@ -188,6 +188,14 @@ def test_noise_that_does_not_determine_the_data_is_refused(tmp_path):
         budget.check(config(model=str(tmp_path)))
 
 
+def test_guidance_without_a_null_label_is_refused(tmp_path):
+    sizes = dataclasses.replace(models.preset("digits"), classes=1, has_null=False)
+    models.save(tmp_path, models.init(sizes, jax.random.key(0)))
+    budget.check(config(model=str(tmp_path)))
+    with pytest.raises(ValueError, match="trained without a null label"):
+        budget.check(config(model=str(tmp_path), guidance=2.0))
+
+
 @pytest.mark.slow
 def test_the_labels_are_no_cause_where_the_ledger_has_other_times():
     found = why.causes(small_discrete(steps=(6,)), budget.subject_of(small_discrete()))
