@@ -247,6 +247,9 @@ def _settle_tuples(config: Any, overrides: dict[str, Any]) -> None:
             names = [name.strip() for text in value for name in str(text).split(",")]
             setattr(holder, field, tuple(name for name in names if name))
             continue
+        if value == ("",):  # nothing after the "=": no items, as for texts
+            setattr(holder, field, ())
+            continue
         kinds = (float, int) if item_type is float else (item_type,)
         for item in value:
             if type(item) not in kinds:

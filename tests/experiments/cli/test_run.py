@@ -115,6 +115,12 @@ def test_names_are_separated_by_commas(toy):
     assert records.read_config(toy.workdir)["names"] == ["b", "c", "d"]
 
 
+def test_nothing_after_the_equals_sign_is_an_empty_tuple_of_any_type(toy, capsys):
+    fails(toy.call, capsys, "--config.steps=", "--config.names=")
+    config = records.read_config(toy.workdir)
+    assert config["steps"] == [] and config["names"] == []
+
+
 def test_finished_run_is_only_drawn_again(toy, capsys):
     toy.call()
     summary = records.read_summary(toy.workdir)
