@@ -130,7 +130,7 @@ def _saved(tuning: TuneConfig, made: Subject, steps: int, found: dict, plan: Pla
     path = tables.path_of(tuning, made, steps)
     path = path.with_name(f"{path.stem}-published.json")
     path.parent.mkdir(parents=True, exist_ok=True)
-    facts = {"network" if made.is_network else "field": made.name, "guidance": made.guidance}
+    facts = tables.named(made) | {"guidance": made.guidance}
     facts |= {name: found[name] for name in ("solver", "shift", "rms", "starts")}
     plans.save(path, made.own_plan(plan), **tables.describe(made), **plain(facts))
     return str(path)

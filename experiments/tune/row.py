@@ -37,7 +37,7 @@ def of_file(path: str | os.PathLike) -> tuple[np.ndarray, dict]:
             f"{path} does not say its {', '.join(missing)}; give a plan file that "
             "python -m experiments.tune made for a network."
         )
-    made = subjects.subject(Config(), facts["network"], facts["guidance"])
+    made = subjects.subject(Config(), facts.get("folder", facts["network"]), facts["guidance"])
     published = tables.published_plan(facts["published"], facts["steps"], made.schedule)
     converged = plans.rk4(grids.uniform(FINE_STEPS))
     return sheet(made, [published, plan, converged]), facts

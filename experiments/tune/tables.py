@@ -18,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from configs.tune import Config
+from experiments.lab import subjects
 from experiments.tune.subject import Subject, slug
 from flowjax import Plan, grids, models, plans, tune
 from flowjax.plans.table import DEPTH
@@ -161,7 +162,7 @@ def _settings(
     solver: str,
 ) -> dict[str, Any]:
     """The facts that are known before anything is tuned: two tables that share them are one."""
-    found = {"network" if subject.is_network else "field": subject.name}
+    found = named(subject)
     found |= {
         "guidance": float(subject.guidance),
         "steps": int(steps),
@@ -179,6 +180,14 @@ def _settings(
     if subject.texts is not None:
         found["texts"] = _digest(subject.texts)
     return found
+
+
+def named(subject: Subject) -> dict[str, str]:
+    """The facts that name a model: the name of a network's card and its folder, or the field."""
+    if not subject.is_network:
+        return {"field": subject.name}
+    name = subjects.load(subject.name).card.name
+    return {"network": name} | ({"folder": subject.name} if name != subject.name else {})
 
 
 def _digest(texts: models.Condition) -> str:
