@@ -52,6 +52,26 @@ def lead(rows: list[dict]) -> list[str]:
     return [text for text in found if text][:7]
 
 
+def findings(rows: list[dict]) -> str:
+    """The answers of all questions but `ratio` as a list in Markdown, for docs/findings.md."""
+    lines = []
+    for module in QUESTIONS:
+        own = [row for row in rows if row["question"] == module.QUESTION]
+        if not own or module is ratio:
+            continue
+        models = ", ".join(sorted({_model_of(row) for row in own}))
+        # Questions of several parts have a sentence for each.
+        words = getattr(module, "WORDS", (module.summary,))
+        sentences = [text for text in (make(rows) for make in words) if text]
+        lines.append(f"- `{module.QUESTION}` ({len(own)} rows; {models}): {' '.join(sentences)}")
+    return "\n".join(lines)
+
+
+def _model_of(row: dict) -> str:
+    """The model on which a row's errors are taken."""
+    return row["used_on"] if "used_on" in row else row["model"]
+
+
 def chapter(workdir: str | os.PathLike) -> report.Chapter:
     """The `report.Chapter` of the rows of `workdir`; a question without rows is left out."""
     rows = records.read(workdir)

@@ -219,6 +219,9 @@ def between_words(rows: list[dict]) -> str:
     return " ".join(texts)
 
 
+WORDS = (model_words, guidance_words, between_words)
+
+
 def summary(rows: list[dict]) -> str:
     """The answer on other models."""
     return model_words(rows)
@@ -234,7 +237,7 @@ def section(rows: list[dict], command: str) -> report.Section:
         if foreign(here):
             words = model_words if part == "model" else guidance_words
             pictures.append(_matrix(here, across, down, words(rows).replace("**", "")))
-    answer = [words(rows) for words in (model_words, guidance_words, between_words)]
+    answer = [words(rows) for words in WORDS]
     names = ("part", "made_for", "made_at", "used_on", "at", "steps")
     values = ("rms", "published_rms", "own_rms", "rms_ratio")
     return report.Section(
