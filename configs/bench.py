@@ -27,6 +27,10 @@ class Config:
     plans: int = 40  # plans of the ablation
     repeats: int = 15  # timed calls of each contender, in turn; the median counts
 
+    # Count the processor's seconds of this process, and not those that pass: for a machine that is
+    # not idle. With `taskset -c 0` before the command there is one thread, and both are comparable.
+    processor_seconds: bool = False
+
     # Error control, timed at equal error.
     rtol: float = 1e-3  # relative and absolute tolerance of the adaptive peers
     adaptive_fields: tuple[str, ...] = ("ring", "digits")

@@ -116,8 +116,10 @@ def sample(
     """Run a fixed-step solver, given as a plan, from `noise` at time plan.t[0].
 
     jit the outermost function that is called again, with parameters, labels, noise and plan as
-    arguments: one compiled program then serves every plan of the same number of rows, and
-    `jax.vmap` over stacked plans runs many at once.
+    arguments: one compiled program then serves every plan of the same number of rows. Many plans
+    are run by a loop over them, or by `jax.lax.map` over stacked plans in one call. `jax.vmap` runs
+    them side by side, which pays where the batch is too small to fill the device; on a CPU it is
+    slower once the arrays of an evaluation leave the cache.
 
     Args:
       model: (x, t) -> velocity (B, *D), t a scalar; with a carry, (x, t, carry) -> (velocity,
@@ -154,26 +156,29 @@ def sample(
     step_index = jnp.cumsum(rows.ends_step)  # 1 in the rows of the first step
 
     def body(state, scanned):
-        x, base, history, carry = state
-        row, i, step = scanned
+        x, base, ring, carry = state
+        row, i, step, slots = scanned
         # Evaluate the network, once a row.
         velocity, carry = lifted(x, row.label_time, carry)
         _check_answer(velocity, x)
         velocity = velocity.astype(x.dtype)
         if data_hook is not None:
             velocity = _corrected(data_hook, velocity, x, row)
-        # Advance the state and the history.
-        x, base, history = update(row, velocity, x, base, history, draw(row.s, i))
+        # Advance the history and the state.
+        newest = row.p * x + row.q * velocity
+        ring = jax.lax.dynamic_update_index_in_dim(ring, newest, slots[0], axis=0)
+        history = [_entry(ring, slot) for slot in slots]
+        x, base = _advanced(row, base, history, draw(row.s, i))
         # Correct an accepted state.
         if state_hook is not None:
             hooked = jnp.where(row.ends_step, state_hook(x, row.t_next, step), x)
             base = _hooked_base(row.c, base, x, hooked)
             x = hooked
-        return (x, base, history, carry), (x if save_path else None)
+        return (x, base, ring, carry), (x if save_path else None)
 
-    history = (jnp.zeros_like(x),) * DEPTH
-    scanned = (rows, row_index, step_index)
-    (end, _, _, carry), states = jax.lax.scan(body, (x, x, history, carry), scanned)
+    ring = jnp.stack([jnp.zeros_like(x)] * DEPTH)
+    scanned = (rows, row_index, step_index, _slots(plan.rows))
+    (end, _, _, carry), states = jax.lax.scan(body, (x, x, ring, carry), scanned)
     path = _accepted(x, states, plan) if save_path else None
     status, stats = verdict(end, rows)
     return Solution(end, status, stats, path, carry)
@@ -215,9 +220,8 @@ def update(
     """
     newest = row.p * x + row.q * velocity
     history = (newest, *history[:-1])
-    # base' = a base + b.m + s z, and x' = c base' + d.m
-    base = row.a * base + _combine(row.b, history) + noise
-    return row.c * base + _combine(row.d, history), base, history
+    x, base = _advanced(row, base, history, noise)
+    return x, base, history
 
 
 def verdict(end: jax.Array, plan: Plan) -> tuple[jax.Array, Stats]:
@@ -227,6 +231,30 @@ def verdict(end: jax.Array, plan: Plan) -> tuple[jax.Array, Stats]:
     counts = (jnp.sum(plan.counted), jnp.sum(plan.ends_step), 0)
     stats = Stats(*(jnp.broadcast_to(n, finite.shape).astype(jnp.int32) for n in counts))
     return jnp.where(finite, OK, NOT_FINITE).astype(jnp.int32), stats
+
+
+def _advanced(row, base, history, noise):
+    """(x, base) after the row: base' = a base + b.m + s z, and x' = c base' + d.m."""
+    base = row.a * base + _combine(row.b, history) + noise
+    return row.c * base + _combine(row.d, history), base
+
+
+# The history of the scan is a ring, (DEPTH, B, *D): row i writes its m over the oldest one, in slot
+# i mod DEPTH. A tuple whose entries move up would be copied in every row, which takes as long as
+# the arithmetic of the row. The ring is read after it is written: an entry that is read before
+# would be copied as well, since the write is in place.
+
+
+def _slots(rows):
+    """For each age from 0, the newest, to DEPTH - 1: the slot of that m in every row, (rows,)."""
+    # Constants of an unsigned type: slots that are computed in the loop, or may be negative, take
+    # a quarter longer to compile.
+    return tuple(np.uint32((np.arange(rows) - age) % DEPTH) for age in range(DEPTH))
+
+
+def _entry(ring, slot):
+    """The m (B, *D) in that slot of the ring."""
+    return jax.lax.dynamic_index_in_dim(ring, slot, axis=0, keepdims=False)
 
 
 def _combine(weights, history):

@@ -12,6 +12,7 @@ import pytest
 
 from flowjax import draw_noise, grids, models, plans, sample
 from flowjax.fields import GaussianMixture
+from flowjax.plans.table import DEPTH
 from flowjax.schedules import Cosine, Linear, VPDiscrete, VPLinear, as_velocity, to_velocity
 
 SCHEDULES = {
@@ -155,16 +156,29 @@ def test_forty_plans_of_one_length_are_one_program():
     assert traces == [ROWS, 6]
 
 
-def test_stack_of_plans_under_vmap_is_the_loop():
+@every_plan
+def test_scan_is_a_loop_over_the_rows_of_the_table(name):
+    # The equations of plans.table in numpy, with the complete history in a list
+    plan = ALL[name](Linear(), GRID)
+    x = base = start()
+    history = [np.zeros_like(x)] * DEPTH
+    for i in range(plan.rows):
+        history.append(plan.p[i] * x + plan.q[i] * np.asarray(velocity(x, plan.label_time[i])))
+        newest_first = np.stack(history[: -DEPTH - 1 : -1], axis=-1)
+        base = plan.a[i] * base + newest_first @ plan.b[i]
+        x = plan.c[i] * base + newest_first @ plan.d[i]
+    np.testing.assert_allclose(solve(start(), padded(name), KEY).x, x, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("many", [jax.vmap, lambda run: functools.partial(jax.lax.map, run)])
+def test_stack_of_plans_in_one_call_is_the_loop(many):
     made = [padded(name) for name in PLANS]
     stacked = jax.tree.map(lambda *columns: np.stack(columns), *made)
 
-    @jax.jit
-    @jax.vmap
     def run(plan):
         return sample(velocity, start(), plan, save_path=True)
 
-    together = run(stacked)
+    together = jax.jit(many(run))(stacked)
     for i, plan in enumerate(made):
         alone = solve(start(), plan, KEY)
         np.testing.assert_allclose(together.x[i], alone.x, rtol=1e-12)

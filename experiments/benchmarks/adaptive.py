@@ -215,12 +215,12 @@ def adaptive(config: "Config") -> list[dict]:
     for field_name in config.adaptive_fields:
         for batch in config.adaptive_batches:
             if batch <= LARGEST.get(field_name, batch):
-                result += _at_equal_error(solvers, field_name, batch, max(config.repeats // 3, 2))
+                result += _at_equal_error(config, solvers, field_name, batch)
     return result
 
 
 def _at_equal_error(
-    solvers: dict[str, Solve], field_name: str, batch: int, repeats: int
+    config: "Config", solvers: dict[str, Solve], field_name: str, batch: int
 ) -> list[dict]:
     """The rows of one field and batch."""
     build, options, shape = FIELDS[field_name]
@@ -234,7 +234,7 @@ def _at_equal_error(
         name: functools.partial(solve, field, noise, jnp.float32(chosen[name].tolerance))
         for name, solve in solvers.items()
     }
-    timed = interleaved(calls, repeats)
+    timed = interleaved(calls, max(config.repeats // 3, 2), config.processor_seconds)
 
     result = []
     for name, found in chosen.items():

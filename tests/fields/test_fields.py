@@ -216,6 +216,14 @@ def test_bayes_rule_of_responsibilities():
     assert_allclose(together["velocity"], velocity, rtol=1e-10)
 
 
+def test_the_index_of_the_nearest_datum_is_searched_for_only_where_it_is_asked_for():
+    # Inside a while loop nothing removes a search whose result nobody uses.
+    field = DataSet(np.eye(4), 0.1, LINEAR)
+    x = np.zeros((2, 4))
+    assert "argmax" not in str(jax.make_jaxpr(field.velocity)(x, 0.5))
+    assert "argmax" in str(jax.make_jaxpr(field.nearest)(x))
+
+
 def test_far_states_do_not_overflow_the_softmax():
     field = fields.ring(LINEAR, std=1e-3)
     x = np.array([[1e4, 0.0], [-2.0, 0.0]], np.float32)
