@@ -172,6 +172,7 @@ def _figure(own: list[dict], subject: tuple[str, float]) -> report.Picture:
 
 def _claim(here: list[dict]) -> str:
     """At how many evaluations tuned samples are nearer to the data than published ones."""
+    here = sorted(here, key=lambda row: row["steps"])
     nearer = [str(row["steps"]) for row in here if gap(row, "tuned") < gap(row, "published")]
     claim = "tuned samples are nearer to converged ones than published samples"
     if len(nearer) == len(here):
