@@ -20,8 +20,8 @@ from configs.common import shrink
 class Config:
     """Sizes of the layer and of the timing."""
 
-    width: int = 384
-    heads: int = 6
+    width: int = 384  # numbers a token
+    heads: int = 6  # of attention
     tokens: int = 256  # of an image
     batches: tuple[int, ...] = (8,)  # sequences of a call; four guided images make 8
     dtypes: tuple[str, ...] = ("float32", "bfloat16")  # of matrix products
