@@ -8,7 +8,8 @@ work directory of its own, times another JAX. Without torch its rows are absent.
 those of the processor.
 
 Expect: matrix products near the peak everywhere. XLA loses in what lies between them: softmax, GELU
-and the norms, which it computes by loops of its own, and the conversions around bfloat16.
+and the norms, which it computes by loops of its own, and the conversions around bfloat16. Measured
+otherwise (docs/benchmarks.md): it loses in the products themselves, and gains in GELU.
 """
 
 import dataclasses

@@ -68,14 +68,17 @@ def test_the_velocity_of_a_prediction_is_noise_less_data(source, kind):
     np.testing.assert_allclose(found, path.most_noise * (noise - data), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("time", [0.0, 1.0])
 @pytest.mark.parametrize("kind", ["noise", "v"])
-def test_the_velocity_of_a_noise_prediction_is_finite_at_the_data(kind):
-    """On the network's own path dx/dt is infinite there."""
+def test_the_velocity_is_finite_at_both_ends(kind, time):
+    """On the network's own path dx/dt is infinite at the data."""
     source = SOURCES["discrete"]
     data, noise = ends()[:, :1]
-    prediction = {"noise": noise, "v": noise}[kind]  # alpha = 1 and sigma = 0
-    found = straight(source).velocity_of(kind, prediction, data, 0.0)
-    np.testing.assert_allclose(found, straight(source).most_noise * (noise - data), rtol=1e-12)
+    alpha, sigma = source.alpha(time), source.sigma(time)
+    prediction = {"noise": noise, "v": alpha * noise - sigma * data}[kind]
+    state = source.add_noise(data, noise, time)
+    found = straight(source).velocity_of(kind, prediction, state, time)
+    np.testing.assert_allclose(found, straight(source).most_noise * (noise - data), rtol=1e-9)
 
 
 def test_a_path_that_begins_with_some_data_begins_below_the_noise_of_the_linear_one():
