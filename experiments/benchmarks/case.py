@@ -23,6 +23,8 @@ from numpy.typing import ArrayLike
 
 # Class-conditional ImageNet has 1000 classes; the label after the last one means "no class".
 NULL_LABEL = 1000
+# The pairs of matrix products whose time `matmul_peak` takes, and how often; the best time counts.
+PAIRS, REPEATS = 5, 8
 
 
 class Sizes(Protocol):

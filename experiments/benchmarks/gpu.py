@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 
 import jax
 
-from experiments.benchmarks import overlap, tables, worker
+from experiments.benchmarks import overlap, tables, with_jax, worker
 from experiments.benchmarks.case import Case
 from experiments.cli.run import main
 from flowjax import models, records
-from flowjax.parallel.analysis import latency
 
 if TYPE_CHECKING:
     from configs.bench_gpu import Config
@@ -51,12 +50,6 @@ def _network(config: "Config", size: int, dtype: str | None = None) -> models.Di
     )
 
 
-def operations(config: "Config", size: int) -> int:
-    """Operations of one guided image: two forward passes a step."""
-    network = _network(config, size)
-    return 2 * config.steps * latency.work(network).operations(network.tokens)
-
-
 def _measure(
     config: "Config", case: Case, workers: dict[str, worker.Worker]
 ) -> dict[str, dict[str, object]]:
@@ -76,7 +69,7 @@ def _measure(
         values["wall"] = wall
         values["images_per_second"] = case.batch / wall
         values["agrees"] = values["error"] <= AGREE
-        values["flops"] = operations(config, case.size) * case.batch / wall
+        values["flops"] = with_jax.operations(case) / wall
     return found
 
 
@@ -120,7 +113,8 @@ def _start(
         # One set of weights serves all sizes, and only PyTorch reads it.
         export = i == 0 and len(contenders) > 1
         reference.ask("prepare", case=vars(case), export=export)
-    peak = reference.ask("peak", n=config.peak)["peak"]
+    n = config.peak
+    peak = reference.ask("peak", rows=n, width=n, hidden=n, dtype="bfloat16")["peak"]
     # It would hold memory of the GPU that the contenders need.
     reference.kill()
     workers = {name: worker.Worker(name, folder) for name in contenders}

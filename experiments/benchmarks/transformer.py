@@ -7,7 +7,7 @@ import sys
 import tempfile
 from typing import TYPE_CHECKING
 
-from experiments.benchmarks import tables, worker
+from experiments.benchmarks import tables, with_jax, worker
 from experiments.benchmarks.case import Case
 from experiments.cli.run import main
 from flowjax import records
@@ -20,8 +20,8 @@ CONTENDERS = ("flowjax", "JAX loop", "torch compile", "torch eager")
 # {dtype: greatest relative error to the reference of contenders that compute the same thing}
 AGREE = {"float32": 1e-4, "bfloat16": 5e-2}
 HEADER = (
-    "| dtype, images | contender | seconds | times flowjax | CPU seconds | first call, s | "
-    "peak memory, GB | error |"
+    "| dtype, images | contender | seconds | times flowjax | own products, GFLOP/s | "
+    "share of matmul peak | CPU seconds | first call, s | peak memory, GB | error |"
 )
 
 
@@ -47,18 +47,35 @@ def measure(
             workers[name] = worker.Worker(name, folder, python=python)
             found[name] = workers[name].build(case)
         for name, answers in worker.taking_turns(workers, config.repeats).items():
+            values = found[name]
             for clock in ("wall", "cpu"):
-                found[name][clock] = statistics.median(answer[clock] for answer in answers)
+                values[clock] = statistics.median(answer[clock] for answer in answers)
             # After the calls: it is the peak.
-            found[name] |= workers[name].ask("memory")
-            found[name]["agrees"] = found[name]["error"] <= AGREE[dtype]
-            found[name]["load"] = os.getloadavg()[0]
+            values |= workers[name].ask("memory")
+            values["agrees"] = values["error"] <= AGREE[dtype]
+            values["load"] = os.getloadavg()[0]
+            values["operations"] = with_jax.operations(case)
+            values |= workers[name].ask("peak", **_product(config, batch, dtype))
     finally:
         # Also after an error: a worker that nobody asks would wait for ever.
         for each in workers.values():
             each.kill()
             each.close()
     return found
+
+
+def _product(config: "Config", batch: int, dtype: str) -> dict[str, int | str]:
+    """The largest matrix products of the network: those of the MLP, for both branches of guidance.
+
+    The arguments of `matmul_peak`.
+    """
+    tokens = (config.size // 2) ** 2
+    return {
+        "rows": 2 * batch * tokens,
+        "width": config.width,
+        "hidden": 4 * config.width,
+        "dtype": dtype,
+    }
 
 
 def check(config: "Config") -> None:
@@ -95,17 +112,28 @@ def run(config: "Config", workdir: str | os.PathLike) -> list[dict]:
     return kept.rows
 
 
+def _cell(row: dict) -> tuple[int, str]:
+    """Batch and dtype of a row."""
+    return row["batch"], row["dtype"]
+
+
 def markdown(rows: list[dict], command: str) -> str:
-    """The table for the README: each case's contenders with their ratio to flowjax."""
-    base = {(row["batch"], row["dtype"]): row for row in rows if row["contender"] == "flowjax"}
-    lines = [HEADER, "|---|---|---|---|---|---|---|---|"]
+    """The table: each case's contenders with their ratio to flowjax.
+
+    The matmul peak of a case is that of the contender whose own products are the fastest.
+    """
+    base = {_cell(row): row for row in rows if row["contender"] == "flowjax"}
+    peaks = {cell: max(row["peak"] for row in rows if cell == _cell(row)) for cell in base}
+    lines = [HEADER, "|---" * (HEADER.count("|") - 1) + "|"]
     for row in rows:
-        ratio = row["wall"] / base[row["batch"], row["dtype"]]["wall"]
+        ratio = row["wall"] / base[_cell(row)]["wall"]
         # Time without the right result is no result, so it gets no ratio.
         times = f"{ratio:.2f}" if row["agrees"] else "another result"
+        share = row["operations"] / row["wall"] / peaks[_cell(row)]
         lines.append(
             f"| {row['dtype']}, {row['batch']} | {row['contender']} | {row['wall']:.3g} | "
-            f"{times} | {row['cpu']:.3g} | {row['first']:.3g} | "
+            f"{times} | {row['peak'] / 1e9:.0f} | {share:.2f} | "
+            f"{row['cpu']:.3g} | {row['first']:.3g} | "
             f"{row['memory'] / 1e9:.2f} | {row['error']:.1e} |"
         )
     device = rows[0]["device"]

@@ -16,18 +16,17 @@ import numpy as np
 
 import flowjax
 from experiments.benchmarks import export as exported
-from experiments.benchmarks.case import NULL_LABEL, Case
+from experiments.benchmarks.case import NULL_LABEL, PAIRS, REPEATS, Case
 from experiments.lab.timing import clock
 from flowjax import Linear, Plan, grids, guidance, models, plans
 from flowjax.models.card import CLOCKS_TOWARDS_DATA
+from flowjax.parallel.analysis import latency
 from flowjax.types import PyTree
 
 # The columns of a plan that a deterministic solver without state of its own needs.
 COLUMNS = ("label_time", "p", "q", "a", "b", "c", "d")
 # The images of the largest call: so many noises are written.
 MOST = 64
-# The matrix products of a chain whose time `matmul_peak` takes.
-CHAIN = 10
 
 Built = tuple[Callable[[], jax.Array], Callable[[], int | None]]  # (call, memory)
 
@@ -217,22 +216,37 @@ def prepare(case: Case, export: bool) -> None:
         exported.write(folder, weights(card.config, "float32"), card.config)
 
 
-def matmul_peak(n: int = 8192, repeats: int = 8) -> float:
-    """Operations a second of bfloat16 matrix products n x n: what the card can really do."""
-    key = jax.random.key(0)
-    a, b = (jax.random.normal(k, (n, n), jnp.bfloat16) for k in jax.random.split(key))
+def operations(case: Case) -> float:
+    """Operations of the matrix products of one call of a case with random parameters."""
+    network = configuration(case)
+    evaluations = case.steps * case.batch * (1 if case.guidance == 1 else 2)
+    return evaluations * latency.work(network).operations(network.tokens)
+
+
+def matmul_peak(rows: int, width: int, hidden: int, dtype: str) -> float:
+    """Operations a second of matrix products (rows, width) x (width, hidden) and back."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    shapes = (rows, width), (width, hidden), (hidden, width)
+    # Values keep their size from product to product.
+    arrays = [
+        (jax.random.normal(key, shape) * scale).astype(dtype)
+        for key, shape, scale in zip(keys, shapes, (1, width**-0.5, hidden**-0.5), strict=True)
+    ]
 
     @jax.jit
-    def chain(a, b):
+    def chain(x, up, down):
         # Each product needs the last one's result, so that none can be left out.
         def body(_, x):
-            return jnp.matmul(x, b, preferred_element_type=jnp.float32).astype(x.dtype)
+            for kernel in (up, down):
+                x = jnp.matmul(x, kernel, preferred_element_type=jnp.float32).astype(x.dtype)
+            return x
 
-        return jax.lax.fori_loop(0, CHAIN, body, a)
+        return jax.lax.fori_loop(0, PAIRS, body, x)
 
-    clock(lambda: chain(a, b))  # compiles
-    seconds = min(clock(lambda: chain(a, b)) for _ in range(repeats))
-    return CHAIN * 2 * n**3 / seconds
+    with jax.default_matmul_precision("default" if dtype == "bfloat16" else "highest"):
+        clock(lambda: chain(*arrays))  # compiles
+        seconds = min(clock(lambda: chain(*arrays)) for _ in range(REPEATS))
+    return 4 * PAIRS * rows * width * hidden / seconds
 
 
 BUILD = {"flowjax": build_scan, "JAX loop": build_loop}

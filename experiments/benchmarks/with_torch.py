@@ -3,14 +3,16 @@
 import functools
 import json
 import pathlib
+import time
 from collections.abc import Callable
 
 import diffusers
 import numpy as np
 import safetensors.torch
 import torch
+from torch.nn import functional
 
-from experiments.benchmarks.case import Case
+from experiments.benchmarks.case import PAIRS, REPEATS, Case
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # The columns of a plan, as `with_jax.columns` wrote them.
@@ -93,6 +95,28 @@ def _build(case: Case, wrap: Callable) -> tuple[Callable, Callable]:
         return torch.cuda.max_memory_allocated() if DEVICE == "cuda" else None
 
     return call, memory
+
+
+def matmul_peak(rows: int, width: int, hidden: int, dtype: str) -> float:
+    """Operations a second of matrix products (rows, width) x (width, hidden) and back."""
+    kind = {"device": DEVICE, "dtype": getattr(torch, dtype)}
+    start, up, down = (
+        torch.randn(shape, **kind) for shape in ((rows, width), (hidden, width), (width, hidden))
+    )
+    # Values keep their size from product to product.
+    up, down = up * width**-0.5, down * hidden**-0.5
+
+    @torch.no_grad()
+    def seconds():
+        begin = time.perf_counter()
+        x = start
+        for _ in range(PAIRS):
+            x = functional.linear(functional.linear(x, up), down)
+        wait(x[:1].float())
+        return time.perf_counter() - begin
+
+    seconds()  # allocates
+    return 4 * PAIRS * rows * width * hidden / min(seconds() for _ in range(REPEATS))
 
 
 def wait(x: torch.Tensor) -> np.ndarray:

@@ -32,6 +32,8 @@ ROW = {
     "first": 1.0,
     "load": 0.0,
     "memory": 1,
+    "operations": 1e9,
+    "peak": 1e9,
     "wall": 2.0,
 }
 
@@ -76,12 +78,14 @@ def test_contenders_compute_the_reference(case, contender):
         {"do": "build", "case": vars(case)},
         {"do": "call"},
         {"do": "memory"},
+        {"do": "peak", "rows": 8, "width": 4, "hidden": 16, "dtype": "bfloat16"},
         {"do": "nothing known"},
     ]
     worker.serve(contender, [json.dumps(message) for message in messages], answers)
-    built, called, memory, refused = map(json.loads, answers.getvalue().splitlines())
+    built, called, memory, peak, refused = map(json.loads, answers.getvalue().splitlines())
     assert built["error"] < 1e-6 and built["first"] > 0
     assert called.keys() == {"wall", "cpu", "error"} and called["error"] < 1e-6
+    assert peak["peak"] > 0
     # The process holds at least an interpreter.
     assert memory["memory"] > 1e6
     assert "failed" in refused
@@ -95,9 +99,12 @@ def test_torch_computes_the_reference(case):
     with_jax.prepare(dataclasses.replace(case, dtype="float64"), export=True)
     call, _ = with_torch.BUILD["torch eager"](case)
     assert error(case, with_torch.wait(call())) < 1e-6
+    assert with_torch.matmul_peak(8, 4, 16, "bfloat16") > 0
 
 
-# -- attention
+def test_operations_count_every_evaluation_and_branch(case):
+    once = with_jax.operations(dataclasses.replace(case, batch=1, steps=1, guidance=1.0))
+    assert with_jax.operations(case) == 2 * case.batch * case.steps * once
 
 
 # -- processes
@@ -132,6 +139,22 @@ def test_another_result_gets_no_ratio():
     lines = transformer.markdown(rows, "command").splitlines()
     assert "| 1.00 |" in lines[2]
     assert "another result" in lines[3] and "0.50" not in lines[3]
+
+
+def test_shares_are_of_the_fastest_products_of_the_case():
+    rows = [
+        {"batch": batch, "contender": name, **ROW, "peak": peak}
+        for batch, name, peak in (
+            (1, "flowjax", 1e9),
+            (1, "torch eager", 2e9),
+            (4, "flowjax", 1e9),
+        )
+    ]
+    # 1e9 operations in 2 seconds.
+    shares = [
+        line.split(" | ")[5] for line in transformer.markdown(rows, "command").splitlines()[2:5]
+    ]
+    assert shares == ["0.25", "0.25", "0.50"]
 
 
 def test_an_unknown_dtype_is_refused_before_anything_is_written(tmp_path):
