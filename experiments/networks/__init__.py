@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING
 
 from experiments.cli.run import ask
 from experiments.networks import growth, order, quality, roughness, staleness, training
-from experiments.networks.page import make_report
+from experiments.networks.page import findings, make_report
 
 if TYPE_CHECKING:
     from configs.networks import Config
 
-__all__ = ["QUESTIONS", "make_report", "run"]
+__all__ = ["QUESTIONS", "findings", "make_report", "run"]
 
 QUESTIONS = (training, order, roughness, staleness, growth, quality)
 

@@ -158,6 +158,20 @@ def _equal(networks: list[str], found: dict[str, dict[str, Value]]) -> str:
 # ---- the page
 
 
+def findings(rows: list[dict]) -> str:
+    """Every comparison and trend whose networks have rows, as a list for docs/findings.md."""
+    found = quantities(rows)
+    sentences = [
+        sentence
+        for topic in TOPICS
+        for sentence in (
+            *(comparisons.sentence(*each) for each in judged(topic, found)),
+            *trends(topic, found),
+        )
+    ]
+    return "".join(f"- {sentence}\n" for sentence in sentences)
+
+
 def lead(rows: list[dict]) -> list[str]:
     """One sentence a topic: its first comparison."""
     found = quantities(rows)

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from configs import bench_to_error
-from experiments.benchmarks import export, reached, to_error, with_jax, worker
+from configs import bench_to_error, bench_transformer
+from experiments.benchmarks import export, reached, to_error, untrained, with_jax, worker
 from experiments.benchmarks.case import Case, error
 from experiments.benchmarks.to_error_table import markdown
 from flowjax import models, plans, records
@@ -291,3 +291,22 @@ def test_a_batch_that_lacks_contenders_is_timed_again_and_keeps_its_rows(tmp_pat
         "torch compile": 2.0,
         "torch eager": 2.0,
     }
+
+
+# -- a network of public size
+
+
+def test_the_untrained_network_is_that_of_the_transformer_benchmark_with_a_smooth_clock(tmp_path):
+    config = bench_transformer.get_config("quick")
+    written = untrained.write(tmp_path / "network", config)
+    read = models.load(tmp_path / "network")
+    assert read.card == written.card and read.card.clock == "1 - t"
+    case = Case.of(config, tmp_path, config.size, 1, "float32")
+    _, wanted = with_jax.network_of(case)
+    for ours, theirs in zip(*map(jax.tree.leaves, (read.params, wanted)), strict=True):
+        # The folder has float16.
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-6)
+    # It is a model of `to_error`.
+    to_error.check(
+        dataclasses.replace(bench_to_error.get_config(), model=str(tmp_path / "network"))
+    )
