@@ -5,6 +5,7 @@ let pass is checked here: a misspelt field is refused by name with the nearest f
 tuple with an item of the wrong type.
 """
 
+import ast
 import dataclasses
 import itertools
 import os
@@ -57,7 +58,7 @@ def parse(
     path = _config_path(argv)
     config = _load(path)
     _check_fields(config, argv)
-    argv, without_value = _split_none(config, argv)
+    argv, without_value = _split_none(config, _quote_texts(config, argv))
     try:
         values, rest = _apply(argv)
     except flags.Error as error:
@@ -113,6 +114,35 @@ def _help(argv: Sequence[str]) -> str:
     except ValueError:
         return help.overview(_program(argv), HELP)
     return help.of_config(_program(argv), path, _load(path), HELP)
+
+
+def _quote_texts(config: Any, argv: Sequence[str]) -> list[str]:
+    """The words of a command line, with the value of each list of texts as one literal.
+
+    The parser refuses spaces in a list, and names of solvers have them: Euler,DPM++ 2M.
+    """
+    types = _field_types(config)
+    words = list(argv)
+    for i, word in enumerate(argv):
+        match = re.fullmatch(r"--?config\.(\w+)(?:=(.*))?", word)
+        field, value = match.groups() if match else (None, None)
+        if _item_type(types.get(field)) is not str:
+            continue
+        if value is not None and not _is_literal(value):
+            words[i] = f"--config.{field}={value!r}"
+        # The value may be the next word.
+        elif value is None and i + 1 < len(words) and not _is_literal(words[i + 1]):
+            words[i + 1] = repr(words[i + 1])
+    return words
+
+
+def _is_literal(text: str) -> bool:
+    """Whether a text is a literal of Python, such as 'a','b'."""
+    try:
+        ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return False
+    return True
 
 
 def _split_none(config: Any, argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -244,7 +274,7 @@ def _settle_tuples(config: Any, overrides: dict[str, Any]) -> None:
             continue
 
         if item_type is str and dataclasses.is_dataclass(holder):
-            names = [name.strip() for text in value for name in str(text).split(",")]
+            names = [name.strip(" '\"") for text in value for name in str(text).split(",")]
             setattr(holder, field, tuple(name for name in names if name))
             continue
         if value == ("",):  # nothing after the "=": no items, as for texts

@@ -88,7 +88,7 @@ CLOCK = Topic(
     networks=(*FAST, "fast-tenth", "fast-hundredth", *SMOOTH, "fast-long", "smooth-long"),
     comparisons=(
         more_order(
-            "With 1 - t the error of AB3 falls faster than with 1000 t, by half an order",
+            "With 1 - t the error of AB3 falls faster than with 1000 t, by at least half an order",
             SMOOTH,
             FAST,
         ),

@@ -110,9 +110,18 @@ def test_quick_shrinks(toy):
     assert toy.measured == [4, 8] and records.read_config(toy.workdir)["samples"] == 10
 
 
-def test_names_are_separated_by_commas(toy):
-    toy.call("--config.names=b, c,d")
-    assert records.read_config(toy.workdir)["names"] == ["b", "c", "d"]
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--config.names=b, c,DPM++ 2M"],
+        ["--config.names", "b,c,DPM++ 2M"],
+        ["--config.names='b','c','DPM++ 2M'"],
+        ["--config.names=b,c,'DPM++ 2M'"],
+    ],
+)
+def test_names_are_separated_by_commas_and_may_have_spaces(toy, words):
+    toy.call(*words)
+    assert records.read_config(toy.workdir)["names"] == ["b", "c", "DPM++ 2M"]
 
 
 def test_nothing_after_the_equals_sign_is_an_empty_tuple_of_any_type(toy, capsys):

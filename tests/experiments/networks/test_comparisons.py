@@ -127,7 +127,10 @@ def test_the_page_of_all_networks_has_every_section_and_its_words(tmp_path):
         assert len(page.judged(topic, quantities(records.rows))) == len(topic.comparisons)
     found = page.lead(records.rows)
     assert len(found) == len(TOPICS)
-    assert "by half an order: **holds** (difference of order of AB3 2.0 [2.0, 2.0]" in found[0]
+    assert (
+        "by at least half an order: **holds** (difference of order of AB3 2.0 [2.0, 2.0]"
+        in found[0]
+    )
 
 
 def test_a_page_without_a_pair_of_networks_says_so(tmp_path):

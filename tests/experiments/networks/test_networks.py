@@ -136,3 +136,10 @@ def test_linear_attention_has_held_sums_and_no_forecast(tmp_path):
     config = dataclasses.replace(QUICK, networks=("smooth-sana",), questions=("staleness",))
     (row,) = networks.run(config, tmp_path)
     assert [line["forecast"] for line in row["distances"]] == ["held"]
+
+
+def test_the_list_of_the_findings_is_that_of_the_kept_rows():
+    root = pathlib.Path(__file__).parents[3]
+    found = networks.findings(read(root / "results" / "networks"))
+    assert found.count("\n") >= 3
+    assert found in (root / "docs" / "findings.md").read_text(encoding="utf-8")
