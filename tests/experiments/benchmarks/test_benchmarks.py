@@ -17,9 +17,10 @@ from safetensors import safe_open
 
 from configs import bench_gpu, bench_transformer
 from experiments.benchmarks import gpu, transformer, with_jax, worker
-from experiments.benchmarks.case import Case, error
+from experiments.benchmarks.case import PAIRS, REPEATS, Case, error
 from experiments.benchmarks.export import state_dict
 from flowjax import models, records
+from flowjax.parallel.analysis import latency
 
 GOLDEN = pathlib.Path(__file__).parents[2] / "golden/models/dit_diffusers_a"
 # A row of `transformer` without its cell.
@@ -105,6 +106,15 @@ def test_torch_computes_the_reference(case):
 def test_operations_count_every_evaluation_and_branch(case):
     once = with_jax.operations(dataclasses.replace(case, batch=1, steps=1, guidance=1.0))
     assert with_jax.operations(case) == 2 * case.batch * case.steps * once
+    # Latents of 4 x 4 in patches of 2 x 2 are four tokens.
+    assert once == latency.work(with_jax.configuration(case)).operations(4)
+
+
+def test_the_peak_is_all_operations_over_the_shortest_time(monkeypatch):
+    seconds = iter([9.0, *np.linspace(2.0, 0.5, REPEATS)])  # the first call compiles
+    monkeypatch.setattr(with_jax, "clock", lambda call: call() is not None and next(seconds))
+    # Two products of 2 * 8 * 4 * 16 operations in each pair.
+    assert with_jax.matmul_peak(8, 4, 16, "float32") == PAIRS * 2 * (2 * 8 * 4 * 16) / 0.5
 
 
 # -- processes
