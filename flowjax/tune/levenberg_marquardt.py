@@ -46,7 +46,7 @@ class Iteration(NamedTuple):
     """One accepted step: errors relative to the root mean square norm of the converged endpoints.
 
     Attributes:
-      train: root mean square error.
+      train: root mean square error of the starts that are fitted.
       validation: the same of the validation starts without the worst tenth, since a few starts near
         a border between two kinds of samples would decide it; NaN without validation starts.
       damping: mu of the step.
@@ -154,7 +154,8 @@ def check_starts(name: str, numbers: Numbers, train: Starts) -> None:
 class Search:
     """`refine` with a `Runner` and `Numbers` whose arguments have been checked.
 
-    It can be continued, so that several starting tables can be compared after a few iterations.
+    It can be continued, also on other starts, so that several starting tables can be compared after
+    a few iterations on some of the starts.
 
     Attributes:
       history: the start and every accepted step.
@@ -181,7 +182,6 @@ class Search:
         """
         self.runner = runner
         self.numbers = numbers
-        self.train = train
         self.validation = validation
         self.bound = bound
         self.at_once = at_once
@@ -192,18 +192,27 @@ class Search:
         # The start: the published plan itself.
         self.point = _Point(numbering.gaps_of(grid), np.zeros(numbers.count))
         self.plan = numbers.plan(grid, self.point.corrections)
+        self.history: list[Iteration] = []
+        self.best = (self.plan, np.inf)
+        self.on(train)
+        self._note()
+
+    def on(self, train: Starts) -> None:
+        """Fit these training starts from now on, from the present table.
+
+        Raises:
+          ValueError: its endpoints are not finite.
+        """
+        self.train = train
         self.size = np.sqrt(np.sum(np.square(train.exact)))
-        ends = runner.run(self.plan, train.noise, train.condition)
+        ends = self.runner.run(self.plan, train.noise, train.condition)
         self.cost = float(np.sum(np.square(self._residual(self.plan, ends))))
+        self.waited = 0  # Jacobians since the best table
         if not np.isfinite(self.cost):
             raise ValueError(
                 "tune.refine: the model is not finite on the way of the starting table; begin "
                 "with another grid or plan."
             )
-        self.history: list[Iteration] = []
-        self.waited = 0  # Jacobians since the best table
-        self.best = (self.plan, np.inf)
-        self._note()
 
     def go(self, iterations: int) -> Refined:
         """At most so many further Jacobians, with the steps that each of them serves."""

@@ -3,8 +3,9 @@
 1. Split the starts by a key: half train, a quarter validates, a quarter tests.
 2. Choose the best published plan and grid on the validation starts.
 3. Integrate all starts to converged endpoints.
-4. Refine from that plan, and side by side from least squares on its grid, as long as both keep up
-   on the validation starts. Where the velocity is rough in time, more plans take part.
+4. Refine from that plan, and side by side from least squares on its grid, on a part of the training
+   starts; where the velocity is rough in time, more plans take part. The best of them on the
+   validation starts goes on with all training starts.
 5. Accept the table only if it is better on the test starts, which nothing before has seen.
 """
 
@@ -36,10 +37,11 @@ FLOORS = {"float64": 1e-6, "float32": 1e-5}  # the least tolerance that a type c
 LEAST_STARTS = 8  # two of them test, which is the least for an interval
 FEW = 8  # validation starts on which all published plans are compared
 FINALISTS = 8  # of them are compared on all validation starts
-HEAT = 2  # iterations of every refinement between two comparisons
-BEHIND = 2.0  # times the least validation error, beyond which a refinement ends
+HEAT = 2  # iterations of a refinement before the next one has its turn
 SMOOTH = 3.0  # second differences in time fall 4 times at half the step where they are smooth
 ROUGH_RESTARTS = 3  # published plans that are refined where they are not
+RACE_PART = 4  # the race of several refinements is run on this part of the training starts
+RACE_EQUATIONS = 6  # and on so many equations for each number at least
 
 
 class Errors(NamedTuple):
@@ -115,7 +117,8 @@ def tune(
       condition: a pytree with leading axis B, such as labels; each start keeps its own.
       schedule: the path of the model; linear by default.
       start: grid -> Plan, a solver to begin from instead of the published ones.
-      iterations: Jacobians at most, for each starting table that keeps up with the best.
+      iterations: Jacobians at most: half of them for each starting table on a part of the
+        training starts, and the other half for the best of them on all.
       restarts: how many published plans, the best ones on different grids, are refined side by
         side. None: 1, or 3 where the velocity is rough in time at the step of the grid (see
         `roughness`), since the error then has many minima in the times.
@@ -177,7 +180,7 @@ def tune(
         for make, grid in begins
     ]
     end = np.inf if seconds is None else begun + seconds
-    kept = _best_search([search for search in searches if search], iterations, end)
+    kept = _best_search([search for search in searches if search], parts[0], iterations, end)
 
     # Accept it on the starts that nothing has seen.
     published = best.make(best.grid)
@@ -342,45 +345,47 @@ def _search(
     at_once: int | None,
     progress: Callable[[Iteration], None] | None,
 ) -> Search | None:
-    """A refinement on the training starts, which the validation starts stop early.
+    """A refinement on a part of the training starts, which the validation starts stop early.
 
     It is None where the endpoints of the starting table are not finite.
     """
     numbers = numbering.numbers_of("tune.tune", make, grid, free, depth)
     train, validation, _ = parts
+    each = int(np.prod(train.noise.shape[1:]))
+    count = max(len(train.noise) // RACE_PART, -(-RACE_EQUATIONS * numbers.count // each))
+    few = _part(train.noise, train.exact, train.condition, slice(max(count, LEAST_STARTS)))
+    # As much at once as with all training starts.
+    at_once = len(train.noise) if at_once is None else at_once
     try:
-        return Search(runner, numbers, grid, train, validation, bound, at_once, progress)
+        return Search(runner, numbers, grid, few, validation, bound, at_once, progress)
     except ValueError:
         return None
 
 
-def _best_search(searches: list[Search], iterations: int, end: float) -> Search:
+def _best_search(searches: list[Search], train: Starts, iterations: int, end: float) -> Search:
     """The best of several refinements, each with at most `iterations` Jacobians.
 
-    They run side by side until the clock `time.monotonic` shows `end`. One that cannot go on ends,
-    and so does one that has fallen behind after half of the iterations: least squares leads at
-    first, and often stays where it is.
+    They run side by side on a part of the starts for half of the iterations, and one that cannot
+    go on ends: least squares leads at first, and often stays where it is. Then the best one on the
+    validation starts goes on with all training starts. All ends when the clock `time.monotonic`
+    shows `end`.
     """
 
-    def score(search: Search) -> float:
-        return search.best[1]
-
+    race = iterations // 2
     running = searches
-    left = iterations
-    while running and left > 0:
+    while running and race > 0:
         for search in running:
             if time.monotonic() > end:
-                return min(searches, key=score)
-            search.go(min(HEAT, left))
-        left -= HEAT
-        best = min(map(score, searches))
-        allowed = BEHIND * best if 2 * left <= iterations else np.inf
-        running = [
-            search
-            for search in running
-            if search.stopped == "iterations" and score(search) <= allowed
-        ]
-    return min(searches, key=score)
+                break
+            search.go(min(HEAT, race))
+        race -= HEAT
+        running = [search for search in running if search.stopped == "iterations"]
+    best = min(searches, key=lambda search: search.best[1])
+    best.on(train)
+    left = iterations - iterations // 2
+    while left > 0 and time.monotonic() < end and best.go(1).stopped == "iterations":
+        left -= 1
+    return best
 
 
 def _ratio_on(runner: Runner, plan: Plan, published: Plan, test: Starts) -> Ratio:
