@@ -9,6 +9,9 @@ import pytest
 from flowjax import grids, plans, sample, tune
 from flowjax.distances import rms
 from flowjax.schedules import Linear
+from flowjax.tune.levenberg_marquardt import Search
+from flowjax.tune.numbers import numbers_of
+from flowjax.tune.runner import Runner
 from flowjax.tune.truth import errors
 from tests.tune.problems import (
     EIGENVALUES,
@@ -74,6 +77,22 @@ def test_evaluations_are_counted(on_the_ring):
     spent = [iteration.evaluations for iteration in on_the_ring[1].history]
     # The start: its cost, its training and its validation error.
     assert spent[0] == 6 * (64 + 64 + 32) and np.all(np.diff(spent) > 0)
+
+
+def test_a_search_goes_on_with_other_starts_from_the_table_that_it_has():
+    few, many = ring_starts(0, 48), ring_starts(1, 96)
+    runner = Runner(RING.velocity)
+    numbers = numbers_of("test", second_order, GRID, ("times", "state", "outputs"))
+    search = Search(runner, numbers, GRID, few, many, None, 1000)
+    search.go(1)
+    before = search.plan
+    search.on(many)
+    assert_same_plan(search.plan, before, atol=0)
+    assert search.cost == pytest.approx(error(RING.velocity, before, many) ** 2, rel=1e-4)
+    search.go(1)
+    # The error that falls is that of the new starts.
+    assert search.history[-1].train == pytest.approx(error(RING.velocity, search.plan, many))
+    assert search.history[-1].train < error(RING.velocity, before, many)
 
 
 def test_the_bound_pulls_the_weights_back():
