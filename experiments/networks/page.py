@@ -54,17 +54,21 @@ def judged(topic: Topic, found: dict[str, dict[str, Value]]) -> list[Judged]:
 
 
 def trends(topic: Topic, found: dict[str, dict[str, Value]]) -> list[str]:
-    """How quantities move with size, as sentences; a size is left out where a network is."""
+    """How quantities move with size, as sentences, where three networks or more have them."""
     sentences = []
     for size, networks in topic.trends.items():
         for quantity in (HELD, PUSH, ORDER, LOSS):
-            if not all(quantity in found.get(network, ()) for network in networks):
+            values = {
+                value: found[network][quantity].value
+                for value, network in networks.items()
+                if quantity in found.get(network, ())
+            }
+            if len(values) < 3:
                 continue
-            values = [found[network][quantity].value for network in networks]
-            listed = ", ".join(map(report.sig, values))
+            listed = ", ".join(map(report.sig, values.values()))
             sentences.append(
-                f"With {size} the quantity “{quantity}” {comparisons.trend(values)}: {listed} "
-                f"({NO_TREND})."
+                f"With {size} {', '.join(map(str, values))} the quantity “{quantity}” "
+                f"{comparisons.trend(list(values.values()))}: {listed} ({NO_TREND})."
             )
     return sentences
 

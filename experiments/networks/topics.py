@@ -39,7 +39,7 @@ class Topic(NamedTuple):
       question, expected, caveat: of the section.
       networks: that stand in its figure and tables, in their order.
       comparisons: that its answer consists of.
-      trends: {size: networks by increasing size}.
+      trends: {size: {value: network}} by increasing size.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Topic(NamedTuple):
     caveat: str
     networks: tuple[str, ...]
     comparisons: tuple[Comparison, ...]
-    trends: dict[str, tuple[str, ...]] = {}
+    trends: dict[str, dict[int, str]] = {}
 
 
 def more_order(text: str, of: tuple[str, ...], base: tuple[str, ...]) -> Comparison:
@@ -200,10 +200,29 @@ SIZE = Topic(
             DEPTHS[4:],
             DEPTHS[2:3],
         ),
+        less(
+            "Held copies end nearer with depth 6 than with depth 2", HELD, SMOOTH[:1], DEPTHS[:1]
+        ),
+        less(
+            "Errors of copies grow from a smaller push at depth 6 than at 4",
+            PUSH,
+            SMOOTH[:1],
+            DEPTHS[2:3],
+        ),
+        less(
+            "Errors of copies grow from a smaller push at depth 4 than at 2",
+            PUSH,
+            DEPTHS[2:3],
+            DEPTHS[:1],
+        ),
+        same_order("Depth 6 has the order of depth 2, to half an order", SMOOTH[:1], DEPTHS[:1]),
         same_order("Width 192 has the order of width 48, to half an order", WIDTHS[2:], WIDTHS[:1]),
         same_order("Depth 12 has the order of depth 2, to half an order", DEPTHS[4:], DEPTHS[:1]),
     ),
-    trends={"width 48, 96, 192": WIDTHS, "depth 2, 3, 4, 6, 12": DEPTHS},
+    trends={
+        "width": dict(zip((48, 96, 192), WIDTHS, strict=True)),
+        "depth": dict(zip((2, 3, 4, 6, 12), DEPTHS, strict=True)),
+    },
 )
 
 ATTENTION = Topic(

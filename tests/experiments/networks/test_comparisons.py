@@ -96,17 +96,24 @@ def test_a_trend_is_one_where_every_step_goes_its_way(values, word):
 
 
 def test_sizes_are_told_as_trends():
-    names = SIZE.trends["width 48, 96, 192"]
+    names = SIZE.trends["width"].values()
     rows = [staleness_row(name, held) for name, held in zip(names, (0.3, 0.2, 0.1), strict=True)]
     rows += [growth_row(name, push) for name, push in zip(names, (2.0, 3.0, np.inf), strict=True)]
     told = page.trends(SIZE, quantities(rows))
     assert "“held, 8 devices” falls: 0.30, 0.20, 0.10" in told[0] and "one seed each" in told[0]
-    assert "rises: 2.0, 3.0, inf" in told[1]
+    assert told[1].startswith("With width 48, 96, 192 ") and "rises: 2.0, 3.0, inf" in told[1]
+    # Two networks are no trend, and three of five depths are one of these three.
+    assert len(page.trends(SIZE, quantities(rows[:2]))) == 0
+    some = [SIZE.trends["depth"][depth] for depth in (2, 4, 6)]
+    rows = [growth_row(name, push) for name, push in zip(some, (9.0, 5.0, 2.0), strict=True)]
+    (told,) = page.trends(SIZE, quantities(rows))
+    assert told.startswith("With depth 2, 4, 6 ") and "falls: 9.0, 5.0, 2.0" in told
 
 
 def test_every_comparison_names_networks_that_there_are():
     for topic in TOPICS:
-        names = set(topic.networks).union(*topic.trends.values())
+        of_sizes = [networks.values() for networks in topic.trends.values()]
+        names = set(topic.networks).union(*of_sizes)
         for comparison in topic.comparisons:
             assert {*comparison.of, *comparison.base} <= names
         assert names <= set(NETWORKS)
