@@ -19,6 +19,7 @@ from experiments.tune.subject import Subject
 from flowjax import grids, models, plans
 from flowjax.tune import numbers as numbering
 from flowjax.tune.jacobian import pushes
+from flowjax.tune.recipe import RACE_PART
 
 QUESTION = "budget"
 UNITS = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600}
@@ -208,9 +209,11 @@ def tuning_cost(steps: int, starts: int) -> float:
 
     numbers = numbering.numbers_of("budget", make, grid, ("times", "state", "outputs"))
     derivatives = pushes(numbers.tangents(grid, np.zeros(numbers.count)))
-    # Half of the starts train; the reference of all starts takes some hundred evaluations each.
-    jacobians = TABLES * TUNING_ITERATIONS * 1.2 * derivatives * starts / 2
-    return jacobians + 300 * starts
+    # Half of the iterations are a race of the tables on a part of the training starts, and half
+    # are those of the best one on all of them, which are half of the starts.
+    jacobians = TUNING_ITERATIONS / 2 * (TABLES / RACE_PART + 1)
+    # The reference of all starts takes some hundred evaluations each.
+    return jacobians * 1.2 * derivatives * starts / 2 + 300 * starts
 
 
 def sizes_of(rows: list[dict]) -> dict[str, Any]:
