@@ -200,9 +200,7 @@ SIZE = Topic(
             DEPTHS[4:],
             DEPTHS[2:3],
         ),
-        less(
-            "Held copies end nearer with depth 6 than with depth 2", HELD, SMOOTH[:1], DEPTHS[:1]
-        ),
+        less("Held copies end nearer with depth 6 than with depth 2", HELD, SMOOTH[:1], DEPTHS[:1]),
         less(
             "Errors of copies grow from a smaller push at depth 6 than at 4",
             PUSH,

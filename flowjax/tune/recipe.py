@@ -370,7 +370,6 @@ def _best_search(searches: list[Search], train: Starts, iterations: int, end: fl
     validation starts goes on with all training starts. All ends when the clock `time.monotonic`
     shows `end`.
     """
-
     race = iterations // 2
     running = searches
     while running and race > 0:
