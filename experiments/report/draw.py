@@ -266,7 +266,9 @@ def heatmap(
         if without_colour[j, i]:
             colour = INK
         else:
-            is_dark = np.dot(mesh.cmap(mesh.norm(number))[:3], LUMINANCE) < 0.5
+            # Where all cells are equal the scale gives an array of one number.
+            shade = np.reshape(mesh.cmap(mesh.norm(number)), 4)
+            is_dark = np.dot(shade[:3], LUMINANCE) < 0.5
             colour = "white" if is_dark else "black"
         # A missing cell and one that is not finite have no colour; only the second has a number.
         shown = text(float(number)) if (down[j], across[i]) in cells else "–"

@@ -15,6 +15,7 @@ from flowjax import Plan
 
 QUESTION = "transfer"
 BEGUN = "Adams-Bashforth 3"  # the form that tables have that are interpolated
+FIELDS, NETWORKS = KINDS = ("exact fields", "networks")
 
 
 def check(config: Config) -> None:
@@ -171,19 +172,30 @@ def _matrix(rows: list[dict], across: str, down: str, claim: str) -> report.Pict
 # ---- words
 
 
-def model_words(rows: list[dict]) -> str:
-    """How a table does on other models; empty without such rows."""
-    away = foreign(part_of(rows, "model"))
+def of_kind(rows: list[dict], kind: str) -> list[dict]:
+    """The rows whose models are of one kind, `FIELDS` or `NETWORKS`: pairs are of one kind."""
+    return [row for row in rows if subjects.is_network(row["used_on"]) == (kind == NETWORKS)]
+
+
+def kind_words(rows: list[dict], kind: str) -> str:
+    """How a table does on other models of one kind; empty without such rows."""
+    away = foreign(of_kind(part_of(rows, "model"), kind))
     if not away:
         return ""
     better = sum(row["rms_verdict"] == "better" for row in away)
     ratio = statistics.geometric_mean(row["rms_ratio"] for row in away)
+    own = statistics.geometric_mean(row["own_rms"] / row["published_rms"] for row in away)
     verdict = "carries over" if ratio < 1 else "does not carry over"
     return (
-        f"A table **{verdict}** to another model: there it has {report.sig(ratio)} times the error "
-        f"of the best published plan (geometric mean), and is better in {better} of {len(away)} "
-        "pairs."
+        f"Between {kind} a table **{verdict}**: on another one it has {report.sig(ratio)} times "
+        f"the error of the best published plan (geometric mean; the table of that one has "
+        f"{report.sig(own)}), and is better in {better} of {len(away)} pairs."
     )
+
+
+def model_words(rows: list[dict]) -> str:
+    """How tables do on other models, by the kind of the model; empty without such rows."""
+    return " ".join(filter(None, (kind_words(rows, kind) for kind in KINDS)))
 
 
 def guidance_words(rows: list[dict]) -> str:
@@ -230,13 +242,15 @@ def summary(rows: list[dict]) -> str:
 def section(rows: list[dict], command: str) -> report.Section:
     """The section of the page."""
     own = [row for row in rows if row["question"] == QUESTION]
-    kinds = (("model", "used_on", "made_for"), ("guidance", "at", "made_at"))
     pictures = []
-    for part, across, down in kinds:
-        here = part_of(rows, part)
+    for kind in KINDS:
+        here = of_kind(part_of(rows, "model"), kind)
         if foreign(here):
-            words = model_words if part == "model" else guidance_words
-            pictures.append(_matrix(here, across, down, words(rows).replace("**", "")))
+            claim = kind_words(rows, kind).replace("**", "")
+            pictures.append(_matrix(here, "used_on", "made_for", claim))
+    scales = part_of(rows, "guidance")
+    if foreign(scales):
+        pictures.append(_matrix(scales, "at", "made_at", guidance_words(rows)))
     answer = [words(rows) for words in WORDS]
     names = ("part", "made_for", "made_at", "used_on", "at", "steps")
     values = ("rms", "published_rms", "own_rms", "rms_ratio")
@@ -250,7 +264,8 @@ def section(rows: list[dict], command: str) -> report.Section:
         table=[
             {name.replace("_", " "): _text(row[name]) for name in (*names, *values)} for row in own
         ],
-        caveat="The published plan is the best one for the model on which the table is used.",
+        caveat="The published plan is the best one for the model on which the table is used. The "
+        "networks have one size and one data set; the fields have data of their own.",
         command=command,
     )
 
