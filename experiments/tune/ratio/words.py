@@ -4,6 +4,7 @@ from experiments import report
 from experiments.tune import drawing
 from experiments.tune.ratio import figures
 from experiments.tune.ratio.numbers import QUESTION, by_steps, geometric, measured
+from experiments.tune.subject import is_network
 
 MOST_FIGURES = 6  # models whose errors are drawn
 ROUNDING = 1.2  # the growth of an error in bfloat16 that is worth a sentence
@@ -16,15 +17,17 @@ def findings(rows: list[dict]) -> str:
         "ratio of medians | accepted |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for row in sorted(measured(rows), key=lambda row: (row["model"], row["steps"])):
+    own = measured(rows)
+    for row in sorted(own, key=lambda row: (row["model"], row["guidance"], row["steps"])):
+        guided = "" if row["guidance"] == 1 else f", guidance {row['guidance']:g}"
         best = next(line for line in row["solvers"] if line["solver"] == row["best"])
         ratio, low, high = (f"{row[f'rms_{name}']:.2g}" for name in ("ratio", "low", "high"))
         lines.append(
-            f"| {row['model']} | {row['steps']} | {row['best']}, shift {best['shift']:g} | "
+            f"| {row['model']}{guided} | {row['steps']} | {row['best']}, shift {best['shift']:g} | "
             f"{best['rms']:.2g} | {row['tuned']['rms']:.2g} | {ratio} [{low}, {high}] | "
             f"{row['median_ratio']:.2g} | {'yes' if row['accepted'] else 'no'} |"
         )
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", _means(own)]) + "\n"
 
 
 def section(rows: list[dict], command: str) -> report.Section:
@@ -43,7 +46,7 @@ def section(rows: list[dict], command: str) -> report.Section:
         expected="0.1 to 0.5 times that of the best published solver on its best grid, least at 8 "
         "to 12 evaluations of a smooth network; 0.2 to 0.5 is the best that is published for "
         "learned solvers against dedicated ones.",
-        answer="\n".join(filter(None, (_mean(own), _verdicts(own), _rounding(own)))),
+        answer="\n".join(filter(None, (_means(own), _verdicts(own), _rounding(own)))),
         figures=pictures,
         table=lines(own),
         caveat=_caveat(own, refused),
@@ -63,17 +66,26 @@ def _nothing(refused: list[dict], command: str) -> report.Section:
 
 
 def summary(rows: list[dict]) -> str:
-    """The answer in one sentence; empty where no cell has a table."""
-    own = measured(rows)
-    return _mean(own) if own else ""
+    """The answer, a sentence for each kind of model; empty where no cell has a table."""
+    return _means(measured(rows))
 
 
-def _mean(own: list[dict]) -> str:
-    """The geometric mean over all cells, and where it is least."""
+def _means(own: list[dict]) -> str:
+    """The geometric means over the cells of exact fields and over those of networks."""
+    kinds = {True: "On networks", False: "On exact fields"}
+    cells = {
+        words: [row for row in own if is_network(row["model"]) == kind]
+        for kind, words in kinds.items()
+    }
+    return " ".join(_mean(cells[words], words) for words in cells if cells[words])
+
+
+def _mean(own: list[dict], where: str) -> str:
+    """The geometric mean over cells of one kind, and where it is least."""
     ratio, low, high = geometric([row["rms_ratio"] for row in own])
     text = (
-        f"The tuned table has **{report.sig(ratio)} times** the RMS error of the best published "
-        f"solver on its best grid: the geometric mean of {len(own)} "
+        f"{where} the tuned table has **{report.sig(ratio)} times** the RMS error of the best "
+        f"published solver on its best grid: the geometric mean of {len(own)} "
         f"cell{'s' if len(own) > 1 else ''}"
     )
     # One cell has no scatter over cells.

@@ -71,6 +71,16 @@ def test_the_ratio_is_the_geometric_mean_over_cells():
     assert "better in 2 of 2 cells and worse in 0" in text
 
 
+def test_networks_and_fields_have_means_of_their_own():
+    rows = [made.ratio_row(ratio=0.1), made.ratio_row("digits", ratio=0.3)]
+    rows += [made.ratio_row("digits", ratio=0.6, guidance=1.5)]
+    text = words_of(ratio, rows)
+    assert "On networks the tuned table has 0.42 times" in text  # sqrt(0.3 x 0.6)
+    assert "On exact fields the tuned table has 0.10 times" in text
+    assert "geometric mean of 2 cells" in text and "geometric mean of 1 cell." in text
+    assert "| digits, guidance 1.5 | 6 |" in ratio.findings(rows)
+
+
 def test_one_cell_has_no_interval():
     assert "interval 0" not in words_of(ratio, [made.ratio_row()]).split("The interval")[0]
 
