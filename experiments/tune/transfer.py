@@ -186,8 +186,9 @@ def kind_words(rows: list[dict], kind: str) -> str:
     ratio = statistics.geometric_mean(row["rms_ratio"] for row in away)
     own = statistics.geometric_mean(row["own_rms"] / row["published_rms"] for row in away)
     verdict = "carries over" if ratio < 1 else "does not carry over"
+    names = ", ".join(sorted({row["used_on"] for row in away}))
     return (
-        f"Between {kind} a table **{verdict}**: on another one it has {report.sig(ratio)} times "
+        f"Between {kind} ({names}) a table **{verdict}**: on another one it has {report.sig(ratio)} times "
         f"the error of the best published plan (geometric mean; the table of that one has "
         f"{report.sig(own)}), and is better in {better} of {len(away)} pairs."
     )

@@ -207,7 +207,7 @@ def test_a_table_carries_over_if_it_beats_the_published_plan_there(away, says):
         made.transfer_row("model", "ring", "ring", 0.2),
         made.transfer_row("model", "ring", "mixture-2", away),
     ]
-    assert f"Between exact fields a table {says}" in words_of(transfer, rows)
+    assert f"Between exact fields (mixture-2) a table {says}" in words_of(transfer, rows)
 
 
 def test_networks_and_fields_have_verdicts_of_their_own():
@@ -217,8 +217,8 @@ def test_networks_and_fields_have_verdicts_of_their_own():
         made.transfer_row("model", "digits", "digits", 0.1),
     ]
     text = words_of(transfer, rows)
-    assert "Between exact fields a table does not carry over: on another one it has 3.0" in text
-    assert "Between networks a table carries over: on another one it has 0.50" in text
+    assert "Between exact fields (mixture-2) a table does not carry over: on another one it has 3.0" in text
+    assert "Between networks (digits-smooth) a table carries over: on another one it has 0.50" in text
     assert text.count("better in") == 2
     assert len(transfer.section(rows, "").figures) == 2
 
