@@ -188,9 +188,10 @@ def kind_words(rows: list[dict], kind: str) -> str:
     verdict = "carries over" if ratio < 1 else "does not carry over"
     names = ", ".join(sorted({row["used_on"] for row in away}))
     return (
-        f"Between {kind} ({names}) a table **{verdict}**: on another one it has {report.sig(ratio)} times "
-        f"the error of the best published plan (geometric mean; the table of that one has "
-        f"{report.sig(own)}), and is better in {better} of {len(away)} pairs."
+        f"Between {kind} ({names}) a table **{verdict}**: on another one it has "
+        f"{report.sig(ratio)} times the error of the best published plan (geometric mean; the "
+        f"table of that one has {report.sig(own)}), and is better in {better} of {len(away)} "
+        "pairs."
     )
 
 

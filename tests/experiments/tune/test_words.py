@@ -217,8 +217,8 @@ def test_networks_and_fields_have_verdicts_of_their_own():
         made.transfer_row("model", "digits", "digits", 0.1),
     ]
     text = words_of(transfer, rows)
-    assert "Between exact fields (mixture-2) a table does not carry over: on another one it has 3.0" in text
-    assert "Between networks (digits-smooth) a table carries over: on another one it has 0.50" in text
+    assert "exact fields (mixture-2) a table does not carry over: on another one it has 3.0" in text
+    assert "networks (digits-smooth) a table carries over: on another one it has 0.50" in text
     assert text.count("better in") == 2
     assert len(transfer.section(rows, "").figures) == 2
 
