@@ -6,6 +6,7 @@ import pytest
 
 from flowjax import sample, tune
 from flowjax.schedules import Linear
+from flowjax.tune.levenberg_marquardt import Search
 from flowjax.tune.recipe import published_solvers, roughness, split
 from flowjax.tune.runner import Runner
 from tests.tune.problems import RING, gaussian, numpy_noise
@@ -124,6 +125,21 @@ def test_a_model_without_a_finite_plan_is_refused():
 
     with pytest.raises(ValueError, match="not finite"), np.errstate(all="ignore"):
         tune.tune(broken, numpy_noise(0, 64), 3, derivatives="differences")
+
+
+def test_starting_tables_race_on_a_part_and_the_best_one_goes_on_with_all(monkeypatch):
+    fitted = []
+    on = Search.on
+
+    def noted(search, train):
+        fitted.append(len(train.noise))
+        on(search, train)
+
+    monkeypatch.setattr(Search, "on", noted)
+    noise = jax.random.normal(jax.random.key(3), (400, 2))
+    tune.tune(RING.velocity, noise, 2, iterations=2, tolerance=1e-3, restarts=1)
+    # Half of 400 train, and a quarter of them is more than six equations for each number.
+    assert fitted == [50, 50, 200]
 
 
 def test_more_starting_tables_are_never_worse():
