@@ -6,26 +6,30 @@ exchange: forecasts of keys and values are extrapolations over these times.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+import pathlib
+from collections.abc import Iterator
 
-import jax
 import numpy as np
 
 from configs.tune import Config
 from experiments import report
-from experiments.lab import statistics, subjects
-from experiments.tune import drawing, tables, training, unseen
+from experiments.lab import statistics
+from experiments.tune import drawing, messages, tables, training, unseen
 from experiments.tune import subject as subject_module
+from experiments.tune.messages import Run
 from experiments.tune.subject import Subject
-from flowjax import Linear, Plan, grids, plans, tune
-from flowjax.parallel.emulation.network import Exchange, emulate_with, exchange, tokens_of
-from flowjax.tune.stale import refine_run
+from flowjax import Linear, Plan, grids, plans
+from flowjax.records import plain
+from flowjax.tune.stale import RefinedRun, refine_run
 
 # ---- numbers
 
 QUESTION = "stale"
-FORECASTS = {"held": 0, "tuned forecast": "tuned"}
-STARTS = 32  # for tuning: two thirds train
+FORECASTS = {"held": 0, "tuned forecast": "tuned", "free forecast": messages.FREE}
+BEGINS = {"free forecast": "tuned"}  # as which a forecast begins that is tuned itself
+PLACES = ("start", "worth")  # of the synchronous steps
+KEY = ("steps", "devices", "synchronous", "placed")  # of a cell, in the facts of its table
+STARTS = 48  # for tuning: two thirds train
 ITERATIONS = 4
 PUBLISHED = {
     "Euler": plans.euler,
@@ -65,6 +69,7 @@ def cells(config: Config) -> list[dict]:
             "devices": devices,
             "forecast": forecast,
             "synchronous": synchronous,
+            "placed": placed,
         }
         for name in dict.fromkeys(config.stale_models)
         for steps in dict.fromkeys(config.stale_steps)
@@ -74,6 +79,8 @@ def cells(config: Config) -> list[dict]:
         for synchronous in dict.fromkeys(
             max(1, int(share * steps)) for share in config.stale_synchronous
         )
+        # One synchronous step is the first.
+        for placed in (PLACES if synchronous > 1 and forecast != "held" else PLACES[:1])
     ]
 
 
@@ -86,104 +93,89 @@ def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
 
 def _measured(config: Config, made: Subject, key: dict) -> dict:
     """The values of one cell."""
-    run = stale_run(made, key["devices"], FORECASTS[key["forecast"]], key["synchronous"])
+    steps, forecast = key["steps"], key["forecast"]
     test = unseen.unseen(config, made)
     labels = made.labels(len(test.noise))
+    train, validation = training.starts(made, config.seed, STARTS)
 
-    def errors(plan: Plan) -> np.ndarray:
-        return test.errors_of([run(plan, test.noise, labels)])[0]
+    def errors(run: Run, plan: Plan, *numbers: np.ndarray) -> np.ndarray:
+        return test.errors_of([run(plan, test.noise, labels, *numbers)])[0]
 
-    # The best published plan under this staleness, over solvers and grids.
-    begun = {
-        (name, shift): errors(make(grids.uniform(key["steps"], shift=shift)))
+    # The best published plan under this staleness, over solvers and grids. A free forecast begins
+    # as the tuned one.
+    begins = functools.partial(
+        messages.stale_run, made.name, key["devices"], BEGINS.get(forecast, FORECASTS[forecast])
+    )
+    chosen = messages.at_start(steps, key["synchronous"])
+    published = {
+        (name, shift): make(grids.uniform(steps, shift=shift))
         for name, make in PUBLISHED.items()
         for shift in config.shifts[:3]
     }
-    solver, shift = min(begun, key=lambda pair: unseen.rms(begun[pair]))
+    begun = {which: errors(begins(chosen), plan) for which, plan in published.items()}
+    best = min(begun, key=lambda which: unseen.rms(begun[which]))
     # And the best of them without staleness.
-    alone = [
-        make(grids.uniform(key["steps"], shift=shift))
-        for make in PUBLISHED.values()
-        for shift in config.shifts[:3]
-    ]
-    published_alone = min(unseen.rms(found) for found in test.errors(alone))
+    alone = min(unseen.rms(found) for found in test.errors(list(published.values())))
+    if key["placed"] == "worth":
+        chosen = messages.by_worth(begins, published[best], train, key["synchronous"])
+
     # The table that was tuned without staleness, and the one that is tuned through it.
-    exact = tables.table_of(config, made, key["steps"])
-    absorbed = _tuned(config, made, run, key["steps"], solver, shift)
-    found = errors(absorbed.plan)
-    return {
-        "best": solver,
-        "shift": shift,
-        "published_rms": unseen.rms(begun[solver, shift]),
-        "exact_table_rms": unseen.rms(errors(exact.plan)),
-        "synchronous_rms": unseen.rms(test.errors([exact.plan])[0]),
-        "published_synchronous_rms": published_alone,
-        **unseen.summary(found),
-        **unseen.compared(found, begun[solver, shift]),
-        "history": [iteration._asdict() for iteration in absorbed.history],
-    }
-
-
-def stale_run(made: Subject, devices: int, forecast: int | str, synchronous: int) -> Callable:
-    """(plan, noise, label) -> endpoints (B, *D) with stale keys and values on n devices.
-
-    The first `synchronous` steps are synchronous.
-    """
-    model = subjects.load(made.name)
-    compiled = _program(made.name)
-
-    def run(plan: Plan, noise: np.ndarray, label: np.ndarray) -> np.ndarray:
-        # On the host, since forecasts follow the times of this plan.
-        exchanged = exchange(
-            plan,
-            tokens_of(model, noise),
-            devices,
-            attention="stale",
-            warmup=synchronous,
-            forecast=forecast,
-        )
-        return np.asarray(compiled(model.params, noise, label, plan, exchanged))
-
-    return run
-
-
-@functools.cache
-def _program(name: str) -> Callable:
-    """The compiled emulation of a network: one program for all plans and exchanges of one shape."""
-    model = subjects.load(name)
-
-    # Parameters are an argument, so that they are no constants of the program.
-    @jax.jit
-    def run(params: dict, noise: jax.Array, label: jax.Array, plan: Plan, exchanged: Exchange):
-        bound = model._replace(params=params)
-        return emulate_with(bound, noise, label, plan, exchanged).x
-
-    return run
-
-
-def _tuned(
-    config: Config, made: Subject, run: Callable, steps: int, solver: str, shift: float
-) -> tune.Refined:
-    """The table tuned through stale runs, from the best published one."""
-    train, validation = training.starts(made, config.seed, STARTS)
-    return refine_run(
+    exact = tables.table_of(config, made, steps)
+    run = messages.stale_run(made.name, key["devices"], FORECASTS[forecast], chosen)
+    is_free = FORECASTS[forecast] == messages.FREE
+    solver, shift = best
+    absorbed = refine_run(
         run,
         PUBLISHED[solver],
         grids.uniform(steps, shift=shift),
         train,
         validation=validation,
         iterations=ITERATIONS,
+        others=messages.start_of(chosen) if is_free else None,
     )
+    found = errors(run, absorbed.plan, *([absorbed.others] if is_free else []))
+    _save(config, made, key, absorbed, chosen)
+    return {
+        "best": solver,
+        "shift": shift,
+        "published_rms": unseen.rms(begun[best]),
+        "placed_rms": unseen.rms(errors(begins(chosen), published[best])),
+        "exact_table_rms": unseen.rms(errors(begins(chosen), exact.plan)),
+        "synchronous_rms": unseen.rms(test.errors([exact.plan])[0]),
+        "published_synchronous_rms": alone,
+        "synchronous_steps": np.flatnonzero(chosen).tolist(),
+        **unseen.summary(found),
+        **unseen.compared(found, begun[best]),
+        "history": [iteration._asdict() for iteration in absorbed.history],
+    }
+
+
+def _save(config: Config, made: Subject, key: dict, found: RefinedRun, chosen: np.ndarray) -> None:
+    """Write the table with what its run needs beside it: which steps are synchronous, forecasts."""
+    names = [key["model"], f"w{made.guidance:g}", key["steps"], f"{key['devices']}devices"]
+    names += [key["forecast"].replace(" ", "-"), key["synchronous"], key["placed"]]
+    options = {"forecast": FORECASTS[key["forecast"]]}
+    if options["forecast"] == messages.FREE:
+        options = messages.options_of(found.plan, chosen, found.others)
+        options["forecast"] = options["forecast"]._asdict()
+    facts = tables.named(made) | tables.describe(made) | {name: key[name] for name in KEY}
+    facts |= options | {"synchronous_steps": np.flatnonzero(chosen)}
+    path = pathlib.Path(config.plans) / f"{'-'.join(map(str, names))}.json"
+    plans.save(path, made.own_plan(found.plan), **plain(facts))
 
 
 # ---- figures
 
 
-def _figure(own: list[dict], forecast: str, synchronous: int) -> report.Picture:
-    """Errors against the number of devices, at the most evaluations that were measured."""
-    same = [r for r in own if (r["forecast"], r["synchronous"]) == (forecast, synchronous)]
-    steps = max(row["steps"] for row in same)
-    here = [row for row in same if row["steps"] == steps]
+def _kind(row: dict) -> tuple[str, int, int, str]:
+    """What the rows of one figure have in common."""
+    return row["forecast"], row["steps"], row["synchronous"], row["placed"]
+
+
+def _figure(own: list[dict], kind: tuple[str, int, int, str]) -> report.Picture:
+    """Errors against the number of devices, for one forecast and one choice of the steps."""
+    forecast, steps, synchronous, placed = kind
+    here = [row for row in own if _kind(row) == kind]
     fig, ax = report.canvas(width=5.4, height=3.4)
     names = {
         "published": "published_rms",
@@ -203,9 +195,10 @@ def _figure(own: list[dict], forecast: str, synchronous: int) -> report.Picture:
     ax.set_xticks(devices, [str(n) for n in devices])
     drawing.legend_below(ax, columns=2)
     ratio = statistics.geometric_mean(row["rms"] / row["published_rms"] for row in here)
+    where = "by worth" if placed == "worth" else "first"
     claim = (
-        f"{forecast}, {synchronous} of {steps} steps synchronous: tuned through staleness, the "
-        f"error is {report.sig(ratio)} of published."
+        f"{forecast}, {synchronous} of {steps} steps synchronous ({where}): tuned through "
+        f"staleness, the error is {report.sig(ratio)} of published."
     )
     drawing.claim(fig, claim)
     return report.picture(fig, claim)
@@ -237,19 +230,30 @@ def summary(rows: list[dict]) -> str:
 def section(rows: list[dict], command: str) -> report.Section:
     """The section of the page."""
     own = [row for row in rows if row["question"] == QUESTION]
-    names = ("model", "steps", "devices", "forecast", "synchronous", "best", "published_rms")
-    names += ("exact_table_rms", "rms", "rms_ratio", "rms_low", "rms_high", "synchronous_rms")
+    names = ("model", "steps", "devices", "forecast", "synchronous", "placed", "best")
+    names += (
+        "published_rms",
+        "placed_rms",
+        "exact_table_rms",
+        "rms",
+        "rms_ratio",
+        "rms_low",
+        "rms_high",
+        "synchronous_rms",
+    )
     names += ("published_synchronous_rms",)
     # One figure a forecast: held copies and forecast ones differ by more than tables do.
-    kinds = dict.fromkeys((row["forecast"], row["synchronous"]) for row in own)
+    kinds = sorted({_kind(row) for row in own})
     return report.Section(
         question="Can a table absorb staleness?",
         expected="In part: weights can undo the first-order error of held keys and values, which "
         "is a smooth function of the step; what differs between tokens they cannot.",
         answer=summary(rows),
-        figures=[_figure(own, *kind) for kind in kinds],
+        figures=[_figure(own, kind) for kind in kinds],
         table=[{name.replace("_", " "): row[name] for name in names} for row in own],
-        caveat=f"The synchronous steps come first; {STARTS} starts and {ITERATIONS} iterations. "
-        "The endpoint is that of the exact network.",
+        caveat="The synchronous steps come first, or where each helps most (placed by worth). "
+        "With a free forecast, the weights of three rows and the correction of every stale step "
+        f"are tuned with the table. {STARTS} starts and {ITERATIONS} iterations. The endpoint is "
+        "that of the exact network.",
         command=command,
     )

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from flowjax.models.networks import Config
@@ -28,6 +29,7 @@ from flowjax.models.sana import Mixing, key_value_sums, weighted
 from flowjax.parallel.mesh import token_axes
 from flowjax.parallel.options import Options
 from flowjax.parallel.stale.exchange import ExchangeMethod, at, finish_nothing, put
+from flowjax.parallel.stale.forecast import Forecast
 from flowjax.parallel.stale.rows import HOLD, SYNC
 from flowjax.types import PyTree
 
@@ -166,7 +168,9 @@ def check_options(name: str, options: Options) -> None:
     for option, default in REFUSED.items():
         value = getattr(options, option)
         # A correction of 0 asks for none, as its default does.
-        if value != default and not (option == "correction" and value == 0):
+        if option == "correction" and (value is None or not np.any(value)):
+            continue
+        if isinstance(value, Forecast) or value != default:
             raise ValueError(
                 f"{name}: {option}={value!r} with a network whose attention is linear: its devices "
                 "exchange sums over keys, which are held and sent as they are; leave it."

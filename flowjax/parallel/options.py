@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flowjax.errors import check_choice
+from flowjax.parallel.stale import forecast as forecasts
 from flowjax.parallel.stale import policies
-from flowjax.parallel.stale.forecast import FORECASTS
+from flowjax.parallel.stale.forecast import Forecast
 from flowjax.parallel.stale.precision import bits_of
 from flowjax.plans.table import Plan
 
@@ -42,11 +43,12 @@ class Options(NamedTuple):
         or "early" (keep the copies of all devices). None: "late" where it is possible, that is
         with refresh=1 and residual=False. For "stale".
       forecast: what other devices receive: 0, the newest keys and values; 1, 2 or "tuned": their
-        extrapolation to the row in which they are used (see `parallel.stale.forecast`). For
-        "stale" and "pipefusion".
+        extrapolation to the row in which they are used (see `parallel.stale.forecast`); or a
+        `Forecast` with weights of your own for each row. For "stale" and "pipefusion".
       correction: the fraction, from 0 to 1, of its own miss that a device adds to the stale part of
-        attention's output (see `parallel.attention.corrected`). None: `forecast.CORRECTION` with
-        forecast="tuned", else 0. For "stale" and "pipefusion".
+        attention's output (see `parallel.attention.corrected`); or (steps,) fractions, one for each
+        step. None: `forecast.CORRECTION` with forecast="tuned", else 0. For "stale" and
+        "pipefusion".
       comm_dtype: the number format of messages: None (that of the keys), "bfloat16", "int8" or
         "int4" (see `parallel.stale.precision`). For "stale".
       residual: send the error of the forecast instead of the forecast. Every device then keeps the
@@ -64,8 +66,8 @@ class Options(NamedTuple):
     policy: Any = None
     refresh: int | None = 1
     gather: str | None = None
-    forecast: int | str = 0
-    correction: float | None = None
+    forecast: int | str | Forecast = 0
+    correction: float | Sequence[float] | None = None
     comm_dtype: str | None = None
     residual: bool = False
     gains_per: str = "device"
@@ -162,7 +164,7 @@ def check(
             )
     # Where every row is synchronous, the other options have no effect and are not looked at.
     if not use.is_exact:
-        _check_values(name, options)
+        _check_values(name, options, plan)
         _check_synchronous_steps(name, options, plan.steps)
         _check_exchange(name, options)
 
@@ -173,26 +175,25 @@ def check_guidance(name: str, guidance: float) -> None:
         raise ValueError(f"{name}: guidance={guidance!r}; wanted a number, 1 for none.")
 
 
-def check_correction(name: str, correction: float | None) -> None:
-    """Refuse a correction that is not a fraction from 0 to 1, or None."""
+def check_correction(name: str, correction: float | Sequence[float] | None, steps: int) -> None:
+    """Refuse a correction that is not a fraction from 0 to 1, one for each step, or None."""
     if correction is None:
         return
-    is_number = isinstance(correction, (int, float)) and not isinstance(correction, bool)
-    if not is_number or not 0 <= correction <= 1:
+    found = np.asarray(correction)
+    is_number = found.dtype.kind in "fiu" and found.shape in ((), (steps,))
+    if not is_number or not np.all((found >= 0) & (found <= 1)):
         raise ValueError(
             f"{name}: correction={correction!r}; wanted a fraction from 0 to 1 of what the copies "
-            "of a device's own values missed, or None."
+            f"of a device's own values missed, {steps} of them for {steps} steps, or None."
         )
 
 
-def _check_values(name, options):
+def _check_values(name, options, plan):
     """Refuse a value that its option does not have."""
     if options.gather is not None:
         check_choice(name, "gather", options.gather, ("late", "early"))
-    if isinstance(options.forecast, bool):  # True == 1
-        raise ValueError(f"{name}: forecast={options.forecast!r}; wanted one of {FORECASTS}.")
-    check_choice(name, "forecast", options.forecast, FORECASTS)
-    check_correction(name, options.correction)
+    forecasts.check(name, options.forecast, plan.rows)
+    check_correction(name, options.correction, plan.steps)
     bits_of(name, options.comm_dtype)
     check_choice(name, "gains_per", options.gains_per, ("device", "token"))
 
@@ -224,7 +225,8 @@ def _check_exchange(name, options):
             "the last synchronous step."
         )
     # A policy, a forecast and a residual need the keys and values of the step before.
-    if refresh != 1 and (options.policy is not None or options.forecast != 0 or options.residual):
+    forecasts_by_itself = isinstance(options.forecast, Forecast) or options.forecast != 0
+    if refresh != 1 and (options.policy is not None or forecasts_by_itself or options.residual):
         raise ValueError(
             f"{name}: refresh={refresh} with a policy, forecast or residual; these want an "
             "exchange in every step: take refresh=1."
@@ -241,11 +243,12 @@ def _check_exchange(name, options):
 def _is_default(option, value):
     """Whether the option has its default, or a value that asks for the same."""
     default = Options._field_defaults[option]
+    # Fractions that are all 0 ask for no correction, as None does without a forecast.
+    if option == "correction" and value is not None:
+        return not np.any(value)
     # A policy is an array, and comparing it with None would be elementwise.
-    if value is None or default is None and option != "correction":
+    if value is None or default is None or isinstance(value, Forecast):
         return value is default
-    if option == "correction":
-        return value == 0
     return value == default
 
 

@@ -246,13 +246,17 @@ def runs_of(name: str, samples: int) -> Callable[..., np.ndarray]:
 
     @functools.cache
     def end(forecast: str, devices: int, correction: float = 0.0) -> np.ndarray:
-        found = exchange(plan, tokens_of(model, noise), devices, slots=max(COUNTS))
         # The first rows have no three rows before them, and hold.
         begins = np.arange(STEPS)[:, None] < MEMORY
         weights = np.where(begins, WEIGHTS["hold"], WEIGHTS[forecast])
-        rows = found.rows._replace(
-            forecast=Forecast(weights, None, None), correction=np.float64(correction)
+        found = exchange(
+            plan,
+            tokens_of(model, noise),
+            devices,
+            slots=max(COUNTS),
+            forecast=Forecast(weights, None, None),
+            correction=correction,
         )
-        return np.asarray(run(model.params, found._replace(rows=rows)))
+        return np.asarray(run(model.params, found))
 
     return end

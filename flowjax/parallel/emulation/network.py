@@ -133,7 +133,7 @@ def emulate_with(
     # The network with a carry, which guidance may call with labels of its own.
     def network(x, t, label, carry):
         def evaluate(copy, synced):
-            return _evaluate(model, exchange, x, t, label, copy, synced)
+            return _evaluate(model, exchange, x, t, label, copy, synced, carry.row)
 
         return run_row(exchange, carry, evaluate)
 
@@ -172,7 +172,7 @@ def _empty_sums(config, batch, exchange, dtype):
     )
 
 
-def _evaluate(model, exchange, x, t, label, copy, synced):
+def _evaluate(model, exchange, x, t, label, copy, synced, row):
     """(velocity, what the parts exchange in all layers) of the network in one row."""
     shards = jnp.asarray(exchange.shards)
     config, size = model.card.config, np.shape(x)[1:3]
@@ -182,15 +182,16 @@ def _evaluate(model, exchange, x, t, label, copy, synced):
         return model.apply(model.params, x, t, label, attention=mixing, carry=carry)
     fresh = synced | jnp.asarray(exchange.fresh)[shards[:, None], shards[None]]  # (L, L)
     # Only the correction needs to know which keys are of the query's own part.
-    own = None
+    own = correction = None
     if exchange.rows.correction is not None:
         own = (shards[:, None] == shards[None])[None, None]
+        correction = jnp.asarray(exchange.rows.correction)[row]
     return model.apply(
         model.params,
         x,
         t,
         label,
-        attention=mixed_attention(copy, fresh[None, None], own, exchange.rows.correction),
+        attention=mixed_attention(copy, fresh[None, None], own, correction),
         carry=jax.tree.map(jnp.zeros_like, copy),
     )
 

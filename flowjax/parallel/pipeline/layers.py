@@ -175,7 +175,8 @@ def _attention(stage, buffer, work) -> Attention:
     substep = stage.rows.substep[work.row]
     rows_used = buffer.shape[2]
     tokens = buffer.shape[5]
-    correction = stage.rows.correction
+    fractions = stage.rows.correction
+    correction = None if fractions is None else fractions[work.row]
 
     def attention(q, k, v, layer, carry):
         own = jnp.stack([k, v])

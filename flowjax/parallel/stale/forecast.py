@@ -43,6 +43,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flowjax.errors import check_choice
 from flowjax.plans.table import Plan
 from flowjax.types import Array, PyTree
 
@@ -67,14 +68,16 @@ class Forecast(NamedTuple):
     before: Array | None
 
 
-def forecast(plan: Plan, substep: np.ndarray, kind: int | str) -> Forecast:
+def forecast(plan: Plan, substep: np.ndarray, kind: "int | str | Forecast") -> Forecast:
     """The `Forecast` of a plan with known numbers.
 
     Args:
       plan: a `Plan`.
       substep: (N,) which row of its step a row is; a forecast uses rows of its own substep only.
-      kind: 0, 1, 2 or "tuned".
+      kind: 0, 1, 2 or "tuned". A `Forecast` for these rows is returned as it is.
     """
+    if isinstance(kind, Forecast):
+        return kind
     if kind not in FORECASTS or isinstance(kind, bool):
         raise ValueError(f"parallel: forecast={kind!r}; wanted one of {FORECASTS}.")
     tuned = kind == "tuned"
@@ -97,16 +100,53 @@ def forecast(plan: Plan, substep: np.ndarray, kind: int | str) -> Forecast:
     return Forecast(weights, change, before) if tuned else Forecast(weights, None, None)
 
 
-def correction_of(kind: int | str, correction: float | None) -> np.ndarray | None:
-    """The fraction of the receiver's correction with the forecast `kind`; None where it is 0.
+def check(name: str, given: "int | str | Forecast", rows: int) -> None:
+    """Refuse what is neither one of `FORECASTS` nor a `Forecast` for a plan of so many rows.
+
+    Raises:
+      ValueError: in the name of `name`.
+    """
+    if not isinstance(given, Forecast):
+        if isinstance(given, bool):  # True == 1
+            raise ValueError(f"{name}: forecast={given!r}; wanted one of {FORECASTS}.")
+        check_choice(name, "forecast", given, FORECASTS)
+        return
+    weights = np.shape(given.weights)
+    if len(weights) != 2 or weights[0] != rows or weights[1] < 1:
+        raise ValueError(
+            f"{name}: a forecast with weights of shape {weights} for a plan of {rows} rows; wanted "
+            f"({rows}, R), the weights of the last R rows in each."
+        )
+    changes = [None if part is None else np.shape(part) for part in (given.change, given.before)]
+    if changes != [None, None] and changes != [(rows, weights[1] - 1)] * 2:
+        raise ValueError(
+            f"{name}: a forecast with change and before of shapes {changes[0]} and {changes[1]}; "
+            f"wanted both None, or both {(rows, weights[1] - 1)}."
+        )
+    for part in given:
+        if part is not None and not np.all(np.isfinite(part)):
+            raise ValueError(f"{name}: a forecast with weights that are not finite.")
+
+
+def correction_of(
+    kind: "int | str | Forecast", correction: "float | Sequence[float] | None", plan: Plan
+) -> np.ndarray | None:
+    """(N,) the fractions of the receiver's correction in the rows; None where all are 0.
 
     Args:
-      kind: 0, 1, 2 or "tuned".
-      correction: a fraction, or None: `CORRECTION` for "tuned", else 0.
+      kind: 0, 1, 2, "tuned" or a `Forecast`.
+      correction: a fraction, (steps,) fractions, or None: `CORRECTION` for "tuned", else 0.
+      plan: a `Plan` with known numbers.
     """
     if correction is None:
-        correction = CORRECTION if kind == "tuned" else 0
-    return np.float64(correction) if correction else None
+        is_tuned = isinstance(kind, str) and kind == "tuned"
+        correction = CORRECTION if is_tuned else 0
+    if not np.any(correction):
+        return None
+    # Rows have the fraction of their step; padding follows the last step.
+    ends_step = np.asarray(plan.ends_step)
+    step = np.minimum(np.cumsum(ends_step) - ends_step, plan.steps - 1)
+    return np.broadcast_to(np.asarray(correction, np.float64), (plan.steps,))[step]
 
 
 def predict(

@@ -139,7 +139,8 @@ def stale_attention(model: StaleModel, kind: int, row: jax.Array) -> Attention:
     shard = model.shard
     exchange = model.method.layer[kind]
     # In a synchronous row nothing is stale, and so nothing is corrected.
-    correction = None if kind == SYNC else shard.schedule.correction
+    fractions = shard.schedule.correction
+    correction = None if kind == SYNC or fractions is None else fractions[row]
 
     def attention(q, k, v, layer, carry):
         buffers, sums = carry

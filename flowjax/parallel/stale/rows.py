@@ -39,7 +39,7 @@ class RowSchedule(NamedTuple):
       next_of_substep: (N,) int, the next row of the same substep; the row itself where there is
         none.
       forecast: a `Forecast`.
-      correction: None, or (), the fraction of `attention.corrected`.
+      correction: None, or (N,), the fraction of `attention.corrected` in each row.
     """
 
     policy: np.ndarray
@@ -88,7 +88,7 @@ def row_schedule(plan: Plan, options: Options) -> RowSchedule:
         first_of_substep=first_of_substep.astype(np.int32),
         next_of_substep=_next_of_substep(substep),
         forecast=forecast(plan, substep, options.forecast),
-        correction=correction_of(options.forecast, options.correction),
+        correction=correction_of(options.forecast, options.correction, plan),
     )
 
 
