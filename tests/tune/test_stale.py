@@ -52,10 +52,42 @@ def test_its_history_counts_a_run_for_each_number():
     assert found.history[1].evaluations >= numbers * 4 * 24
 
 
+def test_other_numbers_of_the_run_are_tuned_with_the_table():
+    """The endpoints are scaled and shifted by numbers that only the run knows; it undoes both."""
+
+    def spoiled(plan, noise, condition, others):
+        return (0.8 + others[0]) * compiled(plan, noise) + 0.3 - others[1]
+
+    train, validation = starts(0, 24), starts(1, 24)
+    found = refine_run(
+        spoiled,
+        second_order,
+        GRID,
+        train,
+        validation=validation,
+        others=np.zeros(2),
+        iterations=8,
+    )
+    alone = refine_run(run, second_order, GRID, train, validation=validation, iterations=8)
+    # As near as without the spoiling, and by these numbers: the exact ones are .2 and .3.
+    assert found.history[0].validation > 0.1
+    least = min(i.validation for i in found.history)
+    assert least < 10 * min(i.validation for i in alone.history)
+    ends = spoiled(found.plan, validation.noise, None, found.others)
+    assert np.sqrt(np.mean(tune.truth.errors(ends, validation.exact) ** 2)) == pytest.approx(least)
+
+
+def test_without_other_numbers_there_are_none():
+    found = refine_run(run, second_order, GRID, starts(0, 24), iterations=1)
+    assert found.others.shape == (0,)
+
+
 def test_what_it_cannot_do_is_refused():
     with pytest.raises(ValueError, match="without 'labels'"):
         refine_run(run, second_order, GRID, starts(0, 24), free=("labels",))
     with pytest.raises(ValueError, match="give at least"):
         refine_run(run, second_order, GRID, starts(0, 2))
+    with pytest.raises(ValueError, match="wanted a vector"):
+        refine_run(run, second_order, GRID, starts(0, 24), others=0.5)
     with pytest.raises(ValueError, match="not finite"):
         refine_run(lambda plan, x, c: np.nan * x, second_order, GRID, starts(0, 24))

@@ -361,7 +361,12 @@ def test_several_rows_a_step_keep_their_substeps_apart(name):
     agree(piped(2, 4, plan), emulated(4, plan))
 
 
-SLOWLY = ({"forecast": 1}, {"forecast": "tuned", "gains_per": "token"}, {"correction": 0.8})
+SLOWLY = (
+    {"forecast": 1},
+    {"forecast": "tuned", "gains_per": "token"},
+    {"correction": 0.8},
+    {"correction": np.linspace(0.2, 1, STEPS)},
+)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from flowjax.parallel import traffic
 from flowjax.parallel.analysis.hlo import collectives
 from flowjax.parallel.emulation.network import emulate_with, exchange
 from flowjax.parallel.stale import policies
+from flowjax.parallel.stale.forecast import Forecast, forecast
 from flowjax.parallel.stale.precision import BITS, bytes_of, decoded, encoded, rounded
 from tests.parallel.cases import LABEL, NOISE, network
 
@@ -250,6 +251,30 @@ def test_fractions_of_the_correction_are_numbers_of_one_program():
     np.testing.assert_array_equal(on_mesh(correction=0).x, on_mesh().x)
 
 
+# Numbers for each step: an own weight for the newest keys and values, and an own correction.
+OWN = {
+    "forecast": Forecast(
+        forecast(PLAN, np.zeros(STEPS, int), "tuned").weights + 0.02 * np.eye(STEPS, 4, -2),
+        *forecast(PLAN, np.zeros(STEPS, int), "tuned")[1:],
+    ),
+    "correction": np.linspace(0.1, 0.9, STEPS),
+}
+
+
+@pytest.mark.parametrize("gather", ["late", pytest.param("early", marks=pytest.mark.slow)])
+def test_forecast_and_correction_of_each_step_are_as_emulated(gather):
+    found = assert_as_emulated(gather=gather, policy=policies.every(STEPS, 4), **OWN)
+    # Each of the two acts.
+    for usual in ({"forecast": "tuned"}, {"correction": 0.4}):
+        other = on_mesh(policy=policies.every(STEPS, 4), **OWN | usual)
+        assert np.abs(found.x - other.x).max() > 1e-6
+
+
+def test_one_correction_for_all_steps_is_the_same_one_for_each():
+    each = on_mesh(correction=[0.3] * STEPS)
+    np.testing.assert_array_equal(each.x, on_mesh(correction=0.3).x)
+
+
 # -- messages
 
 
@@ -411,6 +436,12 @@ def test_bytes_are_of_the_rows_that_were_synchronous():
         ({"correction": 2}, "correction=2"),
         ({"correction": "all"}, "correction='all'"),
         ({"correction": float("nan")}, "correction=nan"),
+        ({"correction": [0.5, 0.5]}, "6 of them for 6 steps"),
+        ({"forecast": Forecast(np.ones((5, 2)), None, None)}, r"wanted \(6, R\)"),
+        ({"forecast": Forecast(np.ones((6, 2)), np.ones((6, 2)), None)}, "wanted both None"),
+        ({"forecast": Forecast(np.full((6, 2), np.nan), None, None)}, "not finite"),
+        ({"forecast": OWN["forecast"], "refresh": 2}, "refresh=2 with a policy, forecast"),
+        ({"attention": "ring", "forecast": OWN["forecast"]}, "with attention='ring'"),
         ({"attention": "ring", "correction": 0.5}, "correction=0.5 with attention='ring'"),
         ({"comm_dtype": "int9"}, "comm_dtype='int9'"),
         ({"comm_dtype": 4}, "comm_dtype=4"),

@@ -1,0 +1,65 @@
+"""Runs of stale attention whose forecasts and synchronous steps are chosen."""
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.tune import messages
+from flowjax import grids, plans, tune
+from flowjax.parallel.stale import forecast
+
+NAME = "digits-smooth"
+STEPS = 5
+PLAN = plans.adams_bashforth(grids.uniform(STEPS), 2)
+NOISE = np.asarray(jax.random.normal(jax.random.key(0), (4, 8, 8, 1)))
+LABEL = np.arange(4)
+CHOSEN = np.array([True, False, False, True, False])
+
+
+def run_of(chosen, kind="tuned"):
+    return messages.stale_run(NAME, 4, kind, chosen)
+
+
+def test_a_free_forecast_begins_as_the_tuned_one():
+    start = messages.start_of(CHOSEN)
+    # Steps 1, 2 and 4 are stale: they know one row, two and three, and have a correction each.
+    assert len(start) == 1 + 2 + 3 + 3
+    free = run_of(CHOSEN, messages.FREE)(PLAN, NOISE, LABEL, start)
+    np.testing.assert_allclose(free, run_of(CHOSEN)(PLAN, NOISE, LABEL), rtol=0, atol=1e-6)
+
+
+def test_every_free_number_moves_the_endpoint_and_none_of_a_synchronous_step():
+    start = messages.start_of(CHOSEN)
+    run = run_of(CHOSEN, messages.FREE)
+    begun = run(PLAN, NOISE, LABEL, start)
+    for number in range(len(start)):
+        moved = start.copy()
+        moved[number] += 0.05
+        assert np.abs(run(PLAN, NOISE, LABEL, moved) - begun).max() > 1e-6
+        options = messages.options_of(PLAN, CHOSEN, moved)
+        usual = forecast.forecast(PLAN, np.zeros(STEPS, int), "tuned")
+        np.testing.assert_array_equal(options["forecast"].weights[CHOSEN], usual.weights[CHOSEN])
+        assert not options["correction"][CHOSEN].any()
+
+
+def test_a_correction_stays_a_fraction():
+    start = messages.start_of(CHOSEN)
+    start[-3:] = -1.0, 0.5, 2.0
+    found = messages.options_of(PLAN, CHOSEN, start)["correction"]
+    np.testing.assert_array_equal(found, [0, 0, 0.5, 0, 1])
+
+
+@pytest.mark.parametrize("worst", [1, 3])
+def test_steps_are_placed_where_they_help_most(worst):
+    """A run that errs by how far its synchronous steps are from one step."""
+
+    def toy(chosen):
+        def run(plan, noise, condition):
+            return noise + np.min(np.abs(np.flatnonzero(chosen[1:]) + 1 - worst), initial=9)
+
+        return run
+
+    starts = tune.Starts(NOISE, NOISE)
+    found = messages.by_worth(toy, PLAN, starts, 2)
+    assert np.flatnonzero(found).tolist() == [0, worst]
+    assert np.flatnonzero(messages.by_worth(toy, PLAN, starts, 1)).tolist() == [0]
