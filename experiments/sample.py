@@ -201,6 +201,12 @@ def plan_of_file(config: Any, card: Card) -> Plan:
         plan, facts = plans.load_with_facts(config.plan)
     except OSError as error:
         raise ValueError(f"plan={config.plan!r}: {error.strerror or error}.") from error
+    if "stale" in facts and config.forecast != mesh.OF_PLAN:
+        print(
+            f"plan={config.plan!r} was tuned for stale attention over {facts['devices']} devices; "
+            "with --config.attention=stale --config.forecast=plan it runs as it was measured.",
+            file=sys.stderr,
+        )
     for warning in tune.check_fits(facts, card, config.guidance, f"plan={config.plan!r}"):
         print(f"warning: {warning}", file=sys.stderr)
     return plan
@@ -468,6 +474,7 @@ def sample(config: Any, workdir: str, overwrite: bool, command: str) -> None:
     workdir = pathlib.Path(workdir)
     check(config)
     check_plan_alone(config, command)
+    mesh.check(config)
     mesh.make_devices(config.mesh)
     digest = start.digest(config)
     if not overwrite and archive.is_drawn(workdir, config, digest):

@@ -9,13 +9,14 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from flowjax import Plan
+from flowjax import Plan, plans, tune
 from flowjax.errors import check_choice
 from flowjax.parallel.mesh import token_shards
 from flowjax.parallel.options import Options
 from flowjax.parallel.stale import policies
 
 FACTORS = ("data", "cfg", "seq", "pipe")
+OF_PLAN = "plan"  # a forecast: that of the file of the plan
 POLICIES = ("warm_up", "sqrt_rule", "cool_down", "window", "every", "tolerance")
 
 
@@ -98,6 +99,36 @@ def _thresholds(name: str, numbers: list, plan: Plan, devices: int) -> np.ndarra
     return getattr(policies, name)(plan.steps, *numbers)
 
 
+def check(config: Any) -> None:
+    """Refuse forecasts of a plan where nothing would use them, or beside what they replace.
+
+    Raises:
+      ValueError: no plan, no mesh or no stale attention; a policy, warm-up or correction beside it.
+    """
+    if config.forecast != OF_PLAN:
+        return
+    beside = {"policy": "", "warmup": 1, "correction": None, "patches": 0}
+    given = [name for name, default in beside.items() if getattr(config, name) != default]
+    if given:
+        raise ValueError(
+            f"forecast={OF_PLAN!r} takes policy, forecast and correction from the file of the "
+            f"plan; leave out {', '.join(given)}."
+        )
+    if not config.plan or not config.mesh or config.attention != "stale":
+        raise ValueError(
+            f"forecast={OF_PLAN!r} with plan={config.plan!r}, mesh={config.mesh!r} and attention="
+            f"{config.attention!r}; wanted the file of a plan that was tuned for stale attention, "
+            "a mesh such as seq=8, and attention='stale'."
+        )
+
+
+def _of_plan(config: Any) -> dict[str, Any]:
+    """Policy, forecast and correction that the file of the plan holds."""
+    check(config)
+    plan, facts = plans.load_with_facts(config.plan)
+    return tune.stale_options(facts, plan, f"plan={config.plan!r}")
+
+
 def options(config: Any, plan: Plan, mesh: Mesh) -> dict[str, Any]:
     """The options of `flowjax.parallel.sample` in a configuration of experiments.sample.
 
@@ -105,6 +136,8 @@ def options(config: Any, plan: Plan, mesh: Mesh) -> dict[str, Any]:
     number that stands for none, are read first.
     """
     given = {name: getattr(config, name) for name in Options._fields if hasattr(config, name)}
+    if config.forecast == OF_PLAN:
+        return given | _of_plan(config) | {"comm_dtype": config.comm_dtype or None, "patches": None}
     return given | {
         "policy": policy(config.policy, plan, token_shards(mesh)),
         "forecast": int(config.forecast) if config.forecast.isdigit() else config.forecast,

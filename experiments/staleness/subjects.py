@@ -112,7 +112,13 @@ class Subject(NamedTuple):
     nearest: Callable[[np.ndarray], jax.Array] | None
 
     def exchange(
-        self, plan: Plan, devices: int, *, shards: np.ndarray | None = None, **options: Any
+        self,
+        plan: Plan,
+        devices: int,
+        *,
+        shards: np.ndarray | None = None,
+        by_layer: np.ndarray | None = None,
+        **options: Any,
     ) -> Exchange:
         """The `Exchange` with these options.
 
@@ -120,6 +126,8 @@ class Subject(NamedTuple):
           plan: whose rows are scheduled.
           devices: n, or the patches of a pipeline.
           shards: (L,) the device of each token; None puts runs of tokens on each device.
+          by_layer: (K,) the fraction of the correction in each layer of a network, in place of the
+            option correction.
           **options: of `flowjax.parallel.emulation.network.exchange`.
         """
         if self.name not in NETWORKS:
@@ -127,6 +135,9 @@ class Subject(NamedTuple):
             options |= {"correction": 0}
         slots = max(self.slots, devices)
         found = exchange(plan, self.tokens, devices, slots=slots, **options)
+        if by_layer is not None:
+            fractions = np.broadcast_to(by_layer, (plan.rows, len(by_layer)))
+            found = found._replace(rows=found.rows._replace(correction=fractions))
         if shards is None:
             return found
         # The tokens of a device have their fitted gains in common.

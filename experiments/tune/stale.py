@@ -18,7 +18,7 @@ from experiments.tune import drawing, messages, tables, training, unseen
 from experiments.tune import subject as subject_module
 from experiments.tune.messages import Run
 from experiments.tune.subject import Subject
-from flowjax import Linear, Plan, grids, plans
+from flowjax import Linear, Plan, grids, plans, tune
 from flowjax.records import plain
 from flowjax.tune.stale import RefinedRun, refine_run
 
@@ -157,9 +157,8 @@ def _save(config: Config, made: Subject, key: dict, found: RefinedRun, chosen: n
     options = {"forecast": FORECASTS[key["forecast"]]}
     if options["forecast"] == messages.FREE:
         options = messages.options_of(found.plan, chosen, found.others)
-        options["forecast"] = options["forecast"]._asdict()
     facts = tables.named(made) | tables.describe(made) | {name: key[name] for name in KEY}
-    facts |= options | {"synchronous_steps": np.flatnonzero(chosen)}
+    facts |= tune.stale_facts(options | {"policy": chosen})
     path = pathlib.Path(config.plans) / f"{'-'.join(map(str, names))}.json"
     plans.save(path, made.own_plan(found.plan), **plain(facts))
 

@@ -9,8 +9,12 @@ import pytest
 
 from configs.sample import Config
 from experiments import sample
-from flowjax import Cosine, grids, models, plans, tune
+from experiments.cli import mesh
+from flowjax import Cosine, grids, models, parallel, plans, tune
 from flowjax.models import DiTConfig
+from flowjax.parallel.options import Options, check
+from flowjax.parallel.stale import policies
+from flowjax.parallel.stale.forecast import Forecast
 from flowjax.tune import facts as tune_facts
 
 SIZES = DiTConfig((4, 4), channels=1, patch=2, width=8, depth=1, heads=2, classes=3)
@@ -84,6 +88,68 @@ def test_tuned_needs_a_table_that_is_there_and_no_grid():
         sample.plan_of(given(solver="tuned", steps=8), card())
     with pytest.raises(ValueError, match="own grid and shift"):
         sample.plan_of(given(solver="tuned", shift=3.0), card())
+
+
+# ---- plans for stale attention
+
+STALE = {"attention": "stale", "mesh": "seq=2", "forecast": "plan"}
+
+
+@pytest.fixture
+def stale_file(tmp_path):
+    """A plan of four steps with a forecast and a correction of its own in each."""
+    plan = plans.adams_bashforth(grids.uniform(4), 2)
+    chosen = np.array([True, False, True, False])
+    own = Forecast(np.tile([1.2, -0.2], (4, 1)), np.full((4, 1), 0.3), np.full((4, 1), 0.5))
+    options = {"policy": chosen, "forecast": own, "correction": np.array([0, 0.1, 0, 0.7])}
+    path = tmp_path / "stale.json"
+    facts = tune.facts_of(card(), 1.5) | {"devices": 2} | tune.stale_facts(options)
+    plans.save(path, plan, **facts)
+    return path, plan, options
+
+
+def test_the_forecasts_of_a_plan_are_those_that_were_saved(stale_file):
+    path, plan, options = stale_file
+    found = mesh.options(given(plan=str(path), **STALE), plan, parallel.make_mesh(seq=2))
+    assert found["policy"].tolist() == [-1, np.inf, -1, np.inf]
+    for part, wanted in zip(found["forecast"], options["forecast"], strict=True):
+        np.testing.assert_array_equal(part, wanted)
+    np.testing.assert_array_equal(found["correction"], options["correction"])
+    check("parallel.sample", Options(**found), plan)
+
+
+def test_a_usual_forecast_is_saved_by_its_name(tmp_path):
+    plan = plans.euler(grids.uniform(3))
+    for forecast in (0, "tuned"):
+        facts = tune.stale_facts({"policy": policies.warm_up(3, 2), "forecast": forecast})
+        plans.save(tmp_path / "plan.json", plan, **facts)
+        _, facts = plans.load_with_facts(tmp_path / "plan.json")
+        found = tune.stale_options(facts, plan, "plan")
+        assert (found["forecast"], found["correction"]) == (forecast, None)
+        np.testing.assert_array_equal(found["policy"], policies.warm_up(3, 2))
+
+
+def test_a_plan_for_stale_attention_says_how_it_was_measured(stale_file, capsys):
+    path, _, _ = stale_file
+    sample.plan_of(given(plan=str(path)), card())
+    assert "stale attention over 2 devices" in capsys.readouterr().err
+    sample.plan_of(given(plan=str(path), **STALE), card())
+    assert not capsys.readouterr().err
+
+
+def test_forecasts_of_a_plan_need_a_plan_that_has_them_and_a_mesh(file, stale_file):
+    path, plan, _ = stale_file
+    for changes, words in (
+        ({"policy": "every=2"}, "leave out policy"),
+        ({"correction": 0.0}, "leave out correction"),
+        ({"mesh": ""}, "mesh=''"),
+        ({"attention": "gather"}, "attention='gather'"),
+        ({"plan": ""}, "plan=''"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            mesh.check(given(**{"plan": str(path)} | STALE | changes))
+    with pytest.raises(ValueError, match="was not tuned for stale attention"):
+        mesh.options(given(plan=str(file[0]), **STALE), plan, parallel.make_mesh(seq=2))
 
 
 SHIPPED = sorted(tune_facts.ASSETS.glob("*/plans/*.json"))

@@ -215,9 +215,9 @@ def mixed_attention(
       fresh: (B or 1, 1, L, L) bool, whether the query sees the key of this row.
       own: None, or (1, 1, L, L) bool, whether the key belongs to the query's own part, which knows
         the miss of its copies.
-      correction: with `own`, (), the fraction of the part's own miss that is added to the stale
-        part of the output. The miss is the mean of (value - copy) over the own part, weighted as
-        the query attends to that part, times the query's weight of copies.
+      correction: with `own`, () or (K,) for each layer, the fraction of the part's own miss that is
+        added to the stale part of the output. The miss is the mean of (value - copy) over the own
+        part, weighted as the query attends to that part, times the query's weight of copies.
 
     Returns:
       Attention as `flowjax.models.dit` takes it; its carry collects the (keys, values) of all
@@ -244,7 +244,8 @@ def mixed_attention(
             own_weights = jax.nn.softmax(jnp.where(own, scores(k), -jnp.inf), axis=-1)
             stale_weight = jnp.where(fresh, 0, weights).sum(-1)  # (B, heads, L)
             stale_weight = jnp.moveaxis(stale_weight, 1, 2)[..., None]  # (B, L, heads, 1)
-            out += correction * stale_weight * mean(own_weights, v - copy_v)
+            fraction = correction[layer] if jnp.ndim(correction) else correction
+            out += fraction * stale_weight * mean(own_weights, v - copy_v)
         return out.astype(v.dtype), (carry[0].at[layer].set(k), carry[1].at[layer].set(v))
 
     return attention

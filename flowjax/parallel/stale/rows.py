@@ -39,7 +39,8 @@ class RowSchedule(NamedTuple):
       next_of_substep: (N,) int, the next row of the same substep; the row itself where there is
         none.
       forecast: a `Forecast`.
-      correction: None, or (N,), the fraction of `attention.corrected` in each row.
+      correction: None, or (N,), the fraction of `attention.corrected` in each row. The emulation
+        also takes (N, K), one for each layer.
     """
 
     policy: np.ndarray

@@ -11,6 +11,7 @@ from experiments.cli.run import cells_of
 from experiments.staleness import (
     fractions,
     gallery,
+    layers,
     loop,
     orders,
     pareto,
@@ -312,3 +313,36 @@ def test_a_strip_of_images_comes_back():
     assert back.shape == (32, 64, 3)
     # Half a level of 8 bits is lost.
     np.testing.assert_allclose(back[:, 32:] / 127.5 - 1, x[1], atol=0.5 / 127.5 + 1e-9)
+
+
+# ---- fractions by layer
+
+
+def test_fractions_of_layers_are_chosen_one_by_one():
+    config = get_config()
+    ratios = {("digits", str(layer), str(f)): 1.1 for layer in range(6) for f in layers.TRIED}
+    # One layer gains from less, one from more; the others keep the constant.
+    ratios["digits", "1", "0.2"] = 0.9
+    ratios["digits", "4", "0.8"] = 0.95
+    found = layers._best_of_layers(config, "digits", ratios)
+    assert found == [0.4, 0.2, 0.4, 0.4, 0.8, 0.4]
+
+
+def test_a_cell_of_one_layer_has_the_constant_in_the_others():
+    keys = layers.cells(dataclasses.replace(get_config(), fraction_networks=("digits",)))
+    one = next(key for key in keys if (key["layer"], key["fraction"]) == ("2", "0.0"))
+    assert layers._by_layer(one, {}) == [0.4, 0.4, 0.0, 0.4, 0.4, 0.4]
+    chosen = next(key for key in keys if key["fraction"] == "of digits")
+    assert layers._by_layer(chosen, {"digits": [0.1] * 6}) == [0.1] * 6
+
+
+def test_one_fraction_in_every_layer_is_that_fraction():
+    """The same samples as with the option correction, and others with another layer."""
+    config = dataclasses.replace(get_config("quick"), network="random", compared_network_starts=2)
+    subject = subjects.subject(subjects.compared(config, "network"))
+    plan = subjects.plan_of("DPM++ 2M", 5)
+    usual = subject.end(plan, subject.exchange(plan, 4, forecast="tuned")).x
+    for by_layer, agrees in ((np.array([0.4, 0.4]), True), (np.array([0.4, 0.9]), False)):
+        exchanged = subject.exchange(plan, 4, forecast="tuned", by_layer=by_layer)
+        found = subject.end(plan, exchanged).x
+        assert np.allclose(found, usual, rtol=0, atol=1e-6) == agrees
