@@ -219,8 +219,8 @@ def section(rows: list[dict], command: str) -> report.Section:
             "Errors by fraction": words.columns(named, ("subject", "devices", "fraction")),
         },
         caveat=(
-            "Few starts, one training run of each network. The question `layers` has a fraction for "
-            "each layer."
+            "Few starts, one training run of each network. The question `layers` has a fraction "
+            "for each layer."
         ),
         command=command,
     )
