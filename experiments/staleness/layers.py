@@ -168,8 +168,7 @@ def _figure(rows: list[dict]) -> matplotlib.figure.Figure:
                 label=f"layer {layer}",
             )
         ax.axhline(1, **draw.DOTTED)
-        ax.set(xlabel="fraction in this layer", yscale="log")
-        draw.decades(ax)
+        ax.set(xlabel="fraction in this layer")
     axes[0].set_ylabel(f"RMS distance over that with {CORRECTION}")
     draw.legend(fig, columns=6)
     return fig
