@@ -29,20 +29,22 @@ def stale_run(name: str, devices: int, kind: int | str, is_synchronous: np.ndarr
       kind: 0 or "tuned", as `forecast` of `parallel.sample`, or `FREE`.
       is_synchronous: (steps,) bool, the first always among them.
     """
-    model = subjects.load(name)
-    compiled = _program(name)
-    policy = policies.at(len(is_synchronous), is_synchronous)
 
     def run(plan: Plan, noise: np.ndarray, label: np.ndarray, numbers: np.ndarray | None = None):
         # On the host, since forecasts follow the times of this plan.
-        options = {"forecast": kind}
-        if kind == FREE:
-            options = options_of(plan, is_synchronous, numbers)
-        tokens = tokens_of(model, noise)
-        exchanged = exchange(plan, tokens, devices, policy=policy, **options)
-        return np.asarray(compiled(model.params, noise, label, plan, exchanged))
+        options = options_of(plan, kind, is_synchronous, numbers)
+        return run_with(name, devices, options, plan, noise, label)
 
     return run
+
+
+def run_with(
+    name: str, devices: int, options: dict, plan: Plan, noise: np.ndarray, label: np.ndarray
+) -> np.ndarray:
+    """Endpoints (B, *D) with these options of `parallel.sample`."""
+    model = subjects.load(name)
+    exchanged = exchange(plan, tokens_of(model, noise), devices, **options)
+    return np.asarray(_program(name)(model.params, noise, label, plan, exchanged))
 
 
 @functools.cache
@@ -68,12 +70,17 @@ def start_of(is_synchronous: np.ndarray) -> np.ndarray:
     return np.concatenate([weights, np.full(np.sum(~is_synchronous), CORRECTION)])
 
 
-def options_of(plan: Plan, is_synchronous: np.ndarray, numbers: np.ndarray) -> dict:
-    """`forecast` and `correction` of `parallel.sample` that stand for the free numbers.
+def options_of(
+    plan: Plan, kind: int | str, is_synchronous: np.ndarray, numbers: np.ndarray | None = None
+) -> dict:
+    """The options of `parallel.sample`: policy, forecast and, with free numbers, correction.
 
     The first numbers are added to the weights of the last rows in the tuned forecast, whose fitted
     gain stays; the last ones are the fractions of the correction in the stale steps.
     """
+    policy = policies.at(len(is_synchronous), is_synchronous)
+    if kind != FREE:
+        return {"policy": policy, "forecast": kind}
     is_free = _is_free(is_synchronous)
     added, fractions = np.split(numbers, [np.sum(is_free)])
     base = forecast(plan, np.zeros(plan.rows, int), "tuned")
@@ -81,7 +88,8 @@ def options_of(plan: Plan, is_synchronous: np.ndarray, numbers: np.ndarray) -> d
     weights[:, :NEWEST][is_free] += added
     correction = np.zeros(plan.rows)
     correction[~is_synchronous] = np.clip(fractions, 0, 1)
-    return {"forecast": Forecast(weights, base.change, base.before), "correction": correction}
+    own = Forecast(weights, base.change, base.before)
+    return {"policy": policy, "forecast": own, "correction": correction}
 
 
 def _is_free(is_synchronous: np.ndarray) -> np.ndarray:

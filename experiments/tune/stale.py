@@ -6,6 +6,7 @@ exchange: forecasts of keys and values are extrapolations over these times.
 """
 
 import functools
+import os
 import pathlib
 from collections.abc import Iterator
 
@@ -16,17 +17,16 @@ from experiments import report
 from experiments.lab import statistics
 from experiments.tune import drawing, messages, tables, training, unseen
 from experiments.tune import subject as subject_module
-from experiments.tune.messages import Run
 from experiments.tune.subject import Subject
 from flowjax import Linear, Plan, grids, plans, tune
 from flowjax.records import plain
-from flowjax.tune.stale import RefinedRun, refine_run
+from flowjax.tune.stale import refine_run
 
 # ---- numbers
 
 QUESTION = "stale"
 FORECASTS = {"held": 0, "tuned forecast": "tuned", "free forecast": messages.FREE}
-BEGINS = {"free forecast": "tuned"}  # as which a forecast begins that is tuned itself
+BEGINS = {messages.FREE: "tuned"}  # as which a forecast begins that is tuned itself
 PLACES = ("start", "worth")  # of the synchronous steps
 KEY = ("steps", "devices", "synchronous", "placed")  # of a cell, in the facts of its table
 STARTS = 48  # for tuning: two thirds train
@@ -93,74 +93,104 @@ def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
 
 def _measured(config: Config, made: Subject, key: dict) -> dict:
     """The values of one cell."""
-    steps, forecast = key["steps"], key["forecast"]
+    steps, kind = key["steps"], FORECASTS[key["forecast"]]
     test = unseen.unseen(config, made)
     labels = made.labels(len(test.noise))
-    train, validation = training.starts(made, config.seed, STARTS)
 
-    def errors(run: Run, plan: Plan, *numbers: np.ndarray) -> np.ndarray:
-        return test.errors_of([run(plan, test.noise, labels, *numbers)])[0]
+    def errors(plan: Plan, options: dict) -> np.ndarray:
+        ends = messages.run_with(made.name, key["devices"], options, plan, test.noise, labels)
+        return test.errors_of([ends])[0]
 
-    # The best published plan under this staleness, over solvers and grids. A free forecast begins
-    # as the tuned one.
-    begins = functools.partial(
-        messages.stale_run, made.name, key["devices"], BEGINS.get(forecast, FORECASTS[forecast])
-    )
-    chosen = messages.at_start(steps, key["synchronous"])
+    # The best published plan under this staleness, over solvers and grids, with the first steps
+    # synchronous; and the best one without staleness.
+    usual = functools.partial(messages.options_of, kind=BEGINS.get(kind, kind))
+    first = messages.at_start(steps, key["synchronous"])
     published = {
         (name, shift): make(grids.uniform(steps, shift=shift))
         for name, make in PUBLISHED.items()
         for shift in config.shifts[:3]
     }
-    begun = {which: errors(begins(chosen), plan) for which, plan in published.items()}
+    begun = {
+        which: errors(plan, usual(plan, is_synchronous=first)) for which, plan in published.items()
+    }
     best = min(begun, key=lambda which: unseen.rms(begun[which]))
-    # And the best of them without staleness.
-    alone = min(unseen.rms(found) for found in test.errors(list(published.values())))
-    if key["placed"] == "worth":
-        chosen = messages.by_worth(begins, published[best], train, key["synchronous"])
+    alone = min(test.errors(list(published.values())), key=unseen.rms)
 
     # The table that was tuned without staleness, and the one that is tuned through it.
     exact = tables.table_of(config, made, steps)
-    run = messages.stale_run(made.name, key["devices"], FORECASTS[forecast], chosen)
-    is_free = FORECASTS[forecast] == messages.FREE
-    solver, shift = best
-    absorbed = refine_run(
-        run,
-        PUBLISHED[solver],
-        grids.uniform(steps, shift=shift),
-        train,
-        validation=validation,
-        iterations=ITERATIONS,
-        others=messages.start_of(chosen) if is_free else None,
-    )
-    found = errors(run, absorbed.plan, *([absorbed.others] if is_free else []))
-    _save(config, made, key, absorbed, chosen)
+    absorbed, facts = _absorbed(config, made, key, best)
+    options = tune.stale_options(facts, absorbed, "the plan")
+    found = errors(absorbed, options)
+    placed = options["policy"] < 0
+    against = unseen.compared(found, alone)
     return {
-        "best": solver,
-        "shift": shift,
+        "best": best[0],
+        "shift": best[1],
         "published_rms": unseen.rms(begun[best]),
-        "placed_rms": unseen.rms(errors(begins(chosen), published[best])),
-        "exact_table_rms": unseen.rms(errors(begins(chosen), exact.plan)),
+        "placed_rms": unseen.rms(
+            errors(published[best], usual(published[best], is_synchronous=placed))
+        ),
+        "exact_table_rms": unseen.rms(errors(exact.plan, usual(exact.plan, is_synchronous=placed))),
         "synchronous_rms": unseen.rms(test.errors([exact.plan])[0]),
-        "published_synchronous_rms": alone,
-        "synchronous_steps": np.flatnonzero(chosen).tolist(),
+        "published_synchronous_rms": unseen.rms(alone),
+        **{f"over_synchronous_{name}": against[f"rms_{name}"] for name in ("ratio", "low", "high")},
+        "synchronous_steps": np.flatnonzero(placed).tolist(),
         **unseen.summary(found),
         **unseen.compared(found, begun[best]),
-        "history": [iteration._asdict() for iteration in absorbed.history],
+        "history": facts["history"],
     }
 
 
-def _save(config: Config, made: Subject, key: dict, found: RefinedRun, chosen: np.ndarray) -> None:
-    """Write the table with what its run needs beside it: which steps are synchronous, forecasts."""
+def _absorbed(
+    config: Config, made: Subject, key: dict, best: tuple[str, float]
+) -> tuple[Plan, dict]:
+    """(plan, facts) of the table that is tuned through stale runs: from its file, or made now.
+
+    It begins from the published solver and shift `best`.
+    """
     names = [key["model"], f"w{made.guidance:g}", key["steps"], f"{key['devices']}devices"]
     names += [key["forecast"].replace(" ", "-"), key["synchronous"], key["placed"]]
-    options = {"forecast": FORECASTS[key["forecast"]]}
-    if options["forecast"] == messages.FREE:
-        options = messages.options_of(found.plan, chosen, found.others)
-    facts = tables.named(made) | tables.describe(made) | {name: key[name] for name in KEY}
-    facts |= tune.stale_facts(options | {"policy": chosen})
     path = pathlib.Path(config.plans) / f"{'-'.join(map(str, names))}.json"
-    plans.save(path, made.own_plan(found.plan), **plain(facts))
+    settings = tables.named(made) | tables.describe(made) | {name: key[name] for name in KEY}
+    settings |= {"starts": STARTS, "seed": config.seed, "iterations": ITERATIONS}
+    if not path.exists():
+        plan, facts = _tuned(config, made, key, best)
+        os.makedirs(path.parent, exist_ok=True)
+        plans.save(path, made.own_plan(plan), **plain(settings | facts))
+    plan, facts = plans.load_with_facts(path)
+    differ = [name for name in settings if facts.get(name) != plain(settings)[name]]
+    if differ:
+        raise ValueError(
+            f"{path} was tuned with other settings ({', '.join(differ)}); give another --workdir, "
+            "or remove the file."
+        )
+    return made.plan_of_own(plan), facts
+
+
+def _tuned(config: Config, made: Subject, key: dict, best: tuple[str, float]) -> tuple[Plan, dict]:
+    """(plan, facts): the table, with the options of its run and the history of the tuning."""
+    kind, (solver, shift) = FORECASTS[key["forecast"]], best
+    train, validation = training.starts(made, config.seed, STARTS)
+    grid = grids.uniform(key["steps"], shift=shift)
+    chosen = messages.at_start(key["steps"], key["synchronous"])
+    if key["placed"] == "worth":
+        begins = functools.partial(
+            messages.stale_run, made.name, key["devices"], BEGINS.get(kind, kind)
+        )
+        chosen = messages.by_worth(begins, PUBLISHED[solver](grid), train, key["synchronous"])
+    found = refine_run(
+        messages.stale_run(made.name, key["devices"], kind, chosen),
+        PUBLISHED[solver],
+        grid,
+        train,
+        validation=validation,
+        iterations=ITERATIONS,
+        others=messages.start_of(chosen) if kind == messages.FREE else None,
+    )
+    options = messages.options_of(found.plan, kind, chosen, found.others)
+    history = [iteration._asdict() for iteration in found.history]
+    begun = {"begun_from": f"{solver} on the uniform grid of shift {shift:g}"}
+    return found.plan, tune.stale_facts(options) | begun | {"history": history}
 
 
 # ---- figures

@@ -36,7 +36,7 @@ def test_every_free_number_moves_the_endpoint_and_none_of_a_synchronous_step():
         moved = start.copy()
         moved[number] += 0.05
         assert np.abs(run(PLAN, NOISE, LABEL, moved) - begun).max() > 1e-6
-        options = messages.options_of(PLAN, CHOSEN, moved)
+        options = messages.options_of(PLAN, messages.FREE, CHOSEN, moved)
         usual = forecast.forecast(PLAN, np.zeros(STEPS, int), "tuned")
         np.testing.assert_array_equal(options["forecast"].weights[CHOSEN], usual.weights[CHOSEN])
         assert not options["correction"][CHOSEN].any()
@@ -45,7 +45,7 @@ def test_every_free_number_moves_the_endpoint_and_none_of_a_synchronous_step():
 def test_a_correction_stays_a_fraction():
     start = messages.start_of(CHOSEN)
     start[-3:] = -1.0, 0.5, 2.0
-    found = messages.options_of(PLAN, CHOSEN, start)["correction"]
+    found = messages.options_of(PLAN, messages.FREE, CHOSEN, start)["correction"]
     np.testing.assert_array_equal(found, [0, 0, 0.5, 0, 1])
 
 
