@@ -1,11 +1,16 @@
 """Runs of stale attention whose forecasts and synchronous steps are chosen."""
 
+import dataclasses
+import pathlib
+
 import jax
 import numpy as np
 import pytest
 
-from experiments.tune import messages
-from flowjax import grids, plans, tune
+from configs.tune import get_config
+from experiments.lab import subjects
+from experiments.tune import messages, stale
+from flowjax import grids, parallel, plans, tune
 from flowjax.parallel.stale import forecast
 
 NAME = "digits-smooth"
@@ -63,3 +68,50 @@ def test_steps_are_placed_where_they_help_most(worst):
     found = messages.by_worth(toy, PLAN, starts, 2)
     assert np.flatnonzero(found).tolist() == [0, worst]
     assert np.flatnonzero(messages.by_worth(toy, PLAN, starts, 1)).tolist() == [0]
+
+
+# ---- the question
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """A configuration of seconds for the question `stale`."""
+    monkeypatch.setattr(stale, "ITERATIONS", 1)
+    monkeypatch.setattr(stale, "STARTS", 12)
+    return dataclasses.replace(
+        get_config("quick"),
+        stale_models=(NAME,),
+        stale_steps=(3,),
+        devices=(2,),
+        stale_synchronous=(0.7,),
+        iterations=1,
+        plans=str(tmp_path / "plans"),
+    )
+
+
+@pytest.mark.slow  # tunes two tables, a minute
+def test_a_row_is_measured_from_its_file_and_never_tuned_again(small, monkeypatch):
+    last = stale.cells(small)[-1]
+    assert (last["forecast"], last["synchronous"], last["placed"]) == ("free forecast", 2, "worth")
+    ((_, first),) = stale.measure(small, [last])
+    # The published plan of the best ones is no worse than with the steps at the start.
+    assert first["synchronous_steps"][0] == 0 and len(first["synchronous_steps"]) == 2
+    assert 0 < first["over_synchronous_low"] <= first["over_synchronous_ratio"]
+    monkeypatch.setattr(stale, "refine_run", None)
+    ((_, again),) = stale.measure(small, [last])
+    assert again == first
+
+    # The file runs on a mesh as it was measured.
+    (path,) = pathlib.Path(small.plans).glob("*devices*.json")
+    plan, facts = plans.load_with_facts(path)
+    options = tune.stale_options(facts, plan, "the file")
+    model = subjects.load(NAME)
+    given = model, NOISE, LABEL, plan
+    on_mesh = parallel.sample(*given, parallel.make_mesh(seq=2), attention="stale", **options)
+    alone = messages.run_with(NAME, 2, options, plan, NOISE, LABEL)
+    np.testing.assert_allclose(on_mesh.x, alone, rtol=0, atol=1e-5)
+
+    # Other settings are another table.
+    monkeypatch.setattr(stale, "STARTS", 24)
+    with pytest.raises(ValueError, match="tuned with other settings .starts."):
+        list(stale.measure(small, [last]))
