@@ -5,8 +5,8 @@
     python -m experiments.staleness --config=configs/staleness.py --workdir=runs/staleness
 
 The devices are emulated on one device. The first command takes 45 seconds on two cores, the second
-33 minutes on two busy ones without the questions viewer (14 minutes of one core), fractions and
-linear. Two selections are left to a run of their own:
+33 minutes on two busy ones without the questions viewer (14 minutes of one core), layers (11 on a
+busy machine), fractions and linear. Two selections are left to a run of their own:
 
     --config.questions=viewer --config.viewer_networks=digits,digits-smooth,emoji,emoji-smooth
     --config.questions=threshold --config.threshold_networks=digits

@@ -33,6 +33,7 @@ def test_a_free_forecast_begins_as_the_tuned_one():
     np.testing.assert_allclose(free, run_of(CHOSEN)(PLAN, NOISE, LABEL), rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_every_free_number_moves_the_endpoint_and_none_of_a_synchronous_step():
     start = messages.start_of(CHOSEN)
     run = run_of(CHOSEN, messages.FREE)
