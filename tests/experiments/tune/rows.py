@@ -112,10 +112,15 @@ def floor_row(model="digits-smooth", own=(0.01, 0.02, 0.0)):
     return row | {"own": None if own is None else list(own), "size": [1.0, 1.0, 1.0]}
 
 
+ENDS = ("ratio", "low", "high")
+
+
 def stale_row(devices, rms, naive=0.06, forecast="held", placed="start"):
     row = {"question": "stale", "model": "digits-smooth", "steps": 10, "devices": devices}
     row |= {"placed": placed, "placed_rms": 0.05, "synchronous_steps": [0]}
     row |= {"synchronous": 1, "published_synchronous_rms": 0.004}
     row |= {"forecast": forecast, "best": "AB2", "shift": 1.0, "published_rms": 0.05}
     row |= {"exact_table_rms": naive, "synchronous_rms": 0.001, "history": []}
+    over = rms / 0.004
+    row |= {f"over_synchronous_{k}": over * f for k, f in zip(ENDS, (1, 0.9, 1.1), strict=True)}
     return row | errors(rms) | compared(rms / 0.05)

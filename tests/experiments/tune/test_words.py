@@ -269,15 +269,18 @@ def test_staleness_is_absorbed_if_both_other_tables_are_worse(rms, says):
     assert says in words_of(stale, [made.stale_row(2, rms), made.stale_row(4, rms)])
 
 
-def test_the_setting_nearest_to_the_plan_without_staleness_is_named_first():
+def test_the_setting_nearest_to_the_plan_without_staleness_is_named_for_each_number_of_steps():
     rows = [
         made.stale_row(2, 0.02),
         made.stale_row(8, 0.006, forecast="free forecast", placed="worth"),
+        made.stale_row(4, 0.008) | {"steps": 20},
     ]
-    wanted = "1.5 times the error with free forecasts, one synchronous step placed by worth, 8"
     said = words_of(stale, rows)
-    assert wanted in said
-    assert "5.0 with held copies, one synchronous step, 2 devices" in said
+    assert (
+        "has 1.5 [1.4, 1.7] times at 10 steps of digits-smooth with free forecasts, one "
+        "synchronous step placed by worth, 8 devices; 2.0 [1.8, 2.2] times at 20 steps of "
+        "digits-smooth with held copies, one synchronous step, 4 devices." in said
+    )
 
 
 def test_the_table_and_the_list_of_the_findings_are_those_of_the_kept_rows():
