@@ -68,8 +68,8 @@ class Config:
     # `flowjax.parallel.stale.policies`). With several parts, a step is synchronous where one of
     # them makes it so.
     policy: str = ""
-    # "0", "1", "2" or "tuned"; "plan" takes policy, forecast and correction from the file of `plan`,
-    # if its table was tuned for stale attention.
+    # "0", "1", "2" or "tuned"; "plan" takes policy, forecast and correction from the file of
+    # `plan`, if its table was tuned for stale attention.
     forecast: str = "0"
     gains_per: str = "device"  # tokens with one gain of the tuned forecast: "device" or "token"
     # A fraction from 0 to 1; None is the one that goes with the forecast: 0.4 for "tuned", else 0.
