@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from flowjax import Plan, plans, tune
+from flowjax import Plan, parallel, plans
 from flowjax.errors import check_choice
 from flowjax.parallel.mesh import token_shards
 from flowjax.parallel.options import Options
@@ -126,7 +126,7 @@ def _of_plan(config: Any) -> dict[str, Any]:
     """Policy, forecast and correction that the file of the plan holds."""
     check(config)
     plan, facts = plans.load_with_facts(config.plan)
-    return tune.stale_options(facts, plan, f"plan={config.plan!r}")
+    return parallel.stale_options(facts, plan, f"plan={config.plan!r}")
 
 
 def options(config: Any, plan: Plan, mesh: Mesh) -> dict[str, Any]:

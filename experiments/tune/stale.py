@@ -18,7 +18,7 @@ from experiments.lab import statistics
 from experiments.tune import drawing, messages, tables, training, unseen
 from experiments.tune import subject as subject_module
 from experiments.tune.subject import Subject
-from flowjax import Linear, Plan, grids, plans, tune
+from flowjax import Linear, Plan, grids, parallel, plans
 from flowjax.records import plain
 from flowjax.tune.stale import refine_run
 
@@ -119,7 +119,7 @@ def _measured(config: Config, made: Subject, key: dict) -> dict:
     # The table that was tuned without staleness, and the one that is tuned through it.
     exact = tables.table_of(config, made, steps)
     absorbed, facts = _absorbed(config, made, key, best)
-    options = tune.stale_options(facts, absorbed, "the plan")
+    options = parallel.stale_options(facts, absorbed, "the plan")
     found = errors(absorbed, options)
     placed = options["policy"] < 0
     against = unseen.compared(found, alone)
@@ -190,7 +190,7 @@ def _tuned(config: Config, made: Subject, key: dict, best: tuple[str, float]) ->
     options = messages.options_of(found.plan, kind, chosen, found.others)
     history = [iteration._asdict() for iteration in found.history]
     begun = {"begun_from": f"{solver} on the uniform grid of shift {shift:g}"}
-    return found.plan, tune.stale_facts(options) | begun | {"history": history}
+    return found.plan, parallel.stale_facts(options) | begun | {"history": history}
 
 
 # ---- figures

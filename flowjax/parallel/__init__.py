@@ -9,6 +9,7 @@ import importlib
 from typing import Any
 
 from flowjax.parallel import attention, mesh, options, traffic
+from flowjax.parallel.facts import stale_facts, stale_options
 from flowjax.parallel.mesh import make_mesh
 from flowjax.parallel.sampling import place, program, sample
 from flowjax.parallel.stale import forecast, policies, precision
@@ -30,6 +31,8 @@ __all__ = [
     "program",
     "sample",
     "sample_adaptive",
+    "stale_facts",
+    "stale_options",
     "traffic",
 ]
 

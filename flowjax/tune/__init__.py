@@ -11,7 +11,7 @@ runner.py               a model in JAX, or as a black box
 facts.py                which network a plan was made for; the plans that come with flowjax
 """
 
-from flowjax.tune.facts import check_fits, facts_of, shipped, stale_facts, stale_options
+from flowjax.tune.facts import check_fits, facts_of, shipped
 from flowjax.tune.levenberg_marquardt import Iteration, Refined, Starts, refine
 from flowjax.tune.recipe import Errors, Tuned, tune
 from flowjax.tune.row_by_row import least_squares
@@ -30,7 +30,5 @@ __all__ = [
     "reference",
     "refine",
     "shipped",
-    "stale_facts",
-    "stale_options",
     "tune",
 ]

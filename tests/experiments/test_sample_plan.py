@@ -103,7 +103,7 @@ def stale_file(tmp_path):
     own = Forecast(np.tile([1.2, -0.2], (4, 1)), np.full((4, 1), 0.3), np.full((4, 1), 0.5))
     options = {"policy": chosen, "forecast": own, "correction": np.array([0, 0.1, 0, 0.7])}
     path = tmp_path / "stale.json"
-    facts = tune.facts_of(card(), 1.5) | {"devices": 2} | tune.stale_facts(options)
+    facts = tune.facts_of(card(), 1.5) | {"devices": 2} | parallel.stale_facts(options)
     plans.save(path, plan, **facts)
     return path, plan, options
 
@@ -121,10 +121,10 @@ def test_the_forecasts_of_a_plan_are_those_that_were_saved(stale_file):
 def test_a_usual_forecast_is_saved_by_its_name(tmp_path):
     plan = plans.euler(grids.uniform(3))
     for forecast in (0, "tuned"):
-        facts = tune.stale_facts({"policy": policies.warm_up(3, 2), "forecast": forecast})
+        facts = parallel.stale_facts({"policy": policies.warm_up(3, 2), "forecast": forecast})
         plans.save(tmp_path / "plan.json", plan, **facts)
         _, facts = plans.load_with_facts(tmp_path / "plan.json")
-        found = tune.stale_options(facts, plan, "plan")
+        found = parallel.stale_options(facts, plan, "plan")
         assert (found["forecast"], found["correction"]) == (forecast, None)
         np.testing.assert_array_equal(found["policy"], policies.warm_up(3, 2))
 

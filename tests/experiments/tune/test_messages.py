@@ -105,7 +105,7 @@ def test_a_row_is_measured_from_its_file_and_never_tuned_again(small, monkeypatc
     # The file runs on a mesh as it was measured.
     (path,) = pathlib.Path(small.plans).glob("*devices*.json")
     plan, facts = plans.load_with_facts(path)
-    options = tune.stale_options(facts, plan, "the file")
+    options = parallel.stale_options(facts, plan, "the file")
     model = subjects.load(NAME)
     given = model, NOISE, LABEL, plan
     on_mesh = parallel.sample(*given, parallel.make_mesh(seq=2), attention="stale", **options)
