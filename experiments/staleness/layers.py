@@ -74,7 +74,7 @@ def _depth(network: str) -> int:
 
 
 def measure(config: "Config", todo: Iterable[dict]) -> Iterator[tuple[dict, dict]]:
-    """Yield (key, values); ratios are to the tuned forecast with `CORRECTION` in all layers."""
+    """Yield (key, values); ratios are to the tuned forecast with `CORRECTION` in every layer."""
     todo = list(todo)
     # What the networks chose, where a cell asks for it; in a run of all cells they were measured.
     ratios = {}  # {(network, layer, fraction): ratio}
@@ -185,7 +185,7 @@ def _answer(rows: list[dict]) -> list[str]:
             listed = ", ".join(f"{fraction:g}" for fraction in row["by_layer"])
             lines.append(
                 f"On {row['network']}, the fractions by layer {row['fraction']} ({listed}) have "
-                f"{words.ratio(row)} of the distance with {CORRECTION} in all layers."
+                f"{words.ratio(row)} of the distance with {CORRECTION} in every layer."
             )
     for network in dict.fromkeys(row["network"] for row in rows):
         linear = [
@@ -233,7 +233,11 @@ def section(rows: list[dict], command: str) -> report.Section:
         ),
         answer="\n".join(_answer(rows)),
         figures=(picture,),
-        table=words.columns(named, ("subject", "forecast", "layer", "fraction")),
+        table={
+            "Errors by layer and fraction": words.columns(
+                named, ("subject", "forecast", "layer", "fraction")
+            )
+        },
         caveat=(
             "The fraction of each layer is chosen while the others have the constant, and on the "
             "starts of its network. Few starts, one training run of each network."
