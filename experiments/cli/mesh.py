@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import sys
 from typing import Any
 
 import jax
@@ -122,10 +123,19 @@ def check(config: Any) -> None:
         )
 
 
-def _of_plan(config: Any) -> dict[str, Any]:
-    """Policy, forecast and correction that the file of the plan holds."""
+def _of_plan(config: Any, devices: int) -> dict[str, Any]:
+    """Policy, forecast and correction that the file of the plan holds.
+
+    Another number of devices than the plan was tuned for is printed.
+    """
     check(config)
     plan, facts = plans.load_with_facts(config.plan)
+    if facts.get("devices", devices) != devices:
+        print(
+            f"plan={config.plan!r} was tuned for {facts['devices']} devices and runs on {devices}; "
+            "the error that was measured for it does not hold here.",
+            file=sys.stderr,
+        )
     return parallel.stale_options(facts, plan, f"plan={config.plan!r}")
 
 
@@ -137,7 +147,11 @@ def options(config: Any, plan: Plan, mesh: Mesh) -> dict[str, Any]:
     """
     given = {name: getattr(config, name) for name in Options._fields if hasattr(config, name)}
     if config.forecast == OF_PLAN:
-        return given | _of_plan(config) | {"comm_dtype": config.comm_dtype or None, "patches": None}
+        return (
+            given
+            | _of_plan(config, token_shards(mesh))
+            | {"comm_dtype": config.comm_dtype or None, "patches": None}
+        )
     return given | {
         "policy": policy(config.policy, plan, token_shards(mesh)),
         "forecast": int(config.forecast) if config.forecast.isdigit() else config.forecast,

@@ -140,8 +140,9 @@ def _best_of_layers(config: "Config", network: str, ratios: dict[tuple, float]) 
         ratios[network, key["layer"], key["fraction"]] = values["rms_ratio"]
     best = []
     for layer in range(_depth(network)):
-        found = {fraction: ratios[network, str(layer), str(fraction)] for fraction in TRIED}
-        best.append(min({CORRECTION: 1.0} | found, key=({CORRECTION: 1.0} | found).get))
+        tried = {fraction: ratios[network, str(layer), str(fraction)] for fraction in TRIED}
+        found = {CORRECTION: 1.0} | tried
+        best.append(min(found, key=found.get))
     return best
 
 

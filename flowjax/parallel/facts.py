@@ -42,7 +42,7 @@ def stale_options(facts: dict[str, Any], plan: Plan, source: str) -> dict[str, A
       source: where it comes from, for messages.
 
     Raises:
-      ValueError: the plan was not tuned for stale attention.
+      ValueError: the plan was not tuned for stale attention, or its facts are damaged.
     """
     if "stale" not in facts:
         raise ValueError(
@@ -50,12 +50,21 @@ def stale_options(facts: dict[str, Any], plan: Plan, source: str) -> dict[str, A
             "python -m experiments.tune --config.questions=stale tunes one."
         )
     stored = facts["stale"]
-    given = stored["forecast"]
-    if isinstance(given, dict):
-        columns = {name: None if part is None else np.array(part) for name, part in given.items()}
-        given = Forecast(**columns)
-    return {
-        "policy": policies.at(plan.steps, stored["synchronous_steps"]),
-        "forecast": given,
-        "correction": stored.get("correction"),
-    }
+    try:
+        given = stored["forecast"]
+        if isinstance(given, dict):
+            columns = {
+                name: None if part is None else np.array(part, float)
+                for name, part in given.items()
+            }
+            given = Forecast(**columns)
+        return {
+            "policy": policies.at(plan.steps, stored["synchronous_steps"]),
+            "forecast": given,
+            "correction": stored.get("correction"),
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{source}: the facts on stale attention are not complete ({error}); save the plan "
+            "again with the facts of parallel.stale_facts."
+        ) from error

@@ -137,6 +137,29 @@ def test_a_plan_for_stale_attention_says_how_it_was_measured(stale_file, capsys)
     assert not capsys.readouterr().err
 
 
+def test_another_number_of_devices_is_a_warning(stale_file, capsys):
+    path, plan, _ = stale_file
+    for devices in (2, 4):
+        config = given(plan=str(path), **STALE | {"mesh": f"seq={devices}"})
+        mesh.options(config, plan, parallel.make_mesh(seq=devices))
+        said = capsys.readouterr().err
+        assert ("tuned for 2 devices and runs on 4" in said) == (devices == 4)
+
+
+@pytest.mark.parametrize(
+    "stale",
+    [
+        {},
+        {"forecast": 0},
+        {"forecast": {"weight": [[1.0]]}, "synchronous_steps": [0]},
+        {"forecast": 0, "synchronous_steps": [0, 9]},
+    ],
+)
+def test_damaged_facts_of_stale_attention_are_a_sentence(stale):
+    with pytest.raises(ValueError, match="here: the facts on stale attention are not complete"):
+        parallel.stale_options({"stale": stale}, plans.euler(grids.uniform(4)), "here")
+
+
 def test_forecasts_of_a_plan_need_a_plan_that_has_them_and_a_mesh(file, stale_file):
     path, plan, _ = stale_file
     for changes, words in (
