@@ -203,8 +203,9 @@ def plan_of_file(config: Any, card: Card) -> Plan:
         raise ValueError(f"plan={config.plan!r}: {error.strerror or error}.") from error
     if "stale" in facts and config.forecast != mesh.OF_PLAN:
         print(
-            f"plan={config.plan!r} was tuned for stale attention over {facts.get('devices', 'several')} "
-            "devices; with --config.attention=stale --config.forecast=plan it runs as it was measured.",
+            f"plan={config.plan!r} was tuned for stale attention over "
+            f"{facts.get('devices', 'several')} devices; with --config.attention=stale "
+            "--config.forecast=plan it runs as it was measured.",
             file=sys.stderr,
         )
     for warning in tune.check_fits(facts, card, config.guidance, f"plan={config.plan!r}"):
