@@ -6,6 +6,7 @@ exchange: forecasts of keys and values are extrapolations over these times.
 """
 
 import functools
+import math
 import os
 import pathlib
 from collections.abc import Iterator
@@ -30,6 +31,8 @@ BEGINS = {messages.FREE: "tuned"}  # as which a forecast begins that is tuned it
 PLACES = ("start", "worth")  # of the synchronous steps
 KEY = ("steps", "devices", "synchronous", "placed")  # of a cell, in the facts of its table
 STARTS = 48  # for tuning: two thirds train
+LARGE = 1000  # numbers of a state, from which each start gives so many equations that
+STARTS_OF_LARGE = 24  # are enough
 ITERATIONS = 4
 PUBLISHED = {
     "Euler": plans.euler,
@@ -152,7 +155,7 @@ def _absorbed(
     names += [key["forecast"].replace(" ", "-"), key["synchronous"], key["placed"]]
     path = pathlib.Path(config.plans) / f"{'-'.join(map(str, names))}.json"
     settings = tables.named(made) | tables.describe(made) | {name: key[name] for name in KEY}
-    settings |= {"starts": STARTS, "seed": config.seed, "iterations": ITERATIONS}
+    settings |= {"starts": _starts(made), "seed": config.seed, "iterations": ITERATIONS}
     if not path.exists():
         plan, facts = _tuned(config, made, key, best)
         os.makedirs(path.parent, exist_ok=True)
@@ -170,7 +173,7 @@ def _absorbed(
 def _tuned(config: Config, made: Subject, key: dict, best: tuple[str, float]) -> tuple[Plan, dict]:
     """(plan, facts): the table, with the options of its run and the history of the tuning."""
     kind, (solver, shift) = FORECASTS[key["forecast"]], best
-    train, validation = training.starts(made, config.seed, STARTS)
+    train, validation = training.starts(made, config.seed, _starts(made))
     grid = grids.uniform(key["steps"], shift=shift)
     chosen = messages.at_start(key["steps"], key["synchronous"])
     if key["placed"] == "worth":
@@ -191,6 +194,11 @@ def _tuned(config: Config, made: Subject, key: dict, best: tuple[str, float]) ->
     history = [iteration._asdict() for iteration in found.history]
     begun = {"begun_from": f"{solver} on the uniform grid of shift {shift:g}"}
     return found.plan, parallel.stale_facts(options) | begun | {"history": history}
+
+
+def _starts(made: Subject) -> int:
+    """How many starts tune and validate a table."""
+    return STARTS if math.prod(made.shape) < LARGE else STARTS_OF_LARGE
 
 
 # ---- figures
@@ -299,7 +307,7 @@ def section(rows: list[dict], command: str) -> report.Section:
         table=[{name.replace("_", " "): row[name] for name in names} for row in own],
         caveat="The synchronous steps come first, or where each helps most (placed by worth). "
         "With a free forecast, the weights of three rows and the correction of every stale step "
-        f"are tuned with the table. {STARTS} starts and {ITERATIONS} iterations. The endpoint is "
-        "that of the exact network.",
+        f"are tuned with the table. {STARTS} starts ({STARTS_OF_LARGE} of states of {LARGE} numbers "
+        f"and more) and {ITERATIONS} iterations. The endpoint is that of the exact network.",
         command=command,
     )
