@@ -307,7 +307,8 @@ def section(rows: list[dict], command: str) -> report.Section:
         table=[{name.replace("_", " "): row[name] for name in names} for row in own],
         caveat="The synchronous steps come first, or where each helps most (placed by worth). "
         "With a free forecast, the weights of three rows and the correction of every stale step "
-        f"are tuned with the table. {STARTS} starts ({STARTS_OF_LARGE} of states of {LARGE} numbers "
-        f"and more) and {ITERATIONS} iterations. The endpoint is that of the exact network.",
+        f"are tuned with the table. {STARTS} starts ({STARTS_OF_LARGE} of states of {LARGE} "
+        f"numbers and more) and {ITERATIONS} iterations. The endpoint is that of the exact "
+        "network.",
         command=command,
     )
