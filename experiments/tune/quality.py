@@ -7,7 +7,8 @@ to draws of the data, networks by a classifier and by Frechet distances on its f
 """
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -66,6 +67,8 @@ def _has_data(config: Config, name: str) -> bool:
 
 def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
     """Yield (key, values): the distances of published, tuned and converged samples."""
+    # Of the converged samples, by model and guidance: all numbers of evaluations share them.
+    converged: dict[tuple, dict] = {}
     for key in todo:
         made = subjects.subject(config, key["model"], key["guidance"])
         try:
@@ -77,7 +80,8 @@ def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
         fine = plans.rk4(grids.uniform(made.starts_of(config)[2] // 2))
         judge = _of_network if made.is_network else _of_field
         by_kind = dict(zip(KINDS, (table.published, table.plan, fine), strict=True))
-        yield key, {"refused": None, **judge(config, made, by_kind)}
+        known = converged.setdefault((key["model"], key["guidance"]), {})
+        yield key, {"refused": None, **judge(config, made, by_kind, known)}
 
 
 def draw(made: Subject, plan: Plan, seed: int, count: int) -> np.ndarray:
@@ -94,7 +98,15 @@ def draw(made: Subject, plan: Plan, seed: int, count: int) -> np.ndarray:
     return np.concatenate(found)[:count]
 
 
-def _of_field(config: Config, made: Subject, by_kind: dict[str, Plan]) -> dict:
+def _each(by_kind: dict[str, Plan], known: dict, judged: Callable[[Plan], Any]) -> dict[str, Any]:
+    """{kind: judged(plan)}; what converged samples have is kept in `known`, and taken from it."""
+    for kind in KINDS:
+        if kind != "converged" or kind not in known:
+            known[kind] = judged(by_kind[kind])
+    return dict(known)
+
+
+def _of_field(config: Config, made: Subject, by_kind: dict[str, Plan], known: dict) -> dict:
     """Sliced Wasserstein distances to the data, and that of data to data."""
 
     def drawn(seed: int) -> np.ndarray:
@@ -107,36 +119,40 @@ def _of_field(config: Config, made: Subject, by_kind: dict[str, Plan]) -> dict:
 
     # Each kind of plan has the same noises and the same draws of the data.
     seeds = range(config.draws)
-    found = {
-        kind: [
+
+    def judged(plan: Plan) -> list[float]:
+        return [
             distance(draw(made, plan, FIRST_SEED + seed, config.field_samples), seed)
             for seed in seeds
         ]
-        for kind, plan in by_kind.items()
-    }
+
+    found = _each(by_kind, known, judged)
     # What two draws of the data differ by: no solver can be expected below it.
     found["data"] = [distance(drawn(2 * FIRST_SEED + seed), seed) for seed in seeds]
     return {"measure": "sliced Wasserstein", "values": found}
 
 
-def _of_network(config: Config, made: Subject, by_kind: dict[str, Plan]) -> dict:
+def _of_network(config: Config, made: Subject, by_kind: dict[str, Plan], known: dict) -> dict:
     """Frechet distances on features, the classifier's accuracy, and a picture."""
     judge = judges.judge(judges.data_of(made.name))
     features = judge.features(judge.images)
     labels = made.labels(config.samples)
-    found = {kind: [] for kind in by_kind}
-    right = {kind: [] for kind in by_kind}
-    # All images of the data are the reference, for each seed and kind.
-    for kind, plan in by_kind.items():
+
+    def judged(plan: Plan) -> tuple[list[float], float]:
+        # All images of the data are the reference, for each seed.
+        far, right = [], []
         for seed in range(config.draws):
             samples = draw(made, plan, FIRST_SEED + seed, config.samples)
-            found[kind].append(float(distances.frechet(judge.features(samples), features)))
-            right[kind].append(float(np.mean(judge.correct(samples, labels))))
+            far.append(float(distances.frechet(judge.features(samples), features)))
+            right.append(float(np.mean(judge.correct(samples, labels))))
+        return far, float(np.mean(right))
+
+    found = _each(by_kind, known, judged)
     shown = sheet(made, [by_kind[kind] for kind in KINDS], seed=FIRST_SEED)
     return {
         "measure": "Frechet",
-        "values": found,
-        "accuracy": {kind: float(np.mean(each)) for kind, each in right.items()},
+        "values": {kind: far for kind, (far, _) in found.items()},
+        "accuracy": {kind: right for kind, (_, right) in found.items()},
         "grid": png(images.grid(shown, columns=COLUMNS)),
     }
 
@@ -203,6 +219,23 @@ def gap(row: dict, kind: str) -> float:
     return abs(float(np.mean(values[kind])) - float(np.mean(values["converged"])))
 
 
+def _gains(row: dict) -> np.ndarray:
+    """(draws,) by how much tuned samples are nearer to converged ones than published samples."""
+    values = {kind: np.array(row["values"][kind]) for kind in KINDS}
+    published, tuned = (np.abs(values[k] - values["converged"]) for k in ("published", "tuned"))
+    return published - tuned
+
+
+def _is_always_nearer(row: dict) -> bool:
+    """Whether tuned samples are nearer with every draw."""
+    return bool(np.all(_gains(row) > 0))
+
+
+def _is_never_nearer(row: dict) -> bool:
+    """Whether tuned samples are nearer with no draw."""
+    return not np.any(_gains(row) > 0)
+
+
 def section(rows: list[dict], command: str) -> report.Section:
     """The section of the page."""
     every = [row for row in rows if row["question"] == QUESTION]
@@ -234,13 +267,26 @@ def summary(rows: list[dict]) -> str:
     nearer = [row for row in own if gap(row, "tuned") < gap(row, "published")]
     text = (
         f"Samples of the tuned table are nearer to converged ones than published samples in "
-        f"**{len(nearer)} of {len(own)}** cells, by their distance to the data"
+        f"**{len(nearer)} of {len(own)}** cells, by their distance to the data (in "
+        f"{sum(map(_is_always_nearer, own))} with every draw of samples, and in "
+        f"{sum(map(_is_never_nearer, own))} with none)"
     )
     few = [row for row in own if row["steps"] < FEW]
-    if not few:
-        return f"{text}."
-    below = sum(row in nearer for row in few)
-    return f"{text}; with fewer than {FEW} evaluations in {below} of {len(few)}."
+    if few:
+        below = sum(row in nearer for row in few)
+        text += f"; with fewer than {FEW} evaluations in {below} of {len(few)}"
+    networks = [row for row in own if "accuracy" in row]
+    if networks:
+        right = {
+            kind: report.sig(float(np.mean([row["accuracy"][kind] for row in networks])))
+            for kind in KINDS
+        }
+        text += (
+            f"; on networks in {sum(row in nearer for row in networks)} of {len(networks)}, where "
+            f"a classifier finds the right class in {right['published']} of published, "
+            f"{right['tuned']} of tuned and {right['converged']} of converged samples"
+        )
+    return f"{text}."
 
 
 def _lines(own: list[dict]) -> list[dict]:

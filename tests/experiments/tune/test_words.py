@@ -125,6 +125,26 @@ def test_quality_counts_cells_that_come_nearer_to_converged_samples():
     assert "with fewer than 6 evaluations in 0 of 1" in text
 
 
+def test_quality_counts_draws_and_says_what_a_classifier_finds():
+    mixed = made.quality_row(0.05, 0.02)
+    mixed["values"]["tuned"] = [0.02, 0.09]  # nearer with the first draw alone
+    network = made.quality_row(0.05, 0.06, measure="Frechet")
+    network["accuracy"] = {"published": 0.5, "tuned": 0.75, "converged": 1.0}
+    text = words_of(quality, [made.quality_row(0.05, 0.02), mixed, network])
+    assert "in 1 with every draw of samples, and in 1 with none" in text
+    assert "on networks in 0 of 1" in text
+    assert "0.50 of published, 0.75 of tuned and 1.0 of converged" in text
+
+
+def test_the_converged_samples_of_a_model_are_judged_once():
+    judged, known = [], {}
+    for steps in (4, 6):
+        plan = {"published": f"p{steps}", "tuned": f"t{steps}", "converged": "fine"}
+        found = quality._each(plan, known, lambda plan: judged.append(plan) or plan.upper())
+        assert found == {kind: plan[kind].upper() for kind in quality.KINDS}
+    assert judged == ["p4", "t4", "fine", "p6", "t6"]
+
+
 @pytest.mark.parametrize(
     ("tuned", "says"),
     [((0.02, 0.02), "at every"), ((0.12, 0.12), "at no number"), ((0.02, 0.12), "at 6")],
