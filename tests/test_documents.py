@@ -17,6 +17,8 @@ from tests.documents import PAGES, ROOT, name_of
 PYTHONS = ("python", "python3", ".venv/bin/python")
 # Programs of others, whose arguments are not ours to check.
 OTHERS = ("hf", "git", "cd", "srun", "jupyter", ".venv/bin/jupyter", "export")
+# Commands that make a work directory of their own; all others want --workdir.
+WITHOUT_WORKDIR = ("experiments.sample", "experiments.embed")
 # The first folder of a path that this project must hold.
 HELD = ("configs", "docs", "notebooks", "results", "tests", "experiments", "flowjax")
 
@@ -75,7 +77,8 @@ def _check_python(rest):
     assert importlib.util.find_spec(module), f"there is no module {module}"
     # The same parser as the command's: it refuses a misspelt field, and a value of another type.
     if any(word.startswith("--config") for word in arguments):
-        flags.parse([module, *arguments], workdir=lambda path: "runs/documents")
+        default = (lambda path: "runs/documents") if module in WITHOUT_WORKDIR else None
+        flags.parse([module, *arguments], workdir=default)
 
 
 def _check_make(words):
