@@ -41,7 +41,7 @@ class Config:
     # One model in the place of `models`: a network (name or folder), or an exact field. Names of
     # fields have hyphens here: "ring", "ring-0.05" (modes of this width), "mixture-16",
     # "two-points", "power-law", "exact-digits", or `module:name` for a field of your own.
-    model: str = unrecorded("")
+    model: str = unrecorded("", is_named=True)
     models: tuple[str, ...] = unrecorded(
         (
             "ring",
@@ -53,12 +53,12 @@ class Config:
             "emoji-smooth",
         )
     )
-    steps: tuple[int, ...] = unrecorded((8, 6, 10, 4, 15, 20))
+    steps: tuple[int, ...] = unrecorded((8, 6, 10, 4, 15, 20), is_named=True)
     # Scales for networks; exact fields are measured at 1 alone.
-    guidance: tuple[float, ...] = unrecorded((1.0,))
+    guidance: tuple[float, ...] = unrecorded((1.0,), is_named=True)
     # Of a `model` that draws for texts: the file that experiments.embed writes. Starts go round the
     # texts.
-    embeddings: str = unrecorded("")
+    embeddings: str = unrecorded("", is_named=True)
 
     # Tuning: half of the starts train, a quarter validates, a quarter tests.
     seed: int = 0  # of the starts

@@ -22,7 +22,7 @@ from ml_collections import config_flags
 
 from experiments.cli import help
 from flowjax.errors import suggestion
-from flowjax.records import is_recorded
+from flowjax.records import is_named
 
 HELP = {
     "config": "File with get_config(), as configs/order.py or configs/order.py:quick; "
@@ -84,10 +84,10 @@ def command(argv: Sequence[str], config: Any) -> str:
     """The command that makes all rows of a work directory, as a reader would type it.
 
     Flags of this call alone are left out: --overwrite, --traceback, and fields of the
-    configuration that are not recorded, since they only select a part of the rows.
+    configuration that only select a part of the rows (`flowjax.records.unrecorded`).
     """
     fields = dataclasses.fields(config) if dataclasses.is_dataclass(config) else ()
-    selecting = [f"config.{field.name}" for field in fields if not is_recorded(field)]
+    selecting = [f"config.{field.name}" for field in fields if not is_named(field)]
     words = []
     follows = False  # whether this word is the value of a flag that was left out
     for word in argv[1:]:

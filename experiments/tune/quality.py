@@ -73,7 +73,7 @@ def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
         made = subjects.subject(config, key["model"], key["guidance"])
         try:
             table = tables.table_of(config, made, key["steps"])
-        except ValueError as error:
+        except tables.Refused as error:
             yield key, {"refused": str(error)}
             continue
         # As fine as the coarser of the two references of the errors.

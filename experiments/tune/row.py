@@ -40,7 +40,8 @@ def of_file(path: str | os.PathLike) -> tuple[np.ndarray, dict]:
     made = subjects.subject(Config(), facts.get("folder", facts["network"]), facts["guidance"])
     published = tables.published_plan(facts["published"], facts["steps"], made.schedule)
     converged = plans.rk4(grids.uniform(FINE_STEPS))
-    return sheet(made, [published, plan, converged]), facts
+    # A file holds the plan of the network's own path.
+    return sheet(made, [published, made.plan_of_own(plan), converged]), facts
 
 
 def draw(path: str | os.PathLike, target: str | os.PathLike) -> report.Section:

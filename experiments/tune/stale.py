@@ -151,11 +151,17 @@ def _absorbed(
 
     It begins from the published solver and shift `best`.
     """
-    names = [key["model"], f"w{made.guidance:g}", key["steps"], f"{key['devices']}devices"]
-    names += [key["forecast"].replace(" ", "-"), key["synchronous"], key["placed"]]
+    names = [subject_module.slug(key["model"]), f"w{made.guidance:g}", key["steps"]]
+    names += [
+        f"{key['devices']}devices",
+        key["forecast"].replace(" ", "-"),
+        key["synchronous"],
+        key["placed"],
+    ]
     path = pathlib.Path(config.plans) / f"{'-'.join(map(str, names))}.json"
     settings = tables.named(made) | tables.describe(made) | {name: key[name] for name in KEY}
     settings |= {"starts": _starts(made), "seed": config.seed, "iterations": ITERATIONS}
+    settings |= {"guidance": float(made.guidance), "dtype": np.dtype(made.dtype).name}
     if not path.exists():
         plan, facts = _tuned(config, made, key, best)
         os.makedirs(path.parent, exist_ok=True)
@@ -270,7 +276,7 @@ def summary(rows: list[dict]) -> str:
 
 def _over_synchronous(row: dict) -> float:
     """The error over that of the best published plan without staleness."""
-    return row["rms"] / row["published_synchronous_rms"]
+    return row["over_synchronous_ratio"]
 
 
 def _setting(row: dict) -> str:

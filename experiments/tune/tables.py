@@ -47,6 +47,10 @@ class Table(NamedTuple):
     facts: dict[str, Any]
 
 
+class Refused(ValueError):
+    """Nothing can be tuned here, in words: a result, in contrast to a fault of the files."""
+
+
 def table_of(
     config: Config,
     subject: Subject,
@@ -66,8 +70,8 @@ def table_of(
       solver: the published solver to begin from, a name of `makers`; by default the best one.
 
     Raises:
-      ValueError: what `flowjax.tune.tune` refuses, for example an ODE that does not converge; a
-        file of that name with other settings.
+      Refused: `flowjax.tune.tune` refuses, for example an ODE that does not converge.
+      ValueError: a file of that name with other settings, or a damaged one.
     """
     path = path_of(config, subject, steps, free=free, depth=depth, solver=solver)
     settings = _settings(config, subject, steps, free, depth, solver)
@@ -178,7 +182,7 @@ def _settings(
     if config.seconds != Config.seconds:
         found["seconds_at_most"] = config.seconds
     if subject.texts is not None:
-        found["texts"] = _digest(subject.texts)
+        found["texts"] = digest(subject.texts)
     return found
 
 
@@ -190,7 +194,7 @@ def named(subject: Subject) -> dict[str, str]:
     return {"network": name} | ({"folder": subject.name} if name != subject.name else {})
 
 
-def _digest(texts: models.Condition) -> str:
+def digest(texts: models.Condition) -> str:
     """A name of the texts' embeddings: other texts are another problem."""
     found = hashlib.sha256()
     for leaf in jax.tree.leaves(texts):
@@ -229,21 +233,24 @@ def _tune(config: Config, subject: Subject, path: pathlib.Path, settings: dict) 
     count = settings["starts"]
     solver = settings["begun_from"]
     start = makers(steps, subject.schedule).get(solver)
-    # The split of the starts is that of `tune`, by its own key.
     begun = time.monotonic()
-    found = tune.tune(
-        subject.velocity,
-        subject.starts(config.seed, count),
-        steps,
-        condition=subject.labels(count),
-        schedule=subject.schedule,
-        start=_named(start, solver) if start else None,
-        iterations=config.iterations,
-        free=tuple(settings["free"]),
-        depth=settings["depth"],
-        seconds=config.seconds,
-        progress=_shown(path.stem),
-    )
+    try:
+        # The split of the starts is that of `tune`, by its own key.
+        found = tune.tune(
+            subject.velocity,
+            subject.starts(config.seed, count),
+            steps,
+            condition=subject.labels(count),
+            schedule=subject.schedule,
+            start=_named(start, solver) if start else None,
+            iterations=config.iterations,
+            free=tuple(settings["free"]),
+            depth=settings["depth"],
+            seconds=config.seconds,
+            progress=_shown(path.stem),
+        )
+    except ValueError as error:
+        raise Refused(str(error)) from error
     # Everything that a reader of the file may ask, and what `tune` says in words.
     facts = settings | describe(subject)
     facts |= {
@@ -256,9 +263,11 @@ def _tune(config: Config, subject: Subject, path: pathlib.Path, settings: dict) 
         "history": [iteration._asdict() for iteration in found.history],
         "evaluations": found.evaluations,
         "seconds": time.monotonic() - begun,
-        "command": command_of(config, subject, steps),
         "versions": {"jax": jax.__version__, "numpy": np.__version__},
     }
+    # No command tunes a part of a table alone.
+    if path == path_of(config, subject, steps):
+        facts["command"] = command_of(config, subject, steps)
     # `plans.save` replaces a file in one move, so a killed run leaves no part of one.
     os.makedirs(path.parent, exist_ok=True)
     # A file holds the plan of the network's own path, with which it is sampled.

@@ -13,7 +13,7 @@ import numpy as np
 FLOAT = "__float__"  # the key that stands for a float which JSON does not have
 
 
-def unrecorded(default: Any) -> Any:
+def unrecorded(default: Any, *, is_named: bool = False) -> Any:
     """A field of a configuration that `Records` leaves out.
 
     It selects what is measured in this run, and no number depends on it. So two configurations
@@ -23,13 +23,23 @@ def unrecorded(default: Any) -> Any:
         class Config:
             steps: int = 8
             questions: tuple[str, ...] = unrecorded(())
+
+    A command on a page leaves such a field out too, and so makes all rows that there may be. It
+    names a field (`is_named`) that asks for what the default does not contain, as a model of the
+    reader's.
     """
-    return dataclasses.field(default=default, metadata={"recorded": False})
+    metadata = {"recorded": False, "named": is_named}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def is_recorded(field: dataclasses.Field) -> bool:
     """Whether `field` belongs to the configuration that Records keeps, see `unrecorded`."""
     return field.metadata.get("recorded", True)
+
+
+def is_named(field: dataclasses.Field) -> bool:
+    """Whether the command on a page names `field`, see `unrecorded`."""
+    return is_recorded(field) or field.metadata["named"]
 
 
 def plain(value: Any) -> Any:

@@ -42,13 +42,21 @@ def check(config: Config) -> None:
 
 
 def cells(config: Config) -> list[dict]:
-    """One cell a model, guidance scale and number of evaluations."""
+    """One cell a model, guidance scale and number of evaluations; other texts are other cells."""
     return [
         {"question": QUESTION, "model": name, "guidance": scale, "steps": steps}
+        | _texts_of(config, name, scale)
         for name in dict.fromkeys(subjects.models_of(config))
         for scale in subjects.scales_of(config, name)
         for steps in dict.fromkeys(config.steps)
     ]
+
+
+def _texts_of(config: Config, name: str, scale: float) -> dict[str, str]:
+    """What a key says of the texts of a network that draws for texts."""
+    if not config.embeddings:
+        return {}
+    return {"texts": tables.digest(subjects.subject(config, name, scale).texts)}
 
 
 def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
@@ -57,7 +65,7 @@ def measure(config: Config, todo: list[dict]) -> Iterator[tuple[dict, dict]]:
         made = subjects.subject(config, key["model"], key["guidance"])
         try:
             table = tables.table_of(config, made, key["steps"])
-        except ValueError as error:
+        except tables.Refused as error:
             # An ODE that does not converge has no endpoint to tune to: that is a result.
             yield key, {"refused": str(error)}
             continue

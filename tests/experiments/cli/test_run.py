@@ -33,6 +33,7 @@ CONFIG = """
         solver: str = "euler"
         names: tuple[str, ...] = ("a",)
         questions: tuple[str, ...] = unrecorded(())
+        model: str = unrecorded("", is_named=True)
         inner: Inner = dataclasses.field(default_factory=Inner)
 
     def get_config(arg=""):
@@ -322,6 +323,12 @@ def test_a_selection_changes_neither_the_configuration_nor_the_command(survey):
     assert "seconds" not in records.read_summary(survey.workdir)
     command = records.read_summary(survey.workdir)["command"]
     assert "--config.samples=7" in command and "questions" not in command and "one" not in command
+
+
+def test_the_command_names_what_the_default_does_not_contain(survey):
+    survey.call("--config.model=runs/mine/model", "--config.questions=two")
+    command = records.read_summary(survey.workdir)["command"]
+    assert "--config.model=runs/mine/model" in command and "questions" not in command
 
 
 def test_a_selection_of_a_finished_directory_is_only_drawn_again(survey, capsys):

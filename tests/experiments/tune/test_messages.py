@@ -108,6 +108,9 @@ def test_a_row_is_measured_from_its_file_and_never_tuned_again(small, monkeypatc
     options = parallel.stale_options(facts, plan, "the file")
     model = subjects.load(NAME)
     given = model, NOISE, LABEL, plan
+    # A sampler at another guidance scale is warned.
+    assert facts["guidance"] == 1.0
+    assert "guidance" in " ".join(tune.facts.check_fits(facts, model.card, 4.0, "the file"))
     on_mesh = parallel.sample(*given, parallel.make_mesh(seq=2), attention="stale", **options)
     alone = messages.run_with(NAME, 2, options, plan, NOISE, LABEL)
     np.testing.assert_allclose(on_mesh.x, alone, rtol=0, atol=1e-5)

@@ -3,7 +3,9 @@
 import dataclasses
 import pathlib
 import shutil
+import types
 
+import jax
 import numpy as np
 import pytest
 
@@ -11,10 +13,10 @@ from configs.tune import get_config
 from experiments import tune as experiment
 from experiments.cli import images
 from experiments.cli.run import cells_of, main
-from experiments.tune import floor, ratio, row, subject, tables, unseen
+from experiments.tune import floor, quality, ratio, row, subject, tables, unseen
 from experiments.tune.optimizer import methods
-from flowjax import distances, grids, plans, records, tune
-from flowjax.schedules import Linear
+from flowjax import distances, grids, models, plans, records, tune
+from flowjax.schedules import Cosine, Linear
 from flowjax.tune import numbers as numbering
 from flowjax.tune.jacobian import endpoints_and_jacobian
 
@@ -83,6 +85,27 @@ def test_the_row_holds_the_errors_of_the_plan_in_the_file(workdir):
     by_hand = np.sqrt(np.mean(tune.truth.errors(np.asarray(ends), exact) ** 2))
     assert found["tuned"]["rms"] == pytest.approx(by_hand, rel=1e-2)
     assert table.facts["published"].startswith(found["published"][:6])
+
+
+def test_a_file_with_other_settings_is_no_result(workdir):
+    config = small(model="ring", steps=(4,), seed=7, plans=str(workdir / "plans"))
+    for question in (ratio, quality):
+        with pytest.raises(ValueError, match="was tuned with seed=0, and seed=7 is wanted"):
+            list(question.measure(config, question.cells(config)))
+
+
+def test_other_texts_are_other_cells(monkeypatch):
+    held = {"a.npz": np.zeros(3), "b.npz": np.ones(3)}
+
+    def made(config, *name_and_scale):
+        return types.SimpleNamespace(texts=held[config.embeddings])
+
+    monkeypatch.setattr(ratio.numbers.subjects, "subject", made)
+    config = small(model="digits", steps=(4,))
+    found = [
+        ratio.cells(dataclasses.replace(config, embeddings=path)) for path in ("a.npz", "b.npz")
+    ]
+    assert found[0] != found[1] and "texts" not in ratio.cells(config)[0]
 
 
 def copied(workdir, tmp_path):
@@ -233,6 +256,20 @@ def test_a_picture_of_a_plan_needs_its_facts(tmp_path):
     plans.save(path, plans.euler(grids.uniform(4)), network="digits")
     with pytest.raises(ValueError, match="does not say its guidance, steps, published"):
         row.of_file(path)
+
+
+def test_the_picture_of_an_untouched_plan_has_two_equal_rows_on_any_path(tmp_path, monkeypatch):
+    monkeypatch.setattr(row, "FINE_STEPS", 2)
+    made = models.init(models.preset("digits"), jax.random.key(0), schedule=Cosine())
+    models.save(tmp_path / "network", made)
+    name = "Adams-Bashforth 2 on the uniform grid of shift 1"
+    here = subject.subject(small(), str(tmp_path / "network"))
+    plan = here.own_plan(tables.published_plan(name, 3, here.schedule))
+    facts = {"network": str(tmp_path / "network"), "guidance": 1.0, "steps": 3, "published": name}
+    plans.save(tmp_path / "plan.json", plan, **facts)
+    samples, _ = row.of_file(tmp_path / "plan.json")
+    published, tuned, _ = np.split(samples, 3)
+    np.testing.assert_allclose(tuned, published, rtol=1e-4, atol=1e-4 * np.abs(published).max())
 
 
 # ---- oracles of the questions
