@@ -2,14 +2,14 @@
 
     python -m experiments.benchmarks.samplers --config=configs/bench.py --workdir=runs/bench
 
-About five minutes on 2 cores. Time only on a machine that does nothing else.
+About two minutes on 2 cores. Time only on a machine that does nothing else.
 
 Expect: the scan over a plan costs what a bare scan of the same evaluations costs, within the noise
 of the timing. One compilation serves 40 plans of one length. A Python loop of jitted steps is
 slower by its dispatches, which a large field hides. At an error of 1e-3 the explicit pairs of order
-5, diffrax's and ours, need fewer evaluations than orders 2 and 3 in log-SNR. diffrax's loop is
-faster on small fields, since it makes six evaluations in a turn and ours makes one. Kvaerno5 is
-slower by the iterations of Newton's method.
+5, diffrax's and ours, need fewer evaluations than order 2 in log-SNR, and ours as few as order 3 or
+fewer. diffrax's loop is faster on small fields, since it makes six evaluations in a turn and ours
+makes one. Kvaerno5 is slower by the iterations of Newton's method.
 """
 
 import dataclasses

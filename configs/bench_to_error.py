@@ -13,8 +13,9 @@ run the same network from the same noise in float32, and every timed result is c
 endpoint of its plan. Time only on a machine that does nothing else: every row holds the load of the
 machine.
 
-Expect: a tuned table needs half of the evaluations of the best published solver, or fewer, and
-takes as much less time. One evaluation takes about as long in flowjax as under torch.compile.
+Expect: for small errors a tuned table needs half of the evaluations of the best published solver or
+fewer, and takes as much less time; for large errors it gains little, or nothing. One evaluation
+takes about as long in flowjax as under torch.compile.
 """
 
 import dataclasses

@@ -5,8 +5,8 @@
     python -m experiments.benchmarks.overlap --config=configs/overlap.py --workdir=results/overlap
 
 The first line adds the compiler for TPU (1.2 GB; versions are pinned), the second that for GPU.
-Each of the 27 programs takes about half a minute of a core. `configs/overlap.py:quick` compiles one
-program of two layers.
+Each of the 29 programs takes 44 seconds of a core (median; 10 seconds to five minutes).
+`configs/overlap.py:quick` compiles one program of two layers.
 
 Programs of `parallel.sample` are compiled for machines that are not here, and their text is read:
 how many operations of matrix products stand between the start and the end of each collective, of

@@ -12,7 +12,7 @@ busy machine), fractions and linear. Two selections are left to a run of their o
     --config.questions=threshold --config.threshold_networks=digits
 
 Expect: order min(p, q + 1) from a solver of order p and a forecast of degree q; a distance to the
-synchronous run that grows as (n-1)/n, not as sqrt(n); and that the steps worth synchronising
+synchronous run that grows as (n-1)/n on the digits network; and that the steps worth synchronising
 differ: those in the middle on the exact field, the last ones on the digits network, the first ones
 on the emoji network. So no fixed policy does well on all three, and a tolerance does not beat them
 all; a warm-up of 40 of 50 steps leaves two thirds of the error on digits. Messages of 4 bits are
