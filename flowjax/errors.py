@@ -71,27 +71,27 @@ def check_whole(name: str, option: str, value: Any, least: int, most: int | None
     Raises:
       ValueError: `value` is no whole number, or lies outside the limits.
     """
-    within = _within(value, least, most)
-    if within and isinstance(value, int | np.integer) and not isinstance(value, bool):
+    if is_whole(value, least, most):
         return
     # Say what was wanted, and for the usual slips what to write in its place.
     limits = f"of at least {least}" if most is None else f"from {least} to {most}"
     hint = ""
     if isinstance(value, str):
         hint = ", not a string"
-    elif within and isinstance(value, float | np.floating) and value == np.round(value):
-        hint = f", for example {int(value)} instead of {value!r}"
+    elif isinstance(value, float | np.floating) and float(value).is_integer():
+        if is_whole(int(value), least, most):
+            hint = f", for example {int(value)} instead of {value!r}"
     raise ValueError(f"{name}: {option}={value!r}; wanted a whole number {limits}{hint}.")
 
 
-def _within(value, least, most):
-    """Whether `value` is a finite number within the limits."""
-    if not isinstance(value, int | float | np.integer | np.floating):
+def is_whole(value: Any, least: int, most: int | None = None) -> bool:
+    """Whether `value` is a whole number from `least` to `most`, as `check_whole` wants it.
+
+    It is for a refusal that has a sentence of its own.
+    """
+    if not isinstance(value, int | np.integer) or isinstance(value, bool):
         return False
-    # numpy cannot ask this of a Python integer of more than 64 bits, which is finite anyway.
-    if isinstance(value, float | np.floating) and not np.isfinite(value):
-        return False
-    return value >= least and (most is None or value <= most)
+    return bool(value >= least and (most is None or value <= most))
 
 
 def check_number(

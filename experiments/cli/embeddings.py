@@ -153,8 +153,7 @@ def _arrays(path: pathlib.Path) -> dict[str, Any]:
         raise ValueError(f"embeddings={path}: there is no such file; experiments.embed writes one.")
     try:
         if path.suffix == ".npz":
-            with np.load(path) as found:
-                return dict(found)
+            return files.read_npz(path)
         with safetensors.safe_open(path, framework="numpy") as found:
             arrays = {name: found.get_tensor(name) for name in found.keys()}
             metadata = found.metadata() or {}

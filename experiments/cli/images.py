@@ -43,7 +43,8 @@ def grid(images: Any, columns: int | None = None, *, gap: int = 2) -> np.ndarray
     factor = max(1, LEAST // max(images.shape[1:3]))
     height, width = (factor * size for size in images.shape[1:3])
 
-    unit = np.clip(np.nan_to_num(images, nan=-1.0) / 2 + 0.5, 0, 1)
+    images = np.where(np.isfinite(images), images, -1)
+    unit = np.clip(images / 2 + 0.5, 0, 1)
     levels = np.rint(255 * unit).astype(np.uint8)
     shape = (rows * (height + gap) - gap, columns * (width + gap) - gap, 3)
     sheet = np.full(shape, WHITE, np.uint8)

@@ -18,7 +18,15 @@ from flowjax.parallel.stale import policies
 
 FACTORS = ("data", "cfg", "seq", "pipe")
 OF_PLAN = "plan"  # a forecast: that of the file of the plan
-POLICIES = ("warm_up", "sqrt_rule", "cool_down", "window", "every", "tolerance")
+# A policy -> how a part of the text names it
+POLICIES = {
+    "warm_up": "warm_up=4",
+    "sqrt_rule": "sqrt_rule=1.5",
+    "cool_down": "cool_down=2",
+    "window": "window=0.7:0.3",
+    "every": "every=4",
+    "tolerance": "tolerance=0.05",
+}
 
 
 def _parts(text: str) -> list[str]:
@@ -78,17 +86,26 @@ def policy(text: str, plan: Plan, devices: int) -> np.ndarray | None:
     for part in _parts(text):
         name, _, numbers = part.partition("=")
         check_choice("policy", "part", name, POLICIES)
+        given = _numbers(numbers)
+        if len(given) != POLICIES[name].count(":") + 1:
+            raise ValueError(
+                f"policy={text!r}: {part!r} does not fit; wanted numbers as in {POLICIES[name]!r}."
+            )
         try:
-            thresholds = _thresholds(name, [_number(n) for n in numbers.split(":")], plan, devices)
-        except (TypeError, ValueError) as error:
+            thresholds = _thresholds(name, given, plan, devices)
+        except ValueError as error:
             raise ValueError(f"policy={text!r}: {part!r} does not fit: {error}") from None
         # The smaller threshold is the stricter one.
         found = thresholds if found is None else np.minimum(found, thresholds)
     return found
 
 
-def _number(text: str) -> int | float:
-    return float(text) if "." in text or "e" in text else int(text)
+def _numbers(text: str) -> list[int | float]:
+    """The numbers of a text such as "0.7:3e-1"; none where one of them is no number."""
+    try:
+        return [float(part) if re.search("[.eE]", part) else int(part) for part in text.split(":")]
+    except ValueError:
+        return []
 
 
 def _thresholds(name: str, numbers: list, plan: Plan, devices: int) -> np.ndarray:

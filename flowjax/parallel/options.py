@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flowjax.errors import check_choice
+from flowjax.errors import check_choice, is_whole
 from flowjax.parallel.stale import forecast as forecasts
 from flowjax.parallel.stale import policies
 from flowjax.parallel.stale.forecast import Forecast
@@ -88,8 +88,7 @@ class Use(NamedTuple):
     """What a kind of attention does with the options.
 
     Attributes:
-      is_exact: whether all rows are synchronous, so that warmup, refresh, gather and gains_per have
-        no effect.
+      is_exact: whether all rows are synchronous.
       refused: the options that must have their defaults.
       reason: why, and the way out; the end of the refusal.
     """
@@ -99,11 +98,10 @@ class Use(NamedTuple):
     reason: str
 
 
-# warmup and the other options without effect are not refused: runs of stale and of exact attention
-# may then have one set of options.
+# All other options are about copies, of which exact attention has none.
 _EXACT = Use(
     is_exact=True,
-    refused=("policy", "forecast", "correction", "comm_dtype", "residual", "patches"),
+    refused=tuple(name for name in Options._fields if name not in ("attention", "guidance")),
     reason="which is exact in every row; leave it, or take attention='stale'",
 )
 USES = {
@@ -158,11 +156,11 @@ def check(
     use = USES[options.attention]
     for option in use.refused:
         value = getattr(options, option)
-        if not _is_default(option, value):
+        if not is_default(option, value):
             raise ValueError(
                 f"{name}: {option}={value!r} with attention={options.attention!r}, {use.reason}."
             )
-    # Where every row is synchronous, the other options have no effect and are not looked at.
+    # Exact attention has refused all of these options.
     if not use.is_exact:
         _check_values(name, options, plan)
         _check_synchronous_steps(name, options, plan.steps)
@@ -201,7 +199,7 @@ def _check_values(name, options, plan):
 def _check_synchronous_steps(name, options, steps):
     """Refuse a warm-up or a policy that does not fit the steps, and both together."""
     warmup = options.warmup
-    if not _is_integer(warmup) or not 1 <= warmup <= steps:
+    if not is_whole(warmup, 1, steps):
         raise ValueError(
             f"{name}: warmup={warmup!r} of {steps} steps; wanted an integer from 1, since the "
             f"first step has no copies to attend to, to {steps}, where every step is synchronous."
@@ -219,7 +217,7 @@ def _check_synchronous_steps(name, options, steps):
 def _check_exchange(name, options):
     """Refuse a refresh that does not fit the other options."""
     refresh = options.refresh
-    if refresh is not None and (not _is_integer(refresh) or refresh < 1):
+    if refresh is not None and not is_whole(refresh, 1):
         raise ValueError(
             f"{name}: refresh={refresh!r}; wanted an integer from 1, or None: no exchange after "
             "the last synchronous step."
@@ -240,7 +238,7 @@ def _check_exchange(name, options):
         )
 
 
-def _is_default(option, value):
+def is_default(option: str, value: Any) -> bool:
     """Whether the option has its default, or a value that asks for the same."""
     default = Options._field_defaults[option]
     # Fractions that are all 0 ask for no correction, as None does without a forecast.
@@ -250,7 +248,3 @@ def _is_default(option, value):
     if value is None or default is None or isinstance(value, Forecast):
         return value is default
     return value == default
-
-
-def _is_integer(value):
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)

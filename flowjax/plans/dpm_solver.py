@@ -67,8 +67,8 @@ def dpm_solver_pp(
       singlestep.
 
     Raises:
-      ValueError: an option that is not known; an order out of range, or more than there are steps;
-        an order that is undefined at an end of the grid.
+      ValueError: an option that is not known, or that the method does not have; an order out of
+        range, or more than there are steps; an order that is undefined at an end of the grid.
     """
     name = "plans.dpm_solver_pp"
     schedules.check(schedule, name)
@@ -92,6 +92,11 @@ def dpm_solver_pp(
             warm=start == "singlestep",
         )
     # Singlestep: a block of evaluations for each step
+    if third_order != "exact" or start != "cold":
+        raise ValueError(
+            f"{name}: third_order={third_order!r} and start={start!r} with method='singlestep'; "
+            "these are options of the multistep method: leave them, or take method='multistep'."
+        )
     check_order(name, order, 3)
     log_snrs, orders = settle_orders(name, schedule, grid, final, order, multistep=False)
     blocks = [

@@ -40,7 +40,7 @@ def save(path: str | os.PathLike, plan: Plan, /, **facts: Any) -> None:
     """
     columns = {name: np.asarray(column) for name, column in plan._asdict().items()}
     _check_shapes("plans.save: the plan", columns)
-    check_finite(plan, "plans.save")
+    check_finite(plan, "plans.save", way_out="give a plan of finite numbers")
     listed = {}
     for name, column in columns.items():
         # float64 holds the numbers of a float32 table exactly.
@@ -85,8 +85,12 @@ def load_with_facts(path: str | os.PathLike) -> tuple[Plan, dict[str, Any]]:
     columns = {column: _array(name, column, stored[column]) for column in Plan._fields}
     _check_shapes(name, columns)
     plan = Plan(**columns)
-    check_finite(plan, name)
+    check_finite(plan, name, way_out="save the plan again")
     facts = content.get("facts", {})
+    if not isinstance(facts, dict):
+        raise ValueError(
+            f"{name} has the facts {facts!r}; wanted a JSON object. Save the plan again."
+        )
     return plan, facts
 
 

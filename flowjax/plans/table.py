@@ -89,12 +89,15 @@ class Plan(NamedTuple):
         return np.append(self.t[0], self.t_next[self.ends_step])
 
 
-def check_finite(plan: Plan, name: str) -> None:
+def check_finite(
+    plan: Plan, name: str, *, way_out: str = "keep the grid where the schedule is finite"
+) -> None:
     """Check that every number of `plan` is finite.
 
     Args:
       plan: the plan.
       name: the public function that the error speaks for.
+      way_out: the end of the error, what the caller of this function can do.
 
     Raises:
       ValueError: the first row and column of `plan` that are not finite.
@@ -106,8 +109,7 @@ def check_finite(plan: Plan, name: str) -> None:
             step = int(np.sum(plan.ends_step[:i])) + 1
             raise ValueError(
                 f"{name}: coefficient {column} of row {i + 1}, in step {step} of {plan.steps}, "
-                f"from t = {plan.t[i]:.6g} to {plan.t_next[i]:.6g}, is not finite; keep the grid "
-                "inside the schedule's finite range, or keep final='auto'."
+                f"from t = {plan.t[i]:.6g} to {plan.t_next[i]:.6g}, is not finite; {way_out}."
             )
 
 

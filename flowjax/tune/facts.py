@@ -64,7 +64,8 @@ def check_fits(facts: dict[str, Any], card: Card, guidance: float, source: str) 
       what was measured for it may not hold.
 
     Raises:
-      ValueError: the plan was made for another path, clock or number of channels.
+      ValueError: the plan was made for another path, clock or number of channels; or its guidance
+        is no number.
     """
     wanted = facts_of(card, guidance)
     for name in ("path", "clock", "channels"):
@@ -81,6 +82,11 @@ def check_fits(facts: dict[str, Any], card: Card, guidance: float, source: str) 
             "the error that was measured for it does not hold here."
         )
     made_at = facts.get("guidance", guidance)
+    if not isinstance(made_at, int | float):
+        raise ValueError(
+            f"{source}: the plan was made for guidance={made_at!r}, which is no number; save the "
+            "plan again with the facts of tune.facts_of."
+        )
     if not _same(made_at, wanted["guidance"]):
         warnings.append(
             f"{source}: the plan was made for guidance {made_at:g} and runs at {guidance:g}; "

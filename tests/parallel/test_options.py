@@ -62,6 +62,16 @@ def test_forecast_true_is_no_order():
         options.check("here", Options(attention="stale", forecast=True), PLAN)
 
 
+@pytest.mark.parametrize("attention", ["gather", "ulysses", "ring", "ulysses_ring"])
+@pytest.mark.parametrize(
+    "given", [{"warmup": 99}, {"refresh": 5}, {"gather": "late"}, {"gains_per": "token"}]
+)
+def test_exact_attention_refuses_options_of_copies(attention, given):
+    (option,) = given
+    with pytest.raises(ValueError, match=f"here: {option}=.* with attention='{attention}', which"):
+        options.check("here", Options(attention=attention, **given), PLAN)
+
+
 @pytest.mark.parametrize("key", [0, np.int32(3)])
 def test_a_number_is_no_key(key):
     plan = plans.dpm_solver_sde(Linear(), grids.uniform(4), 2)

@@ -42,6 +42,14 @@ MISTAKES = {
         lambda: plans.dpm_solver_pp(L, G, 2, method="multi"),
         r"method='multi'.*did you mean 'multistep'",
     ),
+    "start of singlestep": (
+        lambda: plans.dpm_solver_pp(L, G, 2, method="singlestep", start="singlestep"),
+        r"start='singlestep' with method='singlestep'; .*take method='multistep'",
+    ),
+    "third order of singlestep": (
+        lambda: plans.dpm_solver_pp(L, G, 3, method="singlestep", third_order="published"),
+        r"third_order='published' .* with method='singlestep'",
+    ),
     "variant": (
         lambda: plans.dpm_solver_pp(L, G, 2, variant="tailor"),
         r"variant='tailor'.*mean 'taylor'",
@@ -220,7 +228,7 @@ MISTAKES = {
     ),
     "label undetermined": (
         lambda: plans.with_labels(plans.euler(G[::-1]), G[::-1][1:], network="data", schedule=L),
-        r"plans\.with_labels: coefficient \w+ of row 1.*not finite",
+        r"plans\.with_labels: coefficient \w+ of row 1.*not finite; keep the grid where",
     ),
 }
 

@@ -1,11 +1,12 @@
 """A plan as a file: the same bits, and a sentence for a file that is no complete plan."""
 
 import json
+import types
 
 import numpy as np
 import pytest
 
-from flowjax import grids, plans
+from flowjax import grids, plans, tune
 from flowjax.schedules import Cosine, Linear
 
 GRID = grids.uniform(6, shift=3.0)
@@ -90,7 +91,7 @@ MISTAKES = {
     "no rows": (("columns", "t"), [], r"column t has shape \(0,\)"),
     "text for a number": (("columns", "q", 0), "1.0", "column q is not an array of float"),
     "a number for a flag": (("columns", "counted", 0), 1, "column counted is not an array of bool"),
-    "not finite": (("columns", "q", 0), float("nan"), "coefficient q of row 1.* is not finite"),
+    "not finite": (("columns", "q", 0), float("nan"), "row 1.* is not finite; save the plan again"),
 }
 
 
@@ -104,3 +105,21 @@ def test_a_file_that_is_no_plan_is_refused_in_a_sentence(mistake, tmp_path):
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=f"^plans.load: .*plan.json.*{sentence}"):
         plans.load(path)
+
+
+@pytest.mark.parametrize("facts", [None, [], "digits"])
+def test_facts_that_are_no_dict_are_refused_in_a_sentence(facts, tmp_path):
+    path = tmp_path / "plan.json"
+    plans.save(path, PLANS["multistep"])
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"facts": facts}))
+    with pytest.raises(ValueError, match="plan.json has the facts .*; wanted a JSON object"):
+        plans.load_with_facts(path)
+
+
+@pytest.mark.parametrize("guidance", [None, "1.5", [1.5]])
+def test_a_guidance_that_is_no_number_is_refused_in_a_sentence(guidance):
+    config = types.SimpleNamespace(channels=1)
+    card = types.SimpleNamespace(name="toy", schedule=Linear(), clock_name="t", config=config)
+    facts = tune.facts_of(card, 1.5) | {"guidance": guidance}
+    with pytest.raises(ValueError, match="here: the plan was made for guidance=.*is no number"):
+        tune.check_fits(facts, card, 1.5, "here")

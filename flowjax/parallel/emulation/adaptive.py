@@ -54,7 +54,7 @@ def emulate_adaptive(
     Raises:
       ValueError: an option or shapes that do not fit.
     """
-    checked = check(NAME, schedule, tolerance, options)
+    checked = check(NAME, model.card, schedule, tolerance, options)
     return emulate_adaptive_with(
         model,
         noise,

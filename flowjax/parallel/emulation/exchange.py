@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from flowjax.errors import is_whole
 from flowjax.parallel.options import USES, Options, check, from_keywords
 from flowjax.parallel.pipeline.setup import check_patches
 from flowjax.parallel.stale.precision import bits_of
@@ -49,18 +50,12 @@ def contiguous(tokens: int, devices: int, name: str = NAME, *, together: int = 1
     if together > 1:
         rows = contiguous(tokens // together, devices, f"{name}: split by rows")
         return np.repeat(rows, together)
-    if not _is_count(devices) or devices > tokens:
+    if not is_whole(devices, 1, tokens):
         raise ValueError(
             f"{name}: {devices} devices for {tokens} tokens; wanted from 1 to as many devices as "
             "tokens."
         )
     return np.arange(tokens) // -(-tokens // devices)
-
-
-def _is_count(value):
-    """Whether `value` is an integer from 1."""
-    is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    return is_integer and value >= 1
 
 
 def exchange(
@@ -108,7 +103,7 @@ def exchange_of(
     if options.attention == "pipefusion":
         parts = devices if options.patches is None else options.patches
         check_patches(NAME, tokens, options._replace(patches=parts), devices)
-        if not _is_count(devices):
+        if not is_whole(devices, 1):
             raise ValueError(f"{NAME}: devices={devices!r}; wanted a number of stages, at least 1.")
     shards = contiguous(tokens, parts, together=together)
     everyone = np.arange(slots or parts)

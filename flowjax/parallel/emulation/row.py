@@ -155,7 +155,7 @@ def _is_synchronous(rows, row, readings):
     """Whether the staleness that the step before metered exceeds the threshold of this row."""
     decided_by = rows.decided_by[row]
     # In the first step nothing was metered, so it is synchronous under every threshold.
-    metered = jnp.where(decided_by < 0, jnp.inf, jnp.sqrt(readings.worst[decided_by]))
+    metered = jnp.where(decided_by < 0, jnp.inf, readings.worst[decided_by])
     return metered > rows.policy[row]
 
 
@@ -172,9 +172,9 @@ def _metered(exchange, readings, row, synced, values, copy):
     is_used = ~synced & ~jnp.all(exchange.fresh | ~both_occupied)
 
     # A synchronous row meters the copy that it would have used.
-    staleness = jnp.where(is_used, gap.sum() / size.sum(), 0)
-    layers = jnp.where(is_first, 0, gap.sum(1) / size.sum(1))
-    worst = jnp.where(is_first, jnp.inf, jnp.max(gap.sum(0) / size.sum(0)))
+    staleness = jnp.where(is_used, jnp.sqrt(gap.sum() / size.sum()), 0)
+    layers = jnp.where(is_first, 0, jnp.sqrt(gap.sum(1) / size.sum(1)))
+    worst = jnp.where(is_first, jnp.inf, jnp.sqrt(jnp.max(gap.sum(0) / size.sum(0))))
     return MeterReadings(
         synced=readings.synced.at[row].set(synced),
         staleness=readings.staleness.at[row].set(staleness),

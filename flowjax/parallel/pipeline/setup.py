@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
+from flowjax.errors import is_whole
 from flowjax.models import networks
 from flowjax.models.card import Card
 from flowjax.models.dit import DiTConfig
@@ -132,8 +133,7 @@ def check_patches(name: str, tokens: int, options: Options, stages: int) -> None
       stages: n.
     """
     name, patches = f"{name}: attention='pipefusion'", options.patches
-    is_integer = isinstance(patches, (int, np.integer)) and not isinstance(patches, bool)
-    if not is_integer or patches < 1 or tokens % patches:
+    if not is_whole(patches, 1) or tokens % patches:
         fits = [k for k in range(1, tokens + 1) if tokens % k == 0]
         raise ValueError(
             f"{name} with patches={patches!r} of {tokens} tokens; wanted one of {fits}. With "

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from flowjax.adaptive import Tolerance
-from flowjax.models import dit, networks
+from flowjax.models import dit
 from flowjax.models.card import Card, Model
 from flowjax.parallel.attention import TOKENS, attend, gathered
 from flowjax.parallel.mesh import CFG, DATA, PIPE, token_axes, token_shards
@@ -83,15 +83,10 @@ def sample_adaptive(
       ValueError: an option, a mesh or shapes that do not fit.
     """
     name = "parallel.sample_adaptive"
-    if networks.is_linear(model.card.config):
-        raise ValueError(
-            f"{name}: {model.card.name} has linear attention, whose sums have no history here; "
-            "take parallel.sample, or flowjax.sample_adaptive on one device."
-        )
+    checked = check(name, model.card, schedule, tolerance, options)
     noise = jnp.asarray(noise)
     tokens = jax.eval_shape(model.card.patchify, noise).shape[1]
     _check_mesh(name, mesh, len(noise), tokens)
-    checked = check(name, schedule, tolerance, options)
     # In lockstep the largest error of the whole batch decides, also over the data axis.
     axes = token_axes(mesh)
     axis_name = DATA if checked.solver["lockstep"] else None

@@ -7,6 +7,8 @@ from flowjax.adaptive.control import Tolerance
 from flowjax.adaptive.options import check_span, check_tolerance
 from flowjax.adaptive.pairs import pair as find_pair
 from flowjax.errors import check_choice
+from flowjax.models import networks
+from flowjax.models.card import Card
 from flowjax.parallel.stale.history import HistoryRule, history_rule
 from flowjax.schedules import Schedule
 
@@ -52,19 +54,30 @@ class Checked(NamedTuple):
 
 
 def check(
-    name: str, schedule: Schedule, tolerance: Tolerance, keywords: Mapping[str, Any]
+    name: str,
+    card: Card,
+    schedule: Schedule,
+    tolerance: Tolerance,
+    keywords: Mapping[str, Any],
 ) -> Checked:
     """The options of the public function `name`, from its keywords.
 
     Args:
       name: the function in whose name a refusal speaks.
+      card: of the network.
       schedule: the path.
       tolerance: as in `flowjax.sample_adaptive`.
       keywords: fields of `AdaptiveOptions`.
 
     Raises:
-      ValueError: an unknown or a missing keyword, or the first option that does not fit.
+      ValueError: a network with linear attention, an unknown or a missing keyword, or the first
+        option that does not fit.
     """
+    if networks.is_linear(card.config):
+        raise ValueError(
+            f"{name}: {card.name} has linear attention, whose sums have no history here; take "
+            "parallel.sample, or flowjax.sample_adaptive on one device."
+        )
     # The names, before their values.
     for keyword in keywords:
         check_choice(name, "the option", keyword, AdaptiveOptions._fields)

@@ -78,8 +78,7 @@ def forecast(plan: Plan, substep: np.ndarray, kind: "int | str | Forecast") -> F
     """
     if isinstance(kind, Forecast):
         return kind
-    if kind not in FORECASTS or isinstance(kind, bool):
-        raise ValueError(f"parallel: forecast={kind!r}; wanted one of {FORECASTS}.")
+    check("parallel.forecast", kind, plan.rows)
     tuned = kind == "tuned"
     rows_used = 4 if tuned else kind + 1  # R
     t = np.asarray(plan.t, np.float64)

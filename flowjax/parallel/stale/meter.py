@@ -1,6 +1,6 @@
 """The meter: how stale a run is, row by row, layer by layer, and in its worst sample.
 
-Staleness is |KV - copy|^2 / |KV|^2: the keys and values of a row, and the copy of them that other
+Staleness is |KV - copy| / |KV|: the keys and values of a row, and the copy of them that other
 devices use in that row. In synchronous rows it is that of the copy that would have been used.
 """
 
@@ -98,11 +98,12 @@ def record(
     gap, size = jax.lax.psum(placed, (*groups, *shard.axes))  # (K, parts, B) each
     # One device has all tokens and uses no copies.
     copies_used = ~synced & (shard.local < shard.tokens)
-    by_layer = gap.sum((1, 2)) / size.sum((1, 2))  # (K,)
-    worst = jnp.max(gap.sum(0) / size.sum(0))  # (), over (parts, B)
+    of_all = jnp.sqrt(gap.sum() / size.sum())
+    by_layer = jnp.sqrt(gap.sum((1, 2)) / size.sum((1, 2)))  # (K,)
+    worst = jnp.sqrt(jnp.max(gap.sum(0) / size.sum(0)))  # (), over (parts, B)
     return MeterReadings(
         readings.synced.at[row].set(synced),
-        readings.staleness.at[row].set(jnp.where(copies_used, gap.sum() / size.sum(), 0)),
+        readings.staleness.at[row].set(jnp.where(copies_used, of_all, 0)),
         readings.layers.at[row].set(jnp.where(is_first, 0, by_layer)),
         readings.worst.at[row].set(jnp.where(is_first, jnp.inf, worst)),
     )

@@ -105,7 +105,7 @@ def evaluate(
 
     # Decide the kind of the row.
     decided_by = schedule.decided_by[row]
-    staleness = jnp.where(decided_by < 0, jnp.inf, jnp.sqrt(carry.meter.worst[decided_by]))
+    staleness = jnp.where(decided_by < 0, jnp.inf, carry.meter.worst[decided_by])
     synced = staleness > schedule.policy[row]
     kind = jnp.where(synced, SYNC, jnp.where(schedule.sent[row], EXCHANGE, HOLD))
     branch = jnp.minimum(kind, len(model.kinds) - 1)  # the place of the kind in model.kinds

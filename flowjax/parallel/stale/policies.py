@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from flowjax.errors import check_whole
 from flowjax.plans.table import Plan
 
 # Staleness is at least 0, and infinite where there was no copy: then NEVER is not exceeded either,
@@ -25,14 +26,22 @@ NEVER = np.inf
 
 def at(steps: int, which: Sequence[int] | np.ndarray) -> np.ndarray:
     """The first step and the steps `which`: numbers from 0, or a mask (steps,)."""
-    _check_integer("at", "steps", steps, 1)
-    policy = np.full(steps, NEVER)
+    check_whole("policies.at", "steps", steps, 1)
     given = np.asarray(which)
-    try:
-        # An empty list is float64, and an array of numbers must be integers to choose steps.
-        policy[given.astype(bool if given.dtype == bool else int)] = ALWAYS
-    except (IndexError, ValueError) as error:
-        raise ValueError(f"policies.at: {which!r} are no steps of {steps}: {error}.") from error
+    is_mask = given.dtype == bool
+    if is_mask:
+        fits = given.shape == (steps,)
+    else:
+        # An empty list is an array of float64.
+        are_whole = given.dtype.kind in "iu" or given.size == 0
+        fits = are_whole and np.all((given >= 0) & (given < steps))
+    if not fits:
+        raise ValueError(
+            f"policies.at: {which!r} are no steps of {steps}; wanted whole numbers from 0 to "
+            f"{steps - 1}, or a mask of shape ({steps},)."
+        )
+    policy = np.full(steps, NEVER)
+    policy[given if is_mask else given.astype(int)] = ALWAYS
     policy[0] = ALWAYS
     return policy
 
@@ -42,13 +51,13 @@ def warm_up(steps: int, count: int) -> np.ndarray:
 
     xDiT counts in this way too. A warm-up of w in DistriFusion means w + 1 steps.
     """
-    _check_integer("warm_up", "count", count, 1, steps)
+    check_whole("policies.warm_up", "count", count, 1, steps)
     return at(steps, np.arange(count))
 
 
 def sqrt_rule(steps: int, base: float, devices: int) -> np.ndarray:
     """A warm-up of base sqrt(devices) steps, rounded up, and at most all steps: a rule of thumb."""
-    _check_integer("sqrt_rule", "devices", devices, 1)
+    check_whole("policies.sqrt_rule", "devices", devices, 1)
     if not math.isfinite(base) or base <= 0:
         raise ValueError(f"policies.sqrt_rule: base={base!r}; wanted a number of steps above 0.")
     # Less 1e-9, so that a product that is an integer does not become the next one by rounding.
@@ -58,14 +67,15 @@ def sqrt_rule(steps: int, base: float, devices: int) -> np.ndarray:
 
 def cool_down(steps: int, count: int) -> np.ndarray:
     """The first step and the last `count`."""
-    _check_integer("cool_down", "count", count, 0, steps)
+    check_whole("policies.cool_down", "count", count, 0, steps)
     return at(steps, np.arange(steps - count, steps))
 
 
 def window(plan: Plan, start: float, end: float) -> np.ndarray:
     """The first step and those that begin at a time in [end, start]; 1 is noise, 0 is data."""
-    begins_step = np.concatenate([[True], np.asarray(plan.ends_step)[:-1]])
-    t = np.asarray(plan.t)[begins_step]  # (steps,)
+    counted = np.asarray(plan.counted)  # rows that only pad begin no step
+    begins_step = np.concatenate([[True], np.asarray(plan.ends_step)[counted][:-1]])
+    t = np.asarray(plan.t)[counted][begins_step]  # (steps,)
     # A plan may also run from data to noise.
     first = max(t[0], plan.t_next[-1])
     last = min(t[0], plan.t_next[-1])
@@ -79,7 +89,7 @@ def window(plan: Plan, start: float, end: float) -> np.ndarray:
 
 def every(steps: int, period: int) -> np.ndarray:
     """The first step and each `period`-th step after it."""
-    _check_integer("every", "period", period, 1)
+    check_whole("policies.every", "period", period, 1)
     return at(steps, np.arange(0, steps, period))
 
 
@@ -96,7 +106,7 @@ def tolerance(steps: int, tol: float) -> np.ndarray:
             f"policies.tolerance: tol={tol!r}; wanted a relative staleness above 0 (a policy that "
             "is always synchronous is warm_up(steps, steps))."
         )
-    _check_integer("tolerance", "steps", steps, 1)
+    check_whole("policies.tolerance", "steps", steps, 1)
     policy = np.full(steps, float(tol))
     policy[0] = ALWAYS
     return policy
@@ -116,13 +126,3 @@ def check(name: str, policy: np.ndarray | Sequence[float], steps: int) -> np.nda
             "ALWAYS there."
         )
     return policy
-
-
-def _check_integer(name, argument, value, least, most=None):
-    """Refuse a value that is no integer between `least` and `most`."""
-    is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not is_integer or value < least or (most is not None and value > most):
-        upto = "" if most is None else f" to {most}"
-        raise ValueError(
-            f"policies.{name}: {argument}={value!r}; wanted a whole number from {least}{upto}."
-        )

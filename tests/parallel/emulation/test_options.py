@@ -73,6 +73,8 @@ def test_a_pipeline_of_patches_is_the_same_call_on_a_mesh_and_emulated():
         {"attention": "ulysses", "comm_dtype": 8},
         {"attention": "gather", "residual": True},
         {"attention": "gather", "patches": 4},
+        {"attention": "gather", "warmup": 2},
+        {"attention": "ring", "refresh": None},
         # values, and options that exclude each other
         STALE | {"warmup": 2, "policy": policies.warm_up(ROWS, 2)},
         STALE | {"warmup": 0},

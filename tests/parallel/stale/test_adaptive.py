@@ -11,6 +11,7 @@ import flowjax
 from flowjax import Linear, Tolerance, models, parallel, plans
 from flowjax.adaptive import control, lanes
 from flowjax.adaptive.pairs import pair as find_pair
+from flowjax.models import SanaConfig
 from flowjax.parallel.analysis.hlo import collectives
 from flowjax.parallel.emulation.adaptive import (
     emulate_adaptive,
@@ -433,6 +434,15 @@ def test_both_adaptive_functions_refuse_the_same(name, tolerance, options, sente
         options = usual | ({"span": options} if options else {})
     with pytest.raises(ValueError, match=f"{name}: .*{sentence}"):
         ADAPTIVE[name](network(), STARTS, LABEL, LINEAR, tolerance, **options)
+
+
+@pytest.mark.parametrize("name", ADAPTIVE)
+def test_both_adaptive_functions_refuse_linear_attention(name):
+    sizes = SanaConfig((4, 4), 1, patch=1, width=8, depth=1, heads=2, cross_heads=2, classes=3)
+    linear = models.init(sizes, jax.random.key(0), name="sums")
+    options = {"order": 2, "span": SPAN, "max_evaluations": 200, "staleness": np.inf}
+    with pytest.raises(ValueError, match=f"{name}: sums has linear attention"):
+        ADAPTIVE[name](linear, STARTS, LABEL, LINEAR, Tolerance(1e-3, 0.0), **options)
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,9 @@ def test_a_window_counts_steps_and_not_rows():
     heun = plans.heun(grids.uniform(10))
     assert heun.rows > heun.steps
     assert np.array_equal(policies.window(heun, 0.55, 0.25), policies.window(PLAN, 0.55, 0.25))
+    # Rows that only pad begin no step.
+    padded = plans.pad(PLAN, 13)
+    assert np.array_equal(policies.window(padded, 0.55, 0.25), policies.window(PLAN, 0.55, 0.25))
     # From data to noise steps begin at 0, .1, .2, ...
     upwards = plans.euler(grids.uniform(10)[::-1])
     assert steps_of(policies.window(upwards, 0.55, 0.25)) == [0, 3, 4, 5]
@@ -71,7 +74,10 @@ def test_the_least_of_two_policies_is_synchronous_where_either_is():
         (lambda: policies.cool_down(10, 2.5), "count=2.5"),
         (lambda: policies.every(10, 0), "period=0"),
         (lambda: policies.sqrt_rule(10, 0, 4), "base=0; wanted a number of steps above 0"),
-        (lambda: policies.at(10, [10]), "no steps of 10"),
+        (lambda: policies.at(10, [10]), "no steps of 10; wanted whole numbers from 0 to 9"),
+        (lambda: policies.at(10, [-1]), r"\[-1\] are no steps of 10"),
+        (lambda: policies.at(10, [1.9]), r"\[1.9\] are no steps of 10"),
+        (lambda: policies.at(10, [True] * 9), r"or a mask of shape \(10,\)"),
         (
             lambda: policies.check("here", policies.warm_up(9, 1), 10),
             r"here: policy has shape \(9,\) for a plan of 10",
