@@ -149,8 +149,8 @@ class Subject(NamedTuple):
         found = self.program(plan, exchange)
         # A policy by tolerance decides on the way, so the rows are counted afterwards.
         synced = np.asarray(found.stats.synced)
-        squares = np.asarray(found.stats.staleness)[~synced]
-        staleness = float(np.sqrt(squares.mean())) if len(squares) else 0.0
+        metered = np.asarray(found.stats.staleness, float)[~synced]
+        staleness = float(np.sqrt(np.mean(metered**2))) if len(metered) else 0.0
         return Run(np.asarray(found.x, np.float64), staleness, int(synced.sum()))
 
     def errors(self, found: np.ndarray, other: np.ndarray) -> np.ndarray:
