@@ -114,9 +114,9 @@ def shipped(card: Card, steps: int, guidance: float) -> tuple[Plan, dict[str, An
             f"tune.shipped: there is no tuned plan of {card.name} for steps={steps} at "
             f"guidance={guidance:g}; "
             + (f"there are {', '.join(listed)}. " if listed else "none comes with flowjax. ")
-            + f"python -m experiments.tune --config=configs/tune.py --config.model={card.name} "
-            f"--config.steps={steps} --config.guidance={guidance:g} makes one, and "
-            "--config.plan=FILE samples with it."
+            + "python -m experiments.tune --config=configs/tune.py --workdir=runs/tune "
+            f"--config.model={card.name} --config.steps={steps} --config.guidance={guidance:g} "
+            "makes one, and --config.plan=FILE samples with it."
         )
     return plans.load_with_facts(path)
 
