@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import types
 
 import jax
 import numpy as np
@@ -88,6 +89,11 @@ def small(tmp_path, monkeypatch):
         iterations=1,
         plans=str(tmp_path / "plans"),
     )
+
+
+def test_large_states_need_fewer_starts():
+    counts = {size: stale._starts(types.SimpleNamespace(shape=(size, size, 3))) for size in (8, 32)}
+    assert counts == {8: stale.STARTS, 32: stale.STARTS_OF_LARGE}
 
 
 @pytest.mark.slow  # tunes two tables, a minute
