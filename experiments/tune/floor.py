@@ -142,19 +142,19 @@ def _figure(row: dict) -> report.Picture:
 
 
 def summary(rows: list[dict]) -> str:
-    """The answer in one sentence."""
-    own = [row for row in rows if row["question"] == QUESTION]
-    # At the fewest evaluations the steps are longest, and the floor is highest.
-    wide = [row for row in own if row["own"] is not None]
-    if not wide:
-        return ""
-    row = min(wide, key=lambda row: row["steps"])
-    shared, each = np.sqrt(total(row, "shared")), np.sqrt(total(row, "own"))
-    return (
-        f"Of the steps that {row['model']} needs at {row['steps']} evaluations, one table for all "
-        f"samples leaves **{shared:.2%}** out of reach, and weights of each sample's own "
-        f"{each:.2%} (root mean square)."
-    )
+    """The answer, a sentence for each model of many numbers."""
+    wide = [row for row in rows if row["question"] == QUESTION and row["own"] is not None]
+    found = []
+    for model in dict.fromkeys(row["model"] for row in wide):
+        # At the fewest evaluations the steps are longest, and the floor is highest.
+        row = min((row for row in wide if row["model"] == model), key=lambda row: row["steps"])
+        shared, each = np.sqrt(total(row, "shared")), np.sqrt(total(row, "own"))
+        found.append(
+            f"Of the steps that {model} needs at {row['steps']} evaluations, one table for all "
+            f"samples leaves **{shared:.2%}** out of reach, and weights of each sample's own "
+            f"{each:.2%} (root mean square)."
+        )
+    return " ".join(found)
 
 
 def section(rows: list[dict], command: str) -> report.Section:

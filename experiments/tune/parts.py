@@ -90,16 +90,25 @@ def _figure(own: list[dict], claim: str) -> report.Picture:
 
 
 def summary(rows: list[dict]) -> str:
-    """The answer in one sentence."""
-    found = means([row for row in rows if row["question"] == QUESTION])
+    """The answer, a sentence for exact fields and one for networks."""
+    own = [row for row in rows if row["question"] == QUESTION]
+    groups = {
+        "exact fields": [row for row in own if not subjects.is_network(row["model"])],
+        "networks": [row for row in own if subjects.is_network(row["model"])],
+    }
+    return " ".join(filter(None, (_stronger(where, means(own)) for where, own in groups.items())))
+
+
+def _stronger(where: str, found: dict[str, float]) -> str:
+    """What gives more on a group of models; empty while it is not measured."""
     if not {"times", "weights", "times and weights"} <= found.keys():
         return ""
     times, weights, both = (found[part] for part in ("times", "weights", "times and weights"))
     stronger = "weights" if weights < times else "times"
     return (
-        f"The **{stronger}** give more: with free times alone the error is {report.sig(times)} "
-        f"times that of the published plan, with free weights alone {report.sig(weights)}, with "
-        f"both {report.sig(both)}."
+        f"On {where} the **{stronger}** give more: with free times alone the error is "
+        f"{report.sig(times)} times that of the published plan, with free weights alone "
+        f"{report.sig(weights)}, with both {report.sig(both)}."
     )
 
 

@@ -162,7 +162,7 @@ def test_quality_without_a_table_says_so():
 
 
 @pytest.mark.parametrize(
-    ("times", "weights", "says"), [(0.7, 0.4, "The weights give more"), (0.3, 0.6, "The times")]
+    ("times", "weights", "says"), [(0.7, 0.4, "the weights give more"), (0.3, 0.6, "the times give more")]
 )
 def test_the_stronger_part_is_named(times, weights, says):
     found = {"times": times, "weights": weights, "times and weights": 0.2}
@@ -175,6 +175,16 @@ def test_the_stronger_part_is_named(times, weights, says):
 def test_label_times_are_judged_beside_times_and_weights(every, says):
     found = {"times": 0.7, "weights": 0.4, "times and weights": 0.2, "all": every}
     assert says in words_of(parts, [made.part_row(*item) for item in found.items()])
+
+
+def test_parts_have_a_verdict_for_fields_and_one_for_networks():
+    named = ("times", "weights", "times and weights")
+    rows = [made.part_row(part, ratio) for part, ratio in zip(named, (0.9, 0.3, 0.2), strict=True)]
+    networks = [row | {"model": "digits"} for row in rows]
+    networks[0] |= {"rms_ratio": 0.2}
+    found = parts.summary(rows + networks)
+    assert "On exact fields the **weights** give more" in found
+    assert "On networks the **times** give more" in found
 
 
 def test_parts_that_are_not_all_measured_give_no_verdict():
