@@ -19,7 +19,7 @@ import numpy as np
 
 from flowjax.plans.table import DEPTH, Plan
 from flowjax.sampling import update
-from flowjax.tune.runner import Runner, rows_of
+from flowjax.tune.runner import Runner, at_least_float32, rows_of
 from flowjax.types import Array, PyTree
 
 
@@ -41,7 +41,7 @@ def endpoints_and_jacobian(
       at_once: how many evaluations of the network may be in memory at a time; B by default.
 
     Returns:
-      (B, *D) float64, and (P, B D) in the type of the starts, on the host.
+      (B, *D) float64, and (P, B D) in the type of the starts, at least float32; on the host.
     """
     batch = len(noise)
     count = len(tangents)
@@ -96,7 +96,8 @@ def endpoint_tangents(
     Returns:
       (b, *D) and (P, b, *D).
     """
-    x = jnp.asarray(noise) if runner.derivatives == "jvp" else np.asarray(noise)
+    x = at_least_float32(noise)
+    x = jnp.asarray(x) if runner.derivatives == "jvp" else np.asarray(x)
     dtype = x.dtype
     count = len(tangents)
     # The state of a run, and its derivatives, which have a leading axis P.

@@ -28,7 +28,7 @@ from flowjax.plans.table import DEPTH, Plan
 from flowjax.tune import numbers as numbering
 from flowjax.tune.jacobian import endpoints_and_jacobian
 from flowjax.tune.numbers import Numbers
-from flowjax.tune.runner import DERIVATIVES, Runner
+from flowjax.tune.runner import DERIVATIVES, Runner, check_batch
 from flowjax.tune.truth import errors
 from flowjax.types import Array, PyTree
 
@@ -47,8 +47,9 @@ class Iteration(NamedTuple):
 
     Attributes:
       train: root mean square error of the starts that are fitted.
-      validation: the same of the validation starts without the worst tenth, since a few starts near
-        a border between two kinds of samples would decide it; NaN without validation starts.
+      validation: the same of the validation starts; NaN without any. In `refine` it is without the
+        worst tenth, since a few starts near a border between two kinds of samples would decide it.
+        In `tune.stale.refine_run` it is of all validation starts.
       damping: mu of the step.
       largest: the largest L1 size of a row (`numbers.l1_sizes`).
       evaluations: network evaluations spent so far, all starts together.
@@ -81,7 +82,7 @@ class Starts(NamedTuple):
     """Starts with the converged endpoints that a table is measured against.
 
     Attributes:
-      noise: (B, *D).
+      noise: (B, *D); half precision is taken in float32.
       exact: (B, *D).
       condition: a pytree with leading axis B, or None.
     """
@@ -127,27 +128,41 @@ def refine(
       progress: called with each `Iteration`.
 
     Raises:
-      ValueError: the plan draws noise, or the starts are too few for the free numbers.
+      ValueError: the plan draws noise, no number is free, the starts are too few for the free
+        numbers, or their endpoints or conditions have other shapes.
     """
     check_choice("tune.refine", "derivatives", derivatives, DERIVATIVES)
     runner = Runner(model, derivatives)
     numbers = numbering.numbers_of("tune.refine", make, np.asarray(grid, float), free, depth)
-    check_starts("tune.refine", numbers, train)
+    check_starts("tune.refine", numbers, train, validation)
     search = Search(
         runner, numbers, np.asarray(grid, float), train, validation, bound, at_once, progress
     )
     return search.go(iterations)
 
 
-def check_starts(name: str, numbers: Numbers, train: Starts) -> None:
-    """Refuse starts that do not determine the free numbers."""
+def check_starts(
+    name: str, numbers: Numbers, train: Starts, validation: Starts | None, others: int = 0
+) -> None:
+    """Refuse starts that are not complete, or do not determine the free numbers.
+
+    Args:
+      name: the public function that an error speaks for.
+      numbers: of the table.
+      train, validation: as in `refine`.
+      others: how many numbers are free beside those of the table.
+    """
+    for starts in (train, validation):
+        if starts is not None:
+            check_batch(name, starts.noise, starts.condition, starts.exact)
     each = int(np.prod(np.shape(train.noise)[1:]))
+    count = numbers.count + others
     # Three equations for each number: fewer fit the starts and not the model.
-    wanted = -(-3 * numbers.count // each)
+    wanted = -(-3 * count // each)
     if len(train.noise) < wanted:
         raise ValueError(
-            f"{name}: {len(train.noise)} training start(s) of {each} numbers for {numbers.count} "
-            f"free numbers of the table; give at least {wanted} starts, or free fewer numbers."
+            f"{name}: {len(train.noise)} training start(s) of {each} numbers for {count} free "
+            f"numbers; give at least {wanted} starts, or free fewer numbers."
         )
 
 

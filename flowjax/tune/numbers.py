@@ -130,7 +130,8 @@ def numbers_of(
       depth: how many of the last outputs a row may use, 1 to 4.
 
     Raises:
-      ValueError: an unknown group, a depth out of range, or a plan that tuning cannot take.
+      ValueError: an unknown group, groups without any number in this plan, a depth out of range,
+        or a plan that tuning cannot take.
     """
     check_whole(name, "depth", depth, 1, DEPTH)
     for group in free:
@@ -163,6 +164,11 @@ def numbers_of(
             if np.any(plan.d[i] != 0):
                 for j in known:
                     add(i, "d", j)
+    if not rows:
+        raise ValueError(
+            f"{name}: free={free!r} holds no number of this plan; 'state' and 'outputs' have "
+            "numbers in every plan, 'times' from two steps on, and 'labels' from two rows on."
+        )
     span = float(grid[0]), float(grid[-1])
     return Numbers(
         make,

@@ -26,7 +26,7 @@ from flowjax.schedules import Linear, Schedule
 from flowjax.tune import numbers as numbering
 from flowjax.tune.levenberg_marquardt import Iteration, Search, Starts, error_of
 from flowjax.tune.row_by_row import fit, on_other_grids, table
-from flowjax.tune.runner import DERIVATIVES, Runner
+from flowjax.tune.runner import DERIVATIVES, Runner, at_least_float32, check_batch
 from flowjax.tune.truth import converged, errors
 from flowjax.types import Array, PyTree
 
@@ -112,7 +112,8 @@ def tune(
 
     Args:
       model: (x, t) -> velocity (B, *D); with a condition, (x, t, condition) -> velocity.
-      noise: (B, *D) starts at t = 1, drawn as they are when the model samples.
+      noise: (B, *D) starts at t = 1, drawn as they are when the model samples; those of half
+        precision are taken in float32.
       steps: of the grid; one evaluation each for the published plans that are compared.
       condition: a pytree with leading axis B, such as labels; each start keeps its own.
       schedule: the path of the model; linear by default.
@@ -129,8 +130,8 @@ def tune(
         published plan.
 
     Raises:
-      ValueError: the starts are too few, the model is not finite on the way, its ODE does not
-        converge to the tolerance, or an option is not known.
+      ValueError: the starts are too few, the condition has another length, the model is not finite
+        on the way, its ODE does not converge to the tolerance, or an option is not known.
     """
     # Refuse first what would only fail after minutes.
     check_whole("tune.tune", "steps", steps, 1)
@@ -143,6 +144,8 @@ def tune(
     begun = time.monotonic()
     schedule = schedule or Linear()
     noise = np.asarray(noise) if derivatives == "differences" else jnp.asarray(noise)
+    noise = at_least_float32(noise)
+    check_batch("tune.tune", noise, condition)
     candidates = _candidates(steps, schedule, start)
     _check_starts(candidates, noise, free, depth)
 

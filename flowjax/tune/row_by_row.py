@@ -20,7 +20,7 @@ from flowjax import grids
 from flowjax.errors import check_choice, check_whole
 from flowjax.plans.table import DEPTH, Plan, check_finite
 from flowjax.schedules import Linear, Schedule
-from flowjax.tune.runner import DERIVATIVES, Runner
+from flowjax.tune.runner import DERIVATIVES, Runner, at_least_float32, check_batch
 from flowjax.tune.truth import Reference, converged
 from flowjax.types import Array, PyTree
 
@@ -52,22 +52,40 @@ def least_squares(
 
     Returns:
       A `Plan` of N rows.
+
+    Raises:
+      ValueError: the reference is at other times or of another shape, the condition has another
+        length than the noise, or as in `tune.reference`.
     """
     grid = grids.check(grid, "tune.least_squares")
     check_choice("tune.least_squares", "derivatives", derivatives, DERIVATIVES)
     check_whole("tune.least_squares", "depth", depth, 1, DEPTH)
+    check_batch("tune.least_squares", noise, condition)
     runner = Runner(model, derivatives)
     if reference is None:
         reference = converged(runner, noise, grid, tolerance or 1e-3, condition)
-    if not np.allclose(reference.times, grid, rtol=0, atol=1e-12):
-        raise ValueError(
-            "tune.least_squares: the reference is at other times than the grid; make it with "
-            "tune.reference(model, noise, grid)."
-        )
+    _check_reference(reference, grid, np.shape(noise))
     a, b = fit(runner, noise, grid, reference.states, condition, depth)
     plan = table(grid, a, b, schedule)
     check_finite(plan, "tune.least_squares")
     return plan
+
+
+def _check_reference(reference: Reference, grid: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Refuse a reference of other times than `grid`, or of other starts than `shape` (B, *D)."""
+    # Shapes first, since numpy does not compare arrays of different lengths.
+    same_length = np.shape(reference.times) == grid.shape
+    if not same_length or not np.allclose(reference.times, grid, rtol=0, atol=1e-12):
+        raise ValueError(
+            "tune.least_squares: the reference is at other times than the grid; make it with "
+            "tune.reference(model, noise, grid)."
+        )
+    wanted = (len(grid), *shape)
+    if np.shape(reference.states) != wanted:
+        raise ValueError(
+            "tune.least_squares: the states of the reference have shape "
+            f"{np.shape(reference.states)}; wanted (N+1, B, *D) = {wanted}, for the same starts."
+        )
 
 
 def fit(
@@ -82,7 +100,7 @@ def fit(
     count = len(grid) - 1
     a = np.ones(count)
     b = np.zeros((count, DEPTH))
-    x = np.asarray(noise)
+    x = np.asarray(at_least_float32(noise))
     outputs = []  # newest first
     for i in range(count):
         here = jnp.asarray(x) if runner.derivatives == "jvp" else x

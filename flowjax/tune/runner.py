@@ -40,7 +40,7 @@ class Runner:
         # Compiled once for all plans of one length, since a plan is data of the program.
         self._run = jax.jit(self._sample)
         self._path = jax.jit(functools.partial(self._sample, save_path=True))
-        self._velocity = jax.jit(self._call)
+        self._velocity = jax.jit(self._in_type_of_state)
         self._push = jax.jit(self._tangents)
 
     def run(self, plan: Plan, x: Array, condition: PyTree = None) -> np.ndarray:
@@ -89,6 +89,10 @@ class Runner:
     def _call(self, x: Array, t: Any, condition: PyTree) -> Array:
         return self.model(x, t) if condition is None else self.model(x, t, condition)
 
+    def _in_type_of_state(self, x: jax.Array, t: jax.Array, condition: PyTree) -> jax.Array:
+        """The velocity as `flowjax.sample` uses it, also of a network in half precision."""
+        return self._call(x, t, condition).astype(x.dtype)
+
     def _sample(
         self, plan: Plan, x: jax.Array, condition: PyTree, save_path: bool = False
     ) -> jax.Array:
@@ -102,7 +106,7 @@ class Runner:
         self, x: jax.Array, t: jax.Array, condition: PyTree, x_dot: jax.Array, t_dot: jax.Array
     ) -> jax.Array:
         def velocity(x, t):
-            return self._call(x, t, condition)
+            return self._in_type_of_state(x, t, condition)
 
         def along(x_dot, t_dot):
             _, change = jax.jvp(velocity, (x, t), (x_dot, t_dot))
@@ -132,7 +136,7 @@ class Runner:
     def _by_hand(self, plan: Plan, x: np.ndarray, condition: PyTree) -> list[np.ndarray]:
         """The accepted states of a plan for a model that JAX cannot trace."""
         # The same recursion as flowjax.sample, without a scan.
-        x = np.asarray(x)
+        x = np.asarray(at_least_float32(x))
         base = x
         history = (np.zeros_like(x),) * DEPTH
         states = [x]
@@ -144,6 +148,41 @@ class Runner:
             if row.ends_step:
                 states.append(x)
         return states
+
+
+def at_least_float32(noise: Array) -> Array:
+    """Starts of half precision in float32, as `flowjax.sample` takes them; others as they are."""
+    noise = noise if isinstance(noise, jax.Array) else np.asarray(noise)
+    is_half = jnp.issubdtype(noise.dtype, jnp.floating) and noise.dtype.itemsize < 4
+    return noise.astype(np.float32) if is_half else noise
+
+
+def check_batch(name: str, noise: Array, condition: PyTree, exact: Array | None = None) -> None:
+    """Check that every start has its own condition and, where they are given, its own endpoint.
+
+    Args:
+      name: the public function that an error speaks for.
+      noise: (B, *D) the starts.
+      condition: a pytree with leading axis B, or None.
+      exact: (B, *D) the converged endpoints, or None.
+
+    Raises:
+      ValueError: a leaf of the condition has another leading axis, or the endpoints have another
+        shape than the starts.
+    """
+    batch = len(noise)
+    # JAX gives the last entry of an array for an index beyond its end, without an error.
+    for leaf in jax.tree.leaves(condition):
+        if np.shape(leaf)[:1] != (batch,):
+            raise ValueError(
+                f"{name}: condition has a leaf of shape {np.shape(leaf)} for {batch} starts; "
+                "wanted leading axis B, one entry for each start."
+            )
+    if exact is not None and np.shape(exact) != np.shape(noise):
+        raise ValueError(
+            f"{name}: exact has shape {np.shape(exact)} and noise {np.shape(noise)}; wanted the "
+            "same, one converged endpoint for each start."
+        )
 
 
 def rows_of(plan: Plan, dtype: Any) -> list[Plan]:

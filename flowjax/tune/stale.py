@@ -76,20 +76,22 @@ def refine_run(
         as may not leave an interval, the run itself brings back into it.
 
     Returns:
-      `RefinedRun`; `evaluations` of its history counts rows of runs, all starts together. The
-      damping is MINPACK's own, and NaN in the history.
+      `RefinedRun`; `evaluations` of its history counts rows of runs, all starts together, and
+      `validation` is the error of all validation starts, the worst tenth included. The damping is
+      MINPACK's own, and NaN in the history.
 
     Raises:
-      ValueError: the plan draws noise, the starts are too few, or the first run is not finite.
+      ValueError: the plan draws noise, the starts are too few or not complete, `others` is no
+        vector, or the first run is not finite.
     """
     name = "tune.stale.refine_run"
     if "labels" in free:
         raise ValueError(f"{name}: free={free!r}; wanted groups without 'labels'.")
     grid = np.asarray(grid, float)
     numbers = numbering.numbers_of(name, make, grid, free, depth)
-    check_starts(name, numbers, train)
     if others is not None and (np.ndim(others) != 1 or not np.all(np.isfinite(others))):
         raise ValueError(f"{name}: others={others!r}; wanted a vector (Q,) of finite numbers.")
+    check_starts(name, numbers, train, validation, 0 if others is None else len(others))
     # The search begins at the published table itself.
     problem = _Problem(run, numbers, grid, train, validation, others, progress)
     if not np.all(np.isfinite(problem.ends(problem.start, train))):

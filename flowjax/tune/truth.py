@@ -14,10 +14,10 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from flowjax import plans
+from flowjax import grids, plans
 from flowjax.distances import rms
 from flowjax.errors import check_choice
-from flowjax.tune.runner import DERIVATIVES, Runner
+from flowjax.tune.runner import DERIVATIVES, Runner, at_least_float32, check_batch
 from flowjax.types import Array, PyTree
 
 FIRST_STEPS = 10  # Runge-Kutta steps of the first attempt, over all intervals
@@ -27,8 +27,8 @@ class Reference(NamedTuple):
     """Converged states.
 
     Attributes:
-      times: (T,) decreasing, times[0] is where the starts lie.
-      states: (T, B, *D).
+      times: (T,) strictly monotone, times[0] is where the starts lie.
+      states: (T, B, *D) in the type of the starts, at least float32.
       error: the estimated error of the end that remains, relative to the size of the end (root
         mean square).
       doubling: the change of the end when the steps were last doubled, relative alike.
@@ -59,8 +59,8 @@ def reference(
 
     Args:
       model: (x, t) -> velocity (B, *D); with a condition, (x, t, condition) -> velocity.
-      noise: (B, *D) states at times[0].
-      times: (T,) strictly monotone.
+      noise: (B, *D) states at times[0]; those of half precision are integrated in float32.
+      times: (T,) strictly monotone in [0, 1], two or more.
       tolerance: the estimated error of the end that is accepted, relative to the root mean square
         norm of the end. A tenth of the error of the tables that are compared is small enough.
       condition: a pytree with leading axis B, such as labels.
@@ -68,10 +68,12 @@ def reference(
       derivatives: "differences" marks a model that JAX cannot trace (see `tune.refine`).
 
     Raises:
-      ValueError: the velocity is not finite on the way, or more than `tolerance` remains at
-        `most_steps` steps; the message says how much the end still moves.
+      ValueError: the times are no grid, the condition has another length than the noise, the
+        velocity is not finite on the way, or more than `tolerance` remains at `most_steps` steps;
+        the message says how much the end still moves.
     """
     check_choice("tune.reference", "derivatives", derivatives, DERIVATIVES)
+    check_batch("tune.reference", noise, condition)
     return converged(Runner(model, derivatives), noise, times, tolerance, condition, most_steps)
 
 
@@ -84,7 +86,9 @@ def converged(
     most_steps: int = 640,
 ) -> Reference:
     """`reference` with a `Runner`, whose evaluations it counts."""
-    times = np.asarray(times, np.float64)
+    times = grids.check(times, "tune.reference")
+    # Half precision would round the end of every interval, and finer steps alike.
+    noise = at_least_float32(noise)
     before = runner.evaluations
     intervals = len(times) - 1
     substeps = max(1, -(-FIRST_STEPS // intervals))

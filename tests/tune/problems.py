@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from flowjax import fields, plans, tune
@@ -34,6 +35,15 @@ def gaussian_end(noise, *, mean=MEAN, variances=EIGENVALUES):
 
 def numpy_noise(seed, count, dim=3):
     return np.random.default_rng(seed).normal(size=(count, dim))
+
+
+HALF = (jnp.bfloat16, jnp.float16)
+
+
+def noise_in(dtype, seed, count):
+    """Starts in a type, and the same in float32, which has room for all of their digits."""
+    noise = jnp.asarray(numpy_noise(seed, count), dtype)
+    return noise, noise.astype(jnp.float32)
 
 
 second_order = functools.partial(plans.adams_bashforth, order=2)

@@ -1,12 +1,14 @@
 """A plan's facts keep it from networks that it was not made for."""
 
 import dataclasses
+import re
 
 import jax
 import pytest
 
 from flowjax import Cosine, VPDiscrete, grids, models, plans, tune
 from flowjax.models import DiTConfig
+from flowjax.tune.facts import ASSETS
 
 
 def untrained(**card):
@@ -63,5 +65,16 @@ def test_facts_that_are_missing_are_not_compared():
 
 def test_a_plan_that_is_not_shipped_is_refused_with_those_that_are():
     card = dataclasses.replace(untrained(), name="digits-smooth")
-    with pytest.raises(ValueError, match="experiments.tune"):
+    with pytest.raises(ValueError, match="experiments.tune") as caught:
         tune.shipped(card, 97, 1.0)
+    listed = re.search(r"there are (.*?)\. python", str(caught.value))[1].split(", ")
+    # The name of a file tells the guidance and the steps, such as w1.5-8.json.
+    files = (ASSETS / "digits-smooth" / "plans").glob("*.json")
+    pairs = [file.stem[1:].split("-") for file in files]
+    wanted = [f"steps={steps} at guidance={guidance}" for guidance, steps in pairs]
+    assert len(wanted) > 1 and sorted(listed) == sorted(wanted)
+
+
+def test_a_network_without_shipped_plans_is_told_so():
+    with pytest.raises(ValueError, match="none comes with flowjax"):
+        tune.shipped(untrained(name="another"), 8, 1.0)

@@ -2,6 +2,7 @@
 
 import functools
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -15,7 +16,7 @@ from flowjax.tune.jacobian import (
     pushes,
 )
 from flowjax.tune.runner import Runner
-from tests.tune.problems import RING, gaussian, numpy_noise, second_order
+from tests.tune.problems import HALF, RING, gaussian, noise_in, numpy_noise, second_order
 
 GRID = grids.uniform(4, shift=1.5)
 MAKERS = {
@@ -96,6 +97,35 @@ def test_the_memory_that_is_given_changes_no_number(at_once):
     parts = endpoints_and_jacobian(Runner(gaussian), plan, tangents, noise, at_once=at_once)
     for a, b in zip(whole, parts):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9 * np.max(np.abs(a)))
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("derivatives", ["jvp", "differences"])
+def test_starts_of_half_precision_give_the_jacobian_of_float32(dtype, derivatives):
+    numbers, corrections = numbers_and_corrections(second_order)
+    plan, tangents = numbers.plan(GRID, corrections), numbers.tangents(GRID, corrections)
+    found, wanted = (
+        endpoints_and_jacobian(Runner(gaussian, derivatives), plan, tangents, noise, at_once=200)
+        for noise in noise_in(dtype, 2, 5)
+    )
+    for a, b in zip(found, wanted):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_network_may_answer_in_another_type_than_the_states():
+    def half(x, t):
+        return jnp.asarray(gaussian(x, t), jnp.bfloat16)
+
+    numbers, corrections = numbers_and_corrections(second_order)
+    plan, tangents = numbers.plan(GRID, corrections), numbers.tangents(GRID, corrections)
+    noise = jnp.asarray(numpy_noise(2, 5), jnp.float32)
+    found, wanted = (
+        endpoints_and_jacobian(Runner(model), plan, tangents, noise, at_once=200)
+        for model in (half, gaussian)
+    )
+    # bfloat16 has eight digits in base two, and a run adds up some of its errors.
+    for a, b in zip(found, wanted):
+        np.testing.assert_allclose(a, b, rtol=0, atol=0.05 * np.max(np.abs(b)))
 
 
 def test_grids_and_logarithms_of_gaps_are_the_same_numbers():

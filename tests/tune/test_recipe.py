@@ -1,6 +1,7 @@
 """The recipe: a table is returned only if it is better on starts that it has not seen."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -9,7 +10,7 @@ from flowjax.schedules import Linear
 from flowjax.tune.levenberg_marquardt import Search
 from flowjax.tune.recipe import published_solvers, roughness, split
 from flowjax.tune.runner import Runner
-from tests.tune.problems import RING, gaussian, numpy_noise
+from tests.tune.problems import HALF, RING, gaussian, noise_in, numpy_noise
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,36 @@ def test_what_is_not_better_is_not_accepted():
         np.testing.assert_array_equal(a, b)
 
 
+def test_what_may_be_chance_is_not_accepted():
+    # The tuned table is better on the four test starts, but its interval contains 1.
+    noise = jax.random.normal(jax.random.key(1), (16, 2))
+    found = tune.tune(
+        RING.velocity,
+        noise,
+        2,
+        iterations=2,
+        restarts=1,
+        free=("times",),
+        tolerance=1e-3,
+        at_once=500,
+    )
+    assert found.ratio.ratio < 1 < found.ratio.high
+    assert not found.accepted
+    for a, b in zip(found.plan, found.start):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_starts_of_half_precision_are_tuned_in_float32(dtype):
+    half, raised = (
+        tune.tune(gaussian, noise, 2, iterations=1, restarts=1, at_once=500)
+        for noise in noise_in(dtype, 1, 48)
+    )
+    assert half.accepted and half.after == raised.after
+    for a, b in zip(half.plan, raised.plan):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_when_the_time_is_up_the_best_table_so_far_is_tested():
     noise = jax.random.normal(jax.random.key(1), (128, 2))
     found = tune.tune(RING.velocity, noise, 4, tolerance=1e-4, seconds=1e-9)
@@ -88,6 +119,16 @@ def test_too_few_starts_are_refused_before_anything_runs():
         tune.tune(never, numpy_noise(0, 100), 6, depth=7)
     with pytest.raises(ValueError, match="steps=0"):
         tune.tune(never, numpy_noise(0, 100), 0)
+
+
+def test_a_condition_of_another_length_is_refused_before_anything_runs():
+    def never(x, t, condition):
+        raise AssertionError("the model was called")
+
+    # JAX takes the last entry of an array in the place of one beyond its end.
+    condition = jnp.arange(50)
+    with pytest.raises(ValueError, match=r"tune.tune: .* shape \(50,\) for 100 starts"):
+        tune.tune(never, numpy_noise(0, 100), 3, condition=condition)
 
 
 def test_each_start_keeps_its_condition():
@@ -142,11 +183,26 @@ def test_starting_tables_race_on_a_part_and_the_best_one_goes_on_with_all(monkey
     assert fitted == [50, 50, 200]
 
 
-def test_more_starting_tables_are_never_worse():
+def test_more_starting_tables_give_the_best_of_them_after_the_race(monkeypatch):
+    """All have the same iterations there, so the best of more tables is at least as good."""
+    searches, best = [], []
+    on = Search.on
+
+    def noted(search, train):
+        # A search begins with some of the starts, and only the best one goes on with all of them.
+        if search in searches:
+            errors = [each.best[1] for each in searches]
+            assert search.best[1] == min(errors)
+            best.append(min(errors))
+        else:
+            searches.append(search)
+        on(search, train)
+
+    monkeypatch.setattr(Search, "on", noted)
     noise = jax.random.normal(jax.random.key(3), (96, 2))
-    found = [
-        tune.tune(RING.velocity, noise, 3, iterations=2, tolerance=1e-3, restarts=n) for n in (1, 3)
-    ]
-    best = [min(i.validation for i in each.history) for each in found]
-    # They run side by side, and the validation starts choose.
-    assert best[1] <= best[0] and found[1].evaluations > found[0].evaluations
+    for restarts in (1, 3):
+        searches.clear()
+        tune.tune(RING.velocity, noise, 3, iterations=2, tolerance=1e-3, restarts=restarts)
+        # That of least squares is one more.
+        assert len(searches) == restarts + 1
+    assert best[1] <= best[0]

@@ -15,9 +15,11 @@ from flowjax.tune.runner import Runner
 from flowjax.tune.truth import errors
 from tests.tune.problems import (
     EIGENVALUES,
+    HALF,
     RING,
     gaussian,
     gaussian_end,
+    noise_in,
     numpy_noise,
     ring_starts,
     second_order,
@@ -153,6 +155,61 @@ def test_a_black_box_needs_no_derivative():
     assert black.history[-1].train < 0.3 * black.history[0].train
 
 
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("derivatives", ["jvp", "differences"])
+def test_starts_of_half_precision_are_refined_in_float32(dtype, derivatives):
+    half, raised = (
+        refine(
+            gaussian,
+            second_order,
+            GRID,
+            tune.Starts(noise, gaussian_end(np.asarray(noise, np.float64))),
+            iterations=2,
+            derivatives=derivatives,
+        )
+        for noise in noise_in(dtype, 0, 24)
+    )
+    assert half.history == raised.history
+    assert_same_plan(half.plan, raised.plan, rtol=0, atol=0)
+    assert half.history[-1].train < 0.3 * half.history[0].train
+
+
+# ---- why it ends
+
+
+def test_it_ends_after_the_iterations_that_are_allowed():
+    found = refine(gaussian, second_order, GRID, gaussian_starts(), iterations=1)
+    assert found.stopped == "iterations" and len(found.history) > 1
+
+
+def test_it_ends_where_no_step_lowers_the_error():
+    # The endpoints of the table itself are wanted.
+    noise = numpy_noise(0, 24)
+    train = tune.Starts(noise, Runner(gaussian).run(second_order(GRID), noise))
+    found = refine(gaussian, second_order, GRID, train)
+    assert found.stopped == "no step" and len(found.history) == 1
+    assert_same_plan(found.plan, second_order(GRID), rtol=0, atol=0)
+
+
+def test_it_ends_after_an_iteration_that_gains_little():
+    # No times come near endpoints that are moved at random.
+    train = gaussian_starts(count=64)
+    moved = train._replace(exact=train.exact + 10 * numpy_noise(5, 64))
+    found = refine(gaussian, second_order, GRID, moved, free=("times",))
+    assert found.stopped == "little" and len(found.history) > 1
+    assert found.history[-1].train > 0.99 * found.history[0].train
+
+
+def test_it_ends_where_the_validation_error_no_longer_falls():
+    # The first table is exact on these validation starts, so every step is worse there.
+    noise = numpy_noise(1, 24)
+    validation = tune.Starts(noise, Runner(gaussian).run(second_order(GRID), noise))
+    found = refine(gaussian, second_order, GRID, gaussian_starts(), validation=validation)
+    assert found.stopped == "validation"
+    assert found.history[-1].train < 0.5 * found.history[0].train
+    assert_same_plan(found.plan, second_order(GRID), rtol=0, atol=0)
+
+
 # ---- refusals
 
 
@@ -179,6 +236,23 @@ def test_plans_that_cannot_be_tuned_are_refused():
 def test_too_few_starts_are_refused_with_the_number_that_is_enough():
     # 3 times, 4 states, 1 + 2 + 3 + 4 outputs: 17 numbers, 51 equations, 3 of each start
     assert "at least 17 starts" in refusal(train=gaussian_starts(count=16))
+
+
+def test_what_is_free_must_hold_a_number():
+    assert "free=() holds no number" in refusal(free=())
+    # The two ends of the grid stay.
+    one_step = {"make": plans.euler, "grid": grids.uniform(1)}
+    assert "free=('times',) holds no number" in refusal(free=("times",), **one_step)
+
+
+@pytest.mark.parametrize("which", ["train", "validation"])
+def test_starts_of_which_a_part_is_missing_are_refused(which):
+    right = gaussian_starts()
+    longer = right._replace(condition=jnp.zeros(25))
+    assert "shape (25,) for 24 starts" in refusal(**{which: longer})
+    fewer = right._replace(exact=right.exact[:23])
+    words = "exact has shape (23, 3) and noise (24, 3); wanted the same"
+    assert words in refusal(**{which: fewer})
 
 
 def test_options_that_are_not_known_are_refused():

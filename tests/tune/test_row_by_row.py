@@ -1,10 +1,21 @@
 """Rows by linear least squares: exact where the step lies in the span of state and outputs."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from flowjax import grids, sample, tune
-from tests.tune.problems import EIGENVALUES, MEAN, RING, gaussian, gaussian_end, numpy_noise
+from flowjax.tune.truth import change
+from tests.tune.problems import (
+    EIGENVALUES,
+    HALF,
+    MEAN,
+    RING,
+    gaussian,
+    gaussian_end,
+    noise_in,
+    numpy_noise,
+)
 
 
 def largest_error(variances, mean, steps):
@@ -45,6 +56,30 @@ def test_a_reference_that_is_given_is_used():
         tune.least_squares(RING.velocity, noise, grids.uniform(3, shift=2.0), reference=found)
 
 
+def test_a_reference_of_another_shape_is_refused():
+    grid = grids.uniform(3)
+    noise = numpy_noise(0, 8, dim=2)
+    found = tune.reference(RING.velocity, noise, [1.0, 0.0], tolerance=1e-3)
+    with pytest.raises(ValueError, match="at other times than the grid"):
+        tune.least_squares(RING.velocity, noise, grid, reference=found)
+    found = tune.reference(RING.velocity, noise, grid, tolerance=1e-3)
+    with pytest.raises(ValueError, match=r"states .* \(4, 8, 2\); wanted .* = \(4, 6, 2\)"):
+        tune.least_squares(RING.velocity, noise[:6], grid, reference=found)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("derivatives", ["jvp", "differences"])
+def test_rows_for_starts_of_half_precision_are_those_in_float32(dtype, derivatives):
+    tables = [
+        tune.least_squares(
+            gaussian, noise, grids.uniform(3), tolerance=1e-5, derivatives=derivatives
+        )
+        for noise in noise_in(dtype, 0, 16)
+    ]
+    for a, b in zip(*tables):
+        np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.parametrize("depth", [0, 5, 2.0])
 def test_depth_out_of_range_is_refused(depth):
     with pytest.raises(ValueError, match="depth=.*wanted a whole number from 1 to 4"):
@@ -56,6 +91,45 @@ def test_a_reference_converges_to_the_flow_in_closed_form():
     found = tune.reference(gaussian, noise, [1.0, 0.5, 0.0], tolerance=1e-7)
     np.testing.assert_allclose(found.states[-1], gaussian_end(noise), atol=1e-6)
     assert found.states.shape == (3, 6, 3) and found.error <= 1e-7
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, *HALF])
+@pytest.mark.parametrize("derivatives", ["jvp", "differences"])
+def test_a_reference_is_as_exact_from_starts_of_half_precision(dtype, derivatives):
+    noise, _ = noise_in(dtype, 3, 6)
+    found = tune.reference(
+        gaussian, noise, [1.0, 0.5, 0.0], tolerance=1e-5, derivatives=derivatives
+    )
+    exact = gaussian_end(np.asarray(noise, np.float64))
+    assert found.states.dtype == np.float32 and found.error <= 1e-5
+    assert change(found.states[-1], exact) < 2e-5
+
+
+def test_times_that_are_no_grid_are_refused():
+    def never(x, t):
+        raise AssertionError("the model was called")
+
+    for times, words in (
+        ([1.0], "wanted a vector of two or more times"),
+        ([1.0, 0.0, 0.5], "not strictly monotone"),
+        ([1.0, 0.5, 0.5], "not strictly monotone"),
+    ):
+        with pytest.raises(ValueError, match=f"^tune.reference: .*{words}"):
+            tune.reference(never, numpy_noise(0, 4), times, tolerance=1e-3)
+
+
+@pytest.mark.parametrize("count", [7, 9])
+def test_a_condition_of_another_length_is_refused(count):
+    def never(x, t, condition):
+        raise AssertionError("the model was called")
+
+    # One leaf is right, and the other is not.
+    condition = {"label": jnp.zeros(8, int), "text": jnp.zeros((count, 2))}
+    words = rf"condition .* shape \({count}, 2\) for 8 starts"
+    with pytest.raises(ValueError, match=f"^tune.reference: .*{words}"):
+        tune.reference(never, numpy_noise(0, 8), [1.0, 0.0], tolerance=1, condition=condition)
+    with pytest.raises(ValueError, match=f"^tune.least_squares: .*{words}"):
+        tune.least_squares(never, numpy_noise(0, 8), [1.0, 0.0], condition=condition)
 
 
 def test_a_reference_that_does_not_converge_tells_what_remains():

@@ -87,6 +87,10 @@ def test_what_it_cannot_do_is_refused():
         refine_run(run, second_order, GRID, starts(0, 24), free=("labels",))
     with pytest.raises(ValueError, match="give at least"):
         refine_run(run, second_order, GRID, starts(0, 2))
+    with pytest.raises(ValueError, match="for 58 free numbers; give at least 58 starts"):
+        refine_run(run, second_order, GRID, starts(0, 24), others=np.zeros(41))
+    with pytest.raises(ValueError, match="wanted the same"):
+        refine_run(run, second_order, GRID, tune.Starts(numpy_noise(0, 24), np.zeros((23, 3))))
     with pytest.raises(ValueError, match="wanted a vector"):
         refine_run(run, second_order, GRID, starts(0, 24), others=0.5)
     with pytest.raises(ValueError, match="not finite"):
