@@ -18,10 +18,10 @@ through, and the reference). A run that was interrupted goes on from its rows an
 
 Expect: the tuned table has 0.002 to 0.6 times the RMS error of the best published solver on its
 best grid on exact fields; on `digits-smooth` 0.51, 0.34, 0.16, 0.08 and 0.17 times at 4, 6, 8, 10
-and 20 evaluations, on `emoji-smooth` 0.41 and 0.24 at 6 and 8, and on the other networks of
-the digits, three of which receive 1000 t, 0.52 to 0.81 at 4 evaluations and 0.21 to 0.45 at 6, 8
-and 10 (results/tune). On mixtures in many dimensions
-a few starts near a border can decide the RMS error, and then tuning is not accepted.
+and 20 evaluations, on `emoji-smooth` 0.41, 0.24 and 0.09 at 6, 8 and 20. On the other networks of
+the digits, three of which receive 1000 t, it has 0.52 to 0.81 at 4 evaluations and 0.21 to 0.45 at
+6, 8 and 10 (results/tune). On mixtures in many dimensions a few starts near a border can decide the
+RMS error, and then tuning is not accepted.
 """
 
 import dataclasses
