@@ -278,8 +278,7 @@ def summary(rows: list[dict]) -> str:
     networks = [row for row in own if "accuracy" in row]
     if networks:
         right = {
-            kind: report.sig(float(np.mean([row["accuracy"][kind] for row in networks])))
-            for kind in KINDS
+            kind: f"{np.mean([row['accuracy'][kind] for row in networks]):.1%}" for kind in KINDS
         }
         text += (
             f"; on networks in {sum(row in nearer for row in networks)} of {len(networks)}, where "

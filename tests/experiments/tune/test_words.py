@@ -133,7 +133,7 @@ def test_quality_counts_draws_and_says_what_a_classifier_finds():
     text = words_of(quality, [made.quality_row(0.05, 0.02), mixed, network])
     assert "in 1 with every draw of samples, and in 1 with none" in text
     assert "on networks in 0 of 1" in text
-    assert "0.50 of published, 0.75 of tuned and 1.0 of converged" in text
+    assert "50.0% of published, 75.0% of tuned and 100.0% of converged" in text
 
 
 def test_the_converged_samples_of_a_model_are_judged_once():
