@@ -105,7 +105,8 @@ class Config:
     draws: int = 4
     samples: int = 256  # of networks
     field_samples: int = 4096
-    # Staleness over devices: a table takes 8 to 12 minutes of a core at 10 steps, and 36 at 20.
+    # Staleness over devices: a table of the digits takes 8 to 12 minutes of a core at 10 steps,
+    # and 36 at 20.
     devices: tuple[int, ...] = unrecorded((2, 4, 8))
     stale_models: tuple[str, ...] = unrecorded(("digits-smooth",))
     stale_steps: tuple[int, ...] = unrecorded((10, 20))

@@ -1,5 +1,6 @@
 """The rows in results/ answer every question of today's full configurations."""
 
+import json
 import pathlib
 import shutil
 
@@ -11,6 +12,7 @@ from configs import staleness as staleness_config
 from experiments import latency, order, staleness
 from experiments.cli.run import cells_of
 from flowjax.records import Records
+from flowjax.records.values import hash_of
 
 RESULTS = pathlib.Path(__file__).parents[2] / "results"
 EXPERIMENTS = {
@@ -60,3 +62,15 @@ def test_a_selection_of_questions_finds_its_kept_rows(name, kept):
     assert [question for question, _ in asked] == [module.QUESTIONS[-1]]
     records = Records(kept(name), config)
     assert records.finished and all(records.done(key) for _, cells in asked for key in cells)
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*/rows.jsonl")), ids=lambda p: p.parent.name)
+def test_every_kept_row_has_its_environment_and_all_are_counted(path):
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    held = json.loads((path.parent / "environment.json").read_text(encoding="utf-8"))
+    assert {row["environment"] for row in rows} <= held.keys()
+    # The name of an environment is the hash of what it says.
+    assert all(hash_of(said) == name for name, said in held.items())
+    done = path.parent / "done.json"
+    if done.exists():
+        assert json.loads(done.read_text(encoding="utf-8"))["rows"] == len(rows)
