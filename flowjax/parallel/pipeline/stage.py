@@ -218,15 +218,20 @@ def readings(stage: Stage, sums: jax.Array) -> MeterReadings:
     layers = jax.lax.psum(sums.sum(3), groups)  # (N, 2, K/n)
     samples = jax.lax.psum(sums.sum(2), PIPE)  # (N, 2, b)
     total = jax.lax.psum(layers.sum(2), PIPE)  # (N, 2)
-    worst = jax.lax.pmax(jnp.max(samples[:, 0] / samples[:, 1], axis=1), groups)
+    worst = jax.lax.pmax(jnp.max(_staleness(samples), axis=1), groups)
     # With one patch every query sees all keys of its own row.
     copies_used = ~synced & (stage.setup.patches > 1)
     return MeterReadings(
         synced=synced,
-        staleness=jnp.where(copies_used, total[:, 0] / total[:, 1], 0),
-        layers=jnp.where(is_first[:, None], 0, layers[:, 0] / layers[:, 1]),
+        staleness=jnp.where(copies_used, _staleness(total), 0),
+        layers=jnp.where(is_first[:, None], 0, _staleness(layers)),
         worst=jnp.where(is_first, jnp.inf, worst),
     )
+
+
+def _staleness(sums):
+    """|KV - copy| / |KV| from the sums of squares of both, on axis 1."""
+    return jnp.sqrt(sums[:, 0] / sums[:, 1])
 
 
 def _network_label(setup, label):
