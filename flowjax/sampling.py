@@ -67,7 +67,8 @@ def draw_noise(key: jax.Array, ids: Sequence[int] | Array, shape: Sequence[int])
       shape: shape of one sample, (*D,).
 
     Returns:
-      (B, *D) in the default floating dtype.
+      (B, *D) in the default floating dtype: float32, or float64 in JAX's 64-bit mode, where the
+      same key gives other noise.
 
     Raises:
       ValueError: several keys, or none; ids that are no vector of integers; a shape that is no

@@ -31,8 +31,9 @@ BEGINS = {messages.FREE: "tuned"}  # as which a forecast begins that is tuned it
 PLACES = ("start", "worth")  # of the synchronous steps
 KEY = ("steps", "devices", "synchronous", "placed")  # of a cell, in the facts of its table
 STARTS = 48  # for tuning: two thirds train
-LARGE = 1000  # numbers of a state, from which each start gives so many equations that
-STARTS_OF_LARGE = 24  # are enough
+# States of so many numbers have fewer starts, since each gives one equation for each number.
+LARGE = 1000
+STARTS_OF_LARGE = 24
 ITERATIONS = 4
 PUBLISHED = {
     "Euler": plans.euler,

@@ -100,7 +100,7 @@ class Subject(NamedTuple):
         return self.field.kind[1] if self.is_network else self.schedule
 
     def own_starts(self, seed: int, count: int) -> np.ndarray:
-        """Noise (count, *D) on `own_schedule`; start i depends on the seed and i alone."""
+        """Noise (count, *D) on `own_schedule`; start i depends on the seed, i and 64-bit mode."""
         drawn = flowjax.draw_noise(jax.random.key(seed), np.arange(count), self.shape)
         return np.asarray(drawn, self.dtype)
 

@@ -84,6 +84,14 @@ class Plan(NamedTuple):
         return int(np.sum(self.ends_step))
 
     @property
+    def steps_before(self) -> np.ndarray:
+        """How many steps end before each row, (rows,): the number of its step, from 0.
+
+        Rows that only pad the plan come after all steps.
+        """
+        return np.cumsum(self.ends_step) - self.ends_step
+
+    @property
     def grid(self) -> np.ndarray:
         """Times of the accepted states, (steps+1,)."""
         return np.append(self.t[0], self.t_next[self.ends_step])
@@ -106,7 +114,7 @@ def check_finite(
         for column, values in plan._asdict().items():
             if np.all(np.isfinite(values[i])):
                 continue
-            step = int(np.sum(plan.ends_step[:i])) + 1
+            step = int(plan.steps_before[i]) + 1
             raise ValueError(
                 f"{name}: coefficient {column} of row {i + 1}, in step {step} of {plan.steps}, "
                 f"from t = {plan.t[i]:.6g} to {plan.t_next[i]:.6g}, is not finite; {way_out}."

@@ -39,7 +39,7 @@ def is_recorded(field: dataclasses.Field) -> bool:
 
 def is_named(field: dataclasses.Field) -> bool:
     """Whether the command on a page names `field`, see `unrecorded`."""
-    return is_recorded(field) or field.metadata["named"]
+    return is_recorded(field) or field.metadata.get("named", False)
 
 
 def plain(value: Any) -> Any:

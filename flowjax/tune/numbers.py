@@ -184,9 +184,7 @@ def numbers_of(
 def step_of_row(plan: Plan) -> np.ndarray:
     """(N,) the length, at least 0, of the step that each row belongs to."""
     # Substeps belong to the step that they prepare.
-    ends = np.asarray(plan.ends_step)
-    step = np.cumsum(ends) - ends  # the number of the row's step
-    return np.abs(np.diff(plan.grid))[np.minimum(step, plan.steps - 1)]
+    return np.abs(np.diff(plan.grid))[np.minimum(plan.steps_before, plan.steps - 1)]
 
 
 def gap_of_row(plan: Plan) -> np.ndarray:

@@ -35,6 +35,12 @@ def test_a_method_of_ones_own_is_a_plan():
     np.testing.assert_array_equal(plan.grid, GRID)
 
 
+def test_rows_are_counted_by_the_steps_that_end_before_them():
+    plan = plans.pad(midpoint(GRID), 19)
+    # Two rows a step, and the padding after all of them.
+    np.testing.assert_array_equal(plan.steps_before, [*np.repeat(np.arange(8), 2), 8, 8, 8])
+
+
 def test_eulers_method_row_by_row_is_the_plan_of_the_library():
     rows = plans.Builder("my_euler")
     for t0, t1 in itertools.pairwise(GRID):

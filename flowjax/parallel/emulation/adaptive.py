@@ -17,7 +17,7 @@ from flowjax.models.card import Model
 from flowjax.parallel.emulation.exchange import contiguous
 from flowjax.parallel.emulation.field import velocity_of_devices
 from flowjax.parallel.emulation.network import mixed_attention, tokens_of
-from flowjax.parallel.stale.adaptive_options import check
+from flowjax.parallel.stale.adaptive_options import check, check_attention
 from flowjax.parallel.stale.history import HistoryRule, begin, sample_with_history
 from flowjax.sampling import Solution
 from flowjax.schedules import Schedule
@@ -85,7 +85,11 @@ def emulate_adaptive_with(
       shards: (L,) int, the device of each token.
       rule: a `HistoryRule` that was made for the same pair, schedule and span.
       **solver: options of `flowjax.sample_adaptive`.
+
+    Raises:
+      ValueError: a network with linear attention, or shards that are not one device a token.
     """
+    check_attention(NAME, model.card)
     config = model.card.config
     tokens = tokens_of(model, noise)
     if np.shape(shards) != (tokens,):

@@ -53,6 +53,15 @@ class Checked(NamedTuple):
     solver: dict[str, Any]
 
 
+def check_attention(name: str, card: Card) -> None:
+    """Refuse a network with linear attention, in the name of the function `name`."""
+    if networks.is_linear(card.config):
+        raise ValueError(
+            f"{name}: {card.name} has linear attention, whose sums have no history here; take "
+            "parallel.sample, or flowjax.sample_adaptive on one device."
+        )
+
+
 def check(
     name: str,
     card: Card,
@@ -73,11 +82,7 @@ def check(
       ValueError: a network with linear attention, an unknown or a missing keyword, or the first
         option that does not fit.
     """
-    if networks.is_linear(card.config):
-        raise ValueError(
-            f"{name}: {card.name} has linear attention, whose sums have no history here; take "
-            "parallel.sample, or flowjax.sample_adaptive on one device."
-        )
+    check_attention(name, card)
     # The names, before their values.
     for keyword in keywords:
         check_choice(name, "the option", keyword, AdaptiveOptions._fields)

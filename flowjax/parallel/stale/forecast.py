@@ -143,8 +143,7 @@ def correction_of(
     if not np.any(correction):
         return None
     # Rows have the fraction of their step; padding follows the last step.
-    ends_step = np.asarray(plan.ends_step)
-    step = np.minimum(np.cumsum(ends_step) - ends_step, plan.steps - 1)
+    step = np.minimum(plan.steps_before, plan.steps - 1)
     return np.broadcast_to(np.asarray(correction, np.float64), (plan.steps,))[step]
 
 

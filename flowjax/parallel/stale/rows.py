@@ -67,8 +67,7 @@ def row_schedule(plan: Plan, options: Options) -> RowSchedule:
         correction are used.
     """
     # Number the rows within their steps.
-    ends_step = np.asarray(plan.ends_step)
-    step = np.cumsum(ends_step) - ends_step  # the number of each row's step, from 0
+    step = plan.steps_before
     first_of_step = np.searchsorted(step, step)  # the first row of each row's step
     # Rows that only pad the plan count as first rows of a step.
     substep = np.where(plan.counted, np.arange(plan.rows) - first_of_step, 0)

@@ -180,7 +180,7 @@ def test_it_is_the_naive_loop_over_steps_shards_and_layers(devices, warmup, peri
     ends, staleness = naive(devices, warmup, period)
     np.testing.assert_allclose(np.asarray(found.x).reshape(ends.shape), ends, rtol=0, atol=1e-12)
     staleness[:warmup] = 0  # nobody used the copy
-    np.testing.assert_allclose(found.stats.staleness, staleness, rtol=1e-10)
+    np.testing.assert_allclose(found.stats.staleness, staleness, rtol=5e-11)
 
 
 # ---- schedule, substeps, guidance, meter

@@ -443,6 +443,10 @@ def test_both_adaptive_functions_refuse_linear_attention(name):
     options = {"order": 2, "span": SPAN, "max_evaluations": 200, "staleness": np.inf}
     with pytest.raises(ValueError, match=f"{name}: sums has linear attention"):
         ADAPTIVE[name](linear, STARTS, LABEL, LINEAR, Tolerance(1e-3, 0.0), **options)
+    # The emulation may also be given any shards and any rule.
+    shards = np.zeros(16, int)
+    with pytest.raises(ValueError, match="sums has linear attention"):
+        emulate_adaptive_with(linear, STARTS, LABEL, LINEAR, Tolerance(1e-3, 0.0), shards, None)
 
 
 @pytest.mark.parametrize(
