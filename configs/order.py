@@ -1,6 +1,6 @@
 """How much is a solver's order worth? Exact fields, paired noise, every solver as a table.
 
-The demo (this is `make demo`), and the page that results/order keeps:
+The demo (half of `make demo`), and the page that results/order keeps:
 
     python -m experiments.order --config=configs/order.py:quick --workdir=runs/demo/order
     python -m experiments.order --config=configs/order.py --workdir=runs/order-full
@@ -15,9 +15,9 @@ A field of your own is `--config.fields=mymodule:field` in the same way, with
 `field(schedule) -> field`.
 
 Expect: the published third-order multistep update measures order 2. With few steps on shifted grids
-order 3 loses to order 2, and order 2 to Euler. The last first-order jump carries most of the error
-on shifted grids. Adams-Bashforth 3 pays from more than 20 steps on, up to shift 6; the exact 3M
-loses to 2M more often than it wins, also from 50 steps on.
+order 3 loses to order 2, and at shift 12 Adams-Bashforth 2 loses to Euler. The last first-order
+jump carries most of the error on shifted grids. Adams-Bashforth 3 pays from more than 20 steps on,
+up to shift 6; whether the exact 3M with a warm start beats 2M is undecided.
 """
 
 import dataclasses

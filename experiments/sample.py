@@ -26,6 +26,7 @@ mixes that noise with a given image, and takes the last 60 % of the steps.
 import functools
 import pathlib
 import re
+import shlex
 import sys
 import threading
 import time
@@ -88,6 +89,8 @@ SOLVERS = {
     "unipc": plans.unipc,
     "deis": plans.deis,
 }
+# Those that have one order only, or their own.
+WITHOUT_ORDER = ("euler", "heun", "ddim", "scheduler", "tuned")
 GRIDS = {
     "uniform": grids.uniform,
     "quadratic": grids.quadratic,
@@ -112,12 +115,30 @@ def check(config: Any) -> None:
 
 def check_plan_alone(config: Any, command: str) -> None:
     """Refuse options of the command line that a plan's file replaces."""
-    given = re.findall(r"--config\.(solver|steps|order|grid|shift)\b", command)
+    replaced = ("solver", "steps", "order", "grid", "shift")
+    given = [field for field in _given(command) if field in replaced]
     if config.plan and given:
         raise ValueError(
             f"plan={config.plan!r} holds its own solver, steps, order, grid and shift; leave out "
-            f"{', '.join(dict.fromkeys(given))}, or leave out the plan."
+            f"{', '.join(given)}, or leave out the plan."
         )
+
+
+def check_order(config: Any, command: str) -> None:
+    """Refuse an order on the command line beside a solver that has none to choose."""
+    if config.solver in WITHOUT_ORDER and "order" in _given(command):
+        choices = ", ".join(name for name in SOLVERS if name not in WITHOUT_ORDER)
+        raise ValueError(
+            f"solver={config.solver!r} has no order to choose, and order={config.order} would "
+            f"change nothing; leave out order, or take one of {choices}."
+        )
+
+
+def _given(command: str) -> list[str]:
+    """The fields of the configuration that a command line sets, each once."""
+    # A flag has one dash or two.
+    matches = [re.match(r"--?config\.(\w+)", word) for word in shlex.split(command)]
+    return list(dict.fromkeys(match[1] for match in matches if match))
 
 
 def load(config: Any) -> Model:
@@ -475,10 +496,11 @@ def sample(config: Any, workdir: str, overwrite: bool, command: str) -> None:
     workdir = pathlib.Path(workdir)
     check(config)
     check_plan_alone(config, command)
+    check_order(config, command)
     mesh.check(config)
     mesh.make_devices(config.mesh)
-    digest = start.digest(config)
-    if not overwrite and archive.is_drawn(workdir, config, digest):
+    digests = archive.digests_of(config)
+    if not overwrite and archive.is_drawn(workdir, config, digests):
         print(f"{workdir} holds the images of this configuration; --overwrite draws them again.")
         return
 
@@ -499,7 +521,7 @@ def sample(config: Any, workdir: str, overwrite: bool, command: str) -> None:
     decoding = time.perf_counter() - began if model.card.vae is not None else None
     seconds = drawn.seconds | {"decode": decoding}
 
-    settings = archive.settings_of(config, command, plan, labels, seconds, digest)
+    settings = archive.settings_of(config, command, plan, labels, seconds, digests)
     paths = archive.save(workdir, config.count, wanted, drawn, shown, settings)
     print(summary(drawn, seconds, plan, paths))
     if shown is None:

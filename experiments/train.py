@@ -8,7 +8,8 @@ The work directory holds
     checkpoints/     the newest few, see `flowjax.checkpoint`
     samples.png      samples of the running mean of the parameters, one class a column, always from
                      the same noise
-    pairs.npz        noise and images of the teacher (coupling "reflow" only)
+    pairs.npz        noise and images of the teacher, with the settings that made them (coupling
+                     "reflow" only)
     model/           the running mean of the parameters at the end
 
 A run may be stopped: after Ctrl-C or SIGTERM it saves a checkpoint and ends. The same command goes
@@ -37,7 +38,7 @@ import safetensors
 from experiments.cli import ranges
 from experiments.cli.images import grid, save_png
 from experiments.cli.run import main
-from experiments.lab.reflow import make_pairs, noise_for, sampler
+from experiments.lab.reflow import make_pairs, noise_for, sampler, settings_in, settings_of
 from experiments.lab.signals import signals
 from experiments.lab.training import (
     batches_of,
@@ -45,12 +46,14 @@ from experiments.lab.training import (
     devices_of,
     key_of,
     load_data,
+    load_teacher,
     make_card,
     make_optimizer,
 )
 from flowjax import checkpoint, data, grids, models, plans, train
 from flowjax.environment import environment
 from flowjax.records import Records, plain
+from flowjax.records.values import differences
 
 # Where the solver of pictures starts. At t = 1 alpha is 0, and the noise or the score there does
 # not determine the data.
@@ -86,7 +89,7 @@ class Run:
         # The data: images, or the pairs of a teacher.
         teacher = None
         if config.coupling == "reflow":
-            teacher = _teacher(config.teacher)
+            teacher = load_teacher(config.teacher)
             self.data = self._pairs(teacher)
         else:
             self.data = load_data(config.data, config.size)
@@ -124,16 +127,24 @@ class Run:
         """Random parameters, or those of the teacher."""
         if teacher is None:
             return models.init(self.card.config, key_of(self.config, "parameters")).params
-        # The dtype of matrix products is the student's own choice.
-        sizes = dataclasses.replace(teacher.card.config, dtype=self.card.config.dtype)
-        if (sizes, teacher.card.clock_name) != (self.card.config, self.card.clock_name):
+        # The dtype of matrix products is the student's own choice, and so is to do without the
+        # teacher's null label.
+        theirs, own = teacher.card.config, self.card.config
+        has_null = theirs.has_null and own.has_null
+        sizes = dataclasses.replace(theirs, dtype=own.dtype, has_null=has_null)
+        if (sizes, teacher.card.clock_name) != (own, self.card.clock_name):
             raise ValueError(
-                f"train: the teacher {self.config.teacher} has sizes {sizes} and clock "
-                f"{teacher.card.clock_name!r}, and this run has {self.card.config} and "
+                f"train: the teacher {self.config.teacher} has sizes {theirs} and clock "
+                f"{teacher.card.clock_name!r}, and this run has {own} and "
                 f"{self.card.clock_name!r}; reflow goes on from the teacher's parameters, so they "
                 "must agree."
             )
-        return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), teacher.params)
+
+        def first(array: jax.Array, wanted: jax.ShapeDtypeStruct) -> jax.Array:
+            # The null label is the last row of its array.
+            return jnp.asarray(array[tuple(map(slice, wanted.shape))], jnp.float32)
+
+        return jax.tree.map(first, teacher.params, models.network(own).shapes())
 
     def _check(self, details: dict) -> None:
         """Refuse a checkpoint that another configuration or other data made."""
@@ -170,25 +181,37 @@ class Run:
         checkpoint.save(self.folder, self.step, self.state, details, keep=self.config.keep)
 
     def _pairs(self, teacher: models.Model) -> data.Data:
-        """The data set of the teacher's pairs, made at the first call."""
+        """The data set of the teacher's pairs, made unless the work directory has them."""
         path = self.workdir / "pairs.npz"
+        if path.exists():
+            self._check_pairs(path, settings_of(teacher, self.config))
         if not path.exists():
             make_pairs(path, teacher, self.config, key_of(self.config, "pairs"))
         classes = tuple(range(teacher.card.config.classes))
         return dataclasses.replace(data.load(path), name=self.config.data, classes=classes)
 
+    def _check_pairs(self, path: pathlib.Path, wanted: dict) -> None:
+        """Refuse pairs that other settings made; move them aside where the run begins anew."""
+        there = settings_in(path)
+        if there == wanted:
+            return
+        if not self.records.rows:
+            # --overwrite forgets the rows, and no other run may go on with these pairs.
+            aside = _unused(self.workdir, "pairs-before", ".npz")
+            path.rename(aside)
+            print(f"{path} has pairs of other settings and no rows; they were moved to {aside}.")
+        elif there is not None:
+            differ = "; ".join(differences(there, wanted))
+            raise ValueError(
+                f"train: the pairs of {path} were made with other settings ({differ}); give "
+                "another --workdir, the settings and the teacher that made them, or --overwrite, "
+                "which moves them aside and begins anew."
+            )
 
-def _teacher(name: str) -> models.Model:
-    """The model that makes the pairs of reflow."""
-    try:
-        return models.load(name)
-    except FileNotFoundError as error:
-        raise ValueError(f"train: coupling 'reflow' needs a teacher. {error}") from error
 
-
-def _unused(folder: pathlib.Path, name: str) -> pathlib.Path:
+def _unused(folder: pathlib.Path, name: str, suffix: str = "") -> pathlib.Path:
     """A path in `folder` that does not exist yet."""
-    paths = (folder / f"{name}-{n}" for n in range(1, 10**6))
+    paths = (folder / f"{name}-{n}{suffix}" for n in range(1, 10**6))
     return next(path for path in paths if not path.exists())
 
 

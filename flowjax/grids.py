@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from flowjax import schedules
-from flowjax.errors import check_whole
+from flowjax.errors import check_whole, is_whole
 from flowjax.schedules import Linear, Schedule
 
 
@@ -140,7 +140,15 @@ def dynamic_shift(
 
     Returns:
       A shift for `shifted` and `uniform`.
+
+    Raises:
+      ValueError: `base` and `most` are the same number.
     """
+    if base == most:
+        raise ValueError(
+            f"grids.dynamic_shift: base={base!r}, most={most!r}; wanted two different numbers of "
+            "tokens (256 and 4096 for FLUX.1), since log(shift) is the line through both."
+        )
     # log(shift) is the line through the two anchors.
     slope = (shift_most - shift_base) / (most - base)
     return float(np.exp(shift_base + slope * (tokens - base)))
@@ -159,9 +167,12 @@ def stretched(grid: np.ndarray, last: float) -> np.ndarray:
       (N+1,) float64, decreasing.
 
     Raises:
-      ValueError: a grid that does not end at 0, or `last` out of range.
+      ValueError: a grid that does not decrease or does not end at 0, or `last` out of range.
     """
-    grid = np.asarray(grid, np.float64)
+    grid = _as_times(grid, "grids.stretched")
+    # The final 0 is left out: the time before it may be 0 too, since it moves to `last`.
+    is_long = grid.ndim == 1 and len(grid) > 2
+    check(grid[:-1] if is_long else grid, "grids.stretched", decreasing=True)
     if len(grid) < 3 or grid[-1] != 0 or not 0 < last < 1:
         raise ValueError(
             f"grids.stretched: last={last!r}, the grid of {len(grid)} times ends at "
@@ -336,14 +347,14 @@ def linear_quadratic(steps: int, *, start: float = 1.0, fine: int = 1000) -> np.
       (N+1,) float64, decreasing to 0.
 
     Raises:
-      ValueError: `steps` or `fine` too small, or `start` out of range.
+      ValueError: `steps` or `fine` is no whole number or too small, or `start` out of range.
     """
     check_whole("grids.linear_quadratic", "steps", steps, 2)
     _check_ends("linear_quadratic", start, 0.0)
-    if fine < steps + 1:
+    if not is_whole(fine, steps + 1):
         raise ValueError(
-            f"grids.linear_quadratic: fine={fine} is less than the {steps + 1} times of {steps} "
-            "steps."
+            f"grids.linear_quadratic: fine={fine!r} with steps={steps}; wanted a whole number of "
+            f"at least the {steps + 1} times of these steps."
         )
     # The linear part is the head of the fine grid, and the quadratic part starts at its next time.
     base = np.linspace(1, 0, fine)

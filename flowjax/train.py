@@ -327,7 +327,10 @@ def mean_loss(
     )
     t = jax.vmap(functools.partial(times, dtype=images.dtype))(time_keys)  # (B,)
     noise = batch["noise"] if "noise" in batch else _draw_noise(noise_keys, images)
-    label = _drop_labels(drop_keys, batch["labels"], label_dropout, card.null_label)
+    label = batch["labels"]
+    # Where no label is dropped, the network need not have a null label.
+    if label_dropout != 0:
+        label = _drop_labels(drop_keys, label, label_dropout, card.null_label)
 
     def predict(x, t):
         return card.predict(params, x, t, label)

@@ -144,6 +144,10 @@ def test_stretch_moves_only_the_last_time_before_zero_to_its_place():
     np.testing.assert_allclose(gaps / gaps[0], before / before[0], rtol=1e-12)
 
 
+def test_stretch_takes_a_time_before_the_last_that_is_zero_too():
+    np.testing.assert_allclose(grids.stretched([1, 0.5, 0, 0], 0.2), [1, 0.6, 0.2, 0], rtol=1e-15)
+
+
 # Shapes
 
 
@@ -371,9 +375,29 @@ MISTAKES = {
         lambda: grids.stretched([1, 0.5, 0.1], 0.2),
         r"grids\.stretched: .*ends at 0\.1; wanted",
     ),
+    "stretch of a grid that rises": (
+        lambda: grids.stretched([0.5, 1, 0], 0.1),
+        r"grids\.stretched: the grid increases from 0\.5 to 1",
+    ),
+    "stretch of a number": (
+        lambda: grids.stretched(0.5, 0.1),
+        r"grids\.stretched: the grid has shape \(\); wanted",
+    ),
+    "stretch of one step": (
+        lambda: grids.stretched([1, 0], 0.1),
+        r"grids\.stretched: .* 2 times .*two or more steps",
+    ),
+    "dynamic shift of one anchor": (
+        lambda: grids.dynamic_shift(1024, base=256, most=256),
+        r"grids\.dynamic_shift: base=256, most=256; wanted two different",
+    ),
     "fine": (
         lambda: grids.linear_quadratic(10, fine=10),
         r"grids\.linear_quadratic: fine=10 .* 11 times",
+    ),
+    "fine as a float": (
+        lambda: grids.linear_quadratic(4, fine=10.5),
+        r"grids\.linear_quadratic: fine=10\.5 with steps=4; wanted a whole number of at least",
     ),
     "start": (
         lambda: grids.linear_quadratic(10, start=2.0),

@@ -230,6 +230,28 @@ def test_loss_depends_on_the_labels_unless_all_are_dropped(dropout):
     assert (losses[0] == losses[1]) == (dropout == 1)
 
 
+class WithoutNull(Layer):
+    """A layer whose card has no null label, and refuses as `Card` does."""
+
+    @property
+    def null_label(self):
+        raise ValueError("trained without a null label")
+
+
+def test_a_network_without_a_null_label_is_trained_where_no_label_is_dropped():
+    _, state, batch = make()
+
+    def loss(card, label_dropout):
+        given = dict(card=card, times=functools.partial(train.draw_times, kind="uniform"))
+        key, ids = jax.random.key(5), jnp.arange(8)
+        return train.mean_loss(state.params, batch, ids, key, **given, label_dropout=label_dropout)
+
+    # No draw depends on the dropout, so a tiny one gives the same loss.
+    assert float(loss(WithoutNull(), 0.0)) == pytest.approx(float(loss(LAYER, 1e-30)), rel=1e-12)
+    with pytest.raises(ValueError, match="trained without a null label"):
+        loss(WithoutNull(), 0.1)
+
+
 def test_noise_of_the_batch_takes_the_place_of_drawn_noise():
     # On the linear path noise = data makes the target 0, and so the loss of a network that gives 0.
     step, state, batch = make()

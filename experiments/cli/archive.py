@@ -4,6 +4,7 @@ samples.npz is written last, so its presence means that both files are complete.
 """
 
 import dataclasses
+import hashlib
 import importlib.metadata
 import json
 import pathlib
@@ -14,6 +15,14 @@ import numpy as np
 
 from experiments.cli import images
 from flowjax import Plan, environment, files, records
+from flowjax.models.weights import SHIPPED
+from flowjax.models.weights.files import ENDINGS
+
+# Fields of the configuration that name a file, or a folder of one.
+FILES = ("image", "plan", "embeddings", "model")
+# A file of more bytes, which can only be one of weights, is read in pieces at even distances.
+LARGE = 2**28
+PIECES, PIECE = 256, 2**14  # their number, and the bytes of each
 
 
 class Drawn(NamedTuple):
@@ -37,13 +46,13 @@ def settings_of(
     plan: Plan,
     labels: list[tuple[int, str]],
     seconds: dict[str, float | None],
-    digest: str | None = None,
+    digests: dict[str, str | None],
 ) -> dict:
     """Everything that made the images, a dictionary for JSON.
 
     Args:
       config, command, plan, labels, seconds: of the run.
-      digest: the SHA-256 of the image that image to image started from, or None.
+      digests: from `digests_of`, before the run.
     """
     try:
         version = importlib.metadata.version("flowjax-dit")
@@ -54,10 +63,59 @@ def settings_of(
         "command": command,
         "labels": labels,
         "nfe": plan.nfe,
-        "image_sha256": digest,
+        **digests,
         "seconds": seconds,
         "environment": {"flowjax": version, **environment.environment()},
     }
+
+
+def digests_of(config: Any) -> dict[str, str | None]:
+    """{"plan_sha256": digest, ...} of each of `FILES`; None where there is no file of that name.
+
+    The digest is the SHA-256 of a file's content. That of a folder is made of the names and digests
+    of its files of weights and JSON, also in the folders right below it. The networks that come
+    with flowjax have none.
+
+    Raises:
+      ValueError: a file cannot be read.
+    """
+    found = {}
+    for field in FILES:
+        name = getattr(config, field)
+        is_no_file = not name or (field == "model" and name in SHIPPED)
+        try:
+            found[f"{field}_sha256"] = None if is_no_file else _digest(pathlib.Path(name))
+        except OSError as error:
+            raise ValueError(f"{field}={name!r} cannot be read ({error.strerror}).") from None
+    return found
+
+
+def _digest(path: pathlib.Path) -> str | None:
+    """The digest of a file or of a folder, or None where there is neither."""
+    if path.is_file():
+        return _digest_of_file(path)
+    if not path.is_dir():
+        return None
+    inside = sorted([*path.glob("*"), *path.glob("*/*")])
+    lines = [
+        f"{file.relative_to(path).as_posix()} {_digest_of_file(file)}"
+        for file in inside
+        if file.name.endswith((*ENDINGS, ".json")) and file.is_file()
+    ]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _digest_of_file(path: pathlib.Path) -> str:
+    """The SHA-256 of a file; of a large one, of its size and its pieces."""
+    with open(path, "rb") as file:
+        size = path.stat().st_size
+        if size <= LARGE:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        found = hashlib.sha256(str(size).encode())
+        for place in np.linspace(0, size - PIECE, PIECES).astype(int):
+            file.seek(place)
+            found.update(file.read(PIECE))
+    return found.hexdigest()
 
 
 def read_settings(workdir: pathlib.Path) -> dict | None:
@@ -84,16 +142,16 @@ def read_settings(workdir: pathlib.Path) -> dict | None:
     return settings
 
 
-def is_drawn(workdir: pathlib.Path, config: Any, digest: str | None = None) -> bool:
+def is_drawn(workdir: pathlib.Path, config: Any, digests: dict[str, str | None]) -> bool:
     """Whether a work directory holds the images of this configuration.
 
     Args:
       workdir: the directory.
       config: the configuration.
-      digest: the SHA-256 of the image that image to image starts from, or None.
+      digests: from `digests_of`, now.
 
     Raises:
-      ValueError: it holds those of another configuration.
+      ValueError: it holds those of another configuration, or of another content of its files.
     """
     found = read_settings(workdir)
     if found is None:
@@ -110,8 +168,13 @@ def is_drawn(workdir: pathlib.Path, config: Any, digest: str | None = None) -> b
         for name, value in new.items()
         if old.get(name) != value
     ]
-    if not differ and found.get("image_sha256") != digest:
-        differ = [f"the file {config.image} has changed"]
+    # Images that are older than a digest say nothing of that file.
+    if not differ:
+        for name, digest in digests.items():
+            field = name.removesuffix("_sha256")
+            if found.get(name, digest) != digest:
+                end = "has changed" if digest else "is gone"
+                differ.append(f"{field} {getattr(config, field)} {end}")
     if differ:
         raise ValueError(
             f"{workdir} holds images of another configuration ({'; '.join(differ)}). "

@@ -13,6 +13,7 @@ A file is an .npz or a .safetensors with P texts:
 
 import json
 import pathlib
+import reprlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -26,7 +27,14 @@ from flowjax.errors import check_choice
 from flowjax.models import Card, Condition, networks
 from flowjax.models import condition as conditions
 
-NAMES = ("embeddings", "mask", "negative", "negative_mask", "prompts")
+# The arrays of numbers, and the shapes of each by their number of axes.
+SHAPES = {
+    "embeddings": {3: "(P, T, C)"},
+    "mask": {2: "(P, T)"},
+    "negative": {2: "(T', C)", 3: "(1, T', C) or (P, T', C)"},
+    "negative_mask": {1: "(T',)", 2: "(1, T') or (P, T')"},
+}
+NAMES = (*SHAPES, "prompts")
 ENDINGS = (".npz", ".safetensors")
 
 
@@ -103,7 +111,8 @@ def read(path: str, card: Card) -> Texts:
     """The texts of a file, for the network of a card.
 
     Raises:
-      ValueError: there is no such file, an array is missing or not known, or does not fit.
+      ValueError: there is no such file, or an array is missing, not known, damaged or of another
+        shape than the network takes; the sentence names the file.
     """
     arrays = _arrays(pathlib.Path(path))
     for name in arrays:
@@ -111,9 +120,10 @@ def read(path: str, card: Card) -> Texts:
     for name in ("embeddings", "mask"):
         if name not in arrays:
             raise ValueError(f"embeddings={path} has no array {name!r}; wanted (P, T, ...) of it.")
+    prompts = _texts(path, arrays.pop("prompts")) if "prompts" in arrays else None
+    arrays = {name: _numbers(path, name, array) for name, array in arrays.items()}
     count = len(arrays["embeddings"])
-    prompts = arrays.pop("prompts", None)
-    prompts = [str(i) for i in range(count)] if prompts is None else [str(p) for p in prompts]
+    prompts = [str(i) for i in range(count)] if prompts is None else prompts
     if len(prompts) != count:
         raise ValueError(
             f"embeddings={path}: {len(prompts)} prompts for {count} texts; wanted one each."
@@ -121,8 +131,6 @@ def read(path: str, card: Card) -> Texts:
     for name, axes in (("negative", 3), ("negative_mask", 2)):
         if name in arrays:
             arrays[name] = _for_all(arrays[name], axes, count)
-    # In float32: some encoders write half precision, and the network computes in its own dtype.
-    arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
     condition = conditions.checked(f"embeddings={path}", Condition(**arrays), card.config.caption)
     return Texts(condition, prompts)
 
@@ -160,8 +168,48 @@ def _arrays(path: pathlib.Path) -> dict[str, Any]:
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise ValueError(f"embeddings={path} cannot be read: {error}") from None
     if "prompts" in metadata:
-        arrays["prompts"] = json.loads(metadata["prompts"])
+        try:
+            arrays["prompts"] = json.loads(metadata["prompts"])
+        except ValueError:  # it is no JSON, which `_texts` refuses as any other text
+            arrays["prompts"] = metadata["prompts"]
     return arrays
+
+
+def _numbers(path: str, name: str, array: np.ndarray) -> np.ndarray:
+    """An array of a file in float32, or a refusal of what is damaged in it.
+
+    Some encoders write half precision, and the network computes in its own dtype.
+    """
+    is_number = np.can_cast(array.dtype, np.float32, "same_kind")
+    if not is_number or array.ndim not in SHAPES[name] or not array.size:
+        raise ValueError(
+            f"embeddings={path}: {name} is {array.dtype} of shape {array.shape}; wanted numbers of "
+            f"shape {' or '.join(SHAPES[name].values())}, with no axis of length 0."
+        )
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
+        array = array.astype(np.float32)
+    is_mask = name in ("mask", "negative_mask")
+    wrong = array[(array != 0) & (array != 1)] if is_mask else array[~np.isfinite(array)]
+    if wrong.size:
+        wanted = (
+            "1 where a token belongs to the text, and 0 elsewhere" if is_mask else "finite ones"
+        )
+        raise ValueError(
+            f"embeddings={path}: {wrong.size} of the {array.size} numbers of {name} are wrong, the "
+            f"first of them {wrong[0]:g}; wanted {wanted}. Write the file again."
+        )
+    return array
+
+
+def _texts(path: str, prompts: Any) -> list[str]:
+    """The prompts of a file, a list or an array of texts."""
+    found = prompts.tolist() if isinstance(prompts, np.ndarray) else prompts
+    if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
+        raise ValueError(
+            f"embeddings={path}: the prompts are {reprlib.repr(found)}; wanted a list of texts, "
+            "one for each of the embeddings (in the metadata of a .safetensors, as JSON)."
+        )
+    return found
 
 
 def _for_all(array: np.ndarray, axes: int, count: int) -> np.ndarray:

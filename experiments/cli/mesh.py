@@ -1,5 +1,6 @@
 """The mesh and the policy that a configuration writes as text, and virtual devices for a CPU."""
 
+import dataclasses
 import math
 import os
 import re
@@ -118,11 +119,14 @@ def _thresholds(name: str, numbers: list, plan: Plan, devices: int) -> np.ndarra
 
 
 def check(config: Any) -> None:
-    """Refuse forecasts of a plan where nothing would use them, or beside what they replace.
+    """Refuse options of several devices on one, and forecasts of a plan beside what they replace.
 
     Raises:
-      ValueError: no plan, no mesh or no stale attention; a policy, warm-up or correction beside it.
+      ValueError: an option of parallel sampling without a mesh; forecasts of a plan without a plan
+        or without stale attention, or with a policy, warm-up or correction beside them.
     """
+    if not config.mesh:
+        _check_one_device(config)
     if config.forecast != OF_PLAN:
         return
     beside = {"policy": "", "warmup": 1, "correction": None, "patches": 0}
@@ -132,11 +136,28 @@ def check(config: Any) -> None:
             f"forecast={OF_PLAN!r} takes policy, forecast and correction from the file of the "
             f"plan; leave out {', '.join(given)}."
         )
-    if not config.plan or not config.mesh or config.attention != "stale":
+    if not config.plan or config.attention != "stale":
         raise ValueError(
             f"forecast={OF_PLAN!r} with plan={config.plan!r}, mesh={config.mesh!r} and attention="
             f"{config.attention!r}; wanted the file of a plan that was tuned for stale attention, "
             "a mesh such as seq=8, and attention='stale'."
+        )
+
+
+def _check_one_device(config: Any) -> None:
+    """Refuse options that only a mesh has; guidance is the only one that one device has too."""
+    given = [
+        f"{field.name}={getattr(config, field.name)!r}"
+        for field in dataclasses.fields(config)
+        if field.name in Options._fields
+        and field.name != "guidance"
+        and getattr(config, field.name) != field.default
+    ]
+    if given:
+        raise ValueError(
+            f"mesh='' is one device, where {', '.join(given)} would change nothing; give several "
+            "devices, such as --config.mesh=seq=4 (pipe=4 for pipefusion), or leave these options "
+            "out."
         )
 
 

@@ -4,7 +4,6 @@ The run does the last steps of the grid only. Its start is alpha(t) data + sigma
 time t at which these steps begin (SDEdit, Meng et al. 2022, arXiv:2108.01073).
 """
 
-import hashlib
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +19,7 @@ from flowjax.models import Card
 
 
 def check(config: Any) -> None:
-    """Refuse an image without a strength, a strength without an image, and one out of range."""
+    """Refuse an image without a strength and the other way round, no file, and a wrong strength."""
     if config.image is None and config.strength is None:
         return
     if config.image is None or config.strength is None:
@@ -28,6 +27,8 @@ def check(config: Any) -> None:
             f"image={config.image!r} with strength={config.strength!r}: image to image needs both. "
             "The strength is the fraction of the steps that are taken, such as 0.6."
         )
+    if not pathlib.Path(config.image).is_file():
+        raise ValueError(f"image={config.image!r} cannot be read (there is no such file).")
     steps_taken(config)
 
 
@@ -36,21 +37,6 @@ def steps_taken(config: Any) -> int:
     if config.strength is None:
         return config.steps
     return steps_of_strength("sample", config.steps, config.strength)
-
-
-def digest(config: Any) -> str | None:
-    """The SHA-256 of the image's file, which the settings keep; None without an image.
-
-    Raises:
-      ValueError: the file cannot be read.
-    """
-    if config.image is None:
-        return None
-    try:
-        content = pathlib.Path(config.image).read_bytes()
-    except OSError as error:
-        raise ValueError(f"image={config.image!r} cannot be read ({error.strerror}).") from None
-    return hashlib.sha256(content).hexdigest()
 
 
 def state_of(config: Any, card: Card, shape: Sequence[int]) -> jax.Array | None:

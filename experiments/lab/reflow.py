@@ -1,5 +1,7 @@
 """Images from a trained model: those of training's pictures, and the pairs of reflow."""
 
+import hashlib
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -10,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import flowjax
-from flowjax import Plan, files, grids, guidance, plans
+from flowjax import Plan, checkpoint, files, grids, guidance, plans
 from flowjax.models import Card, Model
 from flowjax.types import PyTree
 
@@ -26,14 +28,18 @@ def sampler(
       card: of the network.
       plan: the solver.
       scale: of classifier-free guidance.
+
+    Raises:
+      ValueError: a scale that is not 1, of a network without a null label.
     """
+    # Without guidance the null label is never evaluated, and the network need not have one.
+    null = card.null_label if scale != 1 else 0
 
     @jax.jit
     def images(params: PyTree, noise: jax.Array, label: jax.Array) -> jax.Array:
         def network(x: jax.Array, t: jax.Array, label: jax.Array) -> jax.Array:
             return card.velocity(params, x, t, label)
 
-        null = jnp.full_like(label, card.null_label)
         model = guidance.classifier_free(network, label, null, scale)
         return flowjax.sample(model, noise, plan).x
 
@@ -50,6 +56,29 @@ def noise_for(key: jax.Array, ids: np.ndarray, card: Card) -> jax.Array:
     return jax.vmap(draw)(jnp.asarray(ids))
 
 
+def settings_of(teacher: Model, config: Any) -> dict[str, Any]:
+    """What tells the pairs of one run from those of another: a dictionary for JSON.
+
+    Args:
+      teacher: the model. It is known by a digest of its parameters, since a network that is trained
+        again has the name of the one before.
+      config: as in `make_pairs`, and its seed.
+    """
+    digest = hashlib.sha256()
+    for name, array in checkpoint.flatten(teacher.params).items():
+        digest.update(f"{name} {array.shape} {array.dtype}".encode())
+        digest.update(array.tobytes())
+    names = ("pairs", "pair_steps", "pair_guidance", "seed")
+    settings = {name: getattr(config, name) for name in names}
+    return {"parameters of the teacher": digest.hexdigest()[:16], **settings}
+
+
+def settings_in(path: str | os.PathLike) -> dict[str, Any] | None:
+    """The `settings_of` the pairs in a file; None for a file that does not have them."""
+    found = files.read_npz(path)
+    return json.loads(str(found["settings"])) if "settings" in found else None
+
+
 def make_pairs(
     path: str | os.PathLike, teacher: Model, config: Any, key: jax.Array, chunk: int = 256
 ) -> None:
@@ -57,6 +86,7 @@ def make_pairs(
 
     They are the coupling of reflow (Liu et al. 2022, arXiv:2209.03003, algorithm 1), solved by the
     classical Runge-Kutta method. How far the first images move when its step is halved is printed.
+    The file keeps their `settings_of` too.
 
     Args:
       path: the file.
@@ -89,5 +119,9 @@ def make_pairs(
     )
     with files.replacing(path) as temporary:
         np.savez(
-            temporary, noise=np.concatenate(noises), images=np.concatenate(images), labels=label
+            temporary,
+            noise=np.concatenate(noises),
+            images=np.concatenate(images),
+            labels=label,
+            settings=json.dumps(settings_of(teacher, config)),
         )

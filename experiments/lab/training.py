@@ -37,8 +37,22 @@ def check(config: Any) -> None:
     # The batch over the devices.
     devices = len(devices_of(config.devices))
     train.check_split(config.batch, devices, config.microbatches)
+    if config.label_dropout == 0 and config.guidance != 1:
+        raise ValueError(
+            "train: label_dropout=0 trains no null label, and the pictures of training with "
+            f"guidance={config.guidance} need it; give guidance=1, or a label_dropout above 0."
+        )
     # The images of a reflow are made in the run, by the teacher.
-    if config.coupling != "reflow":
+    if config.coupling == "reflow":
+        teacher = load_teacher(config.teacher)
+        wants_null = config.pair_guidance != 1 or config.label_dropout > 0
+        if wants_null and not teacher.card.config.has_null:
+            raise ValueError(
+                f"train: the teacher {config.teacher} was trained without a null label, which "
+                f"pair_guidance={config.pair_guidance} and label_dropout={config.label_dropout} "
+                "need; give pair_guidance=1 and label_dropout=0, or another teacher."
+            )
+    else:
         held = load_data(config.data, config.size)
         batches_of(config, held)
         make_card(config, held)
@@ -48,6 +62,14 @@ def check(config: Any) -> None:
 def load_data(name: str, size: int) -> data.Data:
     """The data set of a configuration, read once for its checks and for the run."""
     return data.load(name, size=size or None)
+
+
+def load_teacher(name: str) -> models.Model:
+    """The model that makes the pairs of reflow."""
+    try:
+        return models.load(name)
+    except FileNotFoundError as error:
+        raise ValueError(f"train: coupling 'reflow' needs a teacher. {error}") from error
 
 
 def batches_of(config: Any, held: data.Data) -> data.Batches:
@@ -68,6 +90,8 @@ def make_card(config: Any, held: data.Data) -> models.Card:
         depth=config.depth,
         heads=config.heads,
         classes=len(held.classes),
+        # A null label that no step trains would be random.
+        has_null=config.label_dropout > 0,
         dtype=None if config.dtype == "float32" else config.dtype,
     )
     name = pathlib.Path(held.name).stem

@@ -161,15 +161,16 @@ def _on_causes(rows: list[dict], config: dict) -> list[Claim]:
             parts.append(_fraction(name, own, "last jump"))
     found = [
         Claim(
-            "Of what mending gains for 3M, the last jump carries more than half",
+            "Of what removing all causes gains for 3M, the last jump accounts for more than half",
             parts,
             *scope,
-            "other fields; a fair price for the evaluations of an exact last step",
+            "other fields; counting the evaluations that an exact last step takes",
         )
     ]
     over = ledger.over_order_2(rows)
     if over:
-        text = f"{over['common']:.0%} of what mending gains for 3M, in logarithms, 2M gains too"
+        common = f"{over['common']:.0%}"
+        text = f"{common} of what removing all causes gains for 3M, in log error, 2M has too"
         # Whether a cause is of order 3 in particular: the ratio of both orders' errors decides.
         for cause in ("last jump", "grid"):
             (bar,) = [bar for bar in over["bars"] if bar["cause"] == cause]
@@ -181,10 +182,10 @@ def _on_causes(rows: list[dict], config: dict) -> list[Claim]:
             )
             found.append(
                 Claim(
-                    f"Mending the {cause} helps 3M more than 2M, by more than a tenth",
+                    f"Removing the loss by the {cause} helps 3M more than 2M, by more than a tenth",
                     [part],
                     *scope,
-                    "a ledger with other causes",
+                    "another list of causes",
                     text,
                 )
             )
@@ -202,7 +203,7 @@ def _on_scores(rows: list[dict], config: dict) -> list[Claim]:
     found = []
     texts = {
         "acceleration": "The more a path bends (acceleration), the sooner order 3 loses to 2",
-        "rho_3": "The free rho_3 ranks the cells in which order 3 loses to order 2",
+        "rho_3": "rho_3, which is free of cost, ranks the cells in which order 3 loses to order 2",
     }
     for score, text in texts.items():
         # Each kind of grid and each statistic is a part, since scores change their sign.
@@ -219,7 +220,7 @@ def _on_scores(rows: list[dict], config: dict) -> list[Claim]:
                 _names(row["field"] for row in rows),
                 _starts(config, seeds=5),
                 NONE,
-                "settings of the dials (fields, widths, couplings)",
+                "the settings (fields, widths, couplings)",
                 curvature.QUESTION,
                 "fields that had no part in the choice of scores",
                 "area under the ROC curve",

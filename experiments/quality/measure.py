@@ -48,6 +48,8 @@ def check(config: Any) -> None:
         )
     for name in config.networks:
         found = data.load(judges.data_of(name))
+        if any(scale != 1 for scale in config.scales):
+            _ = judges.load(name).card.null_label  # it refuses a network without one
         classes = len(found.classes)
         if config.samples < classes:
             raise ValueError(
@@ -101,19 +103,22 @@ def draw(
     card = model.card
     shape = (*card.config.size, card.config.channels)
     run = _program(card.kind)
+    # Without guidance the null label is never evaluated, and the network need not have one.
+    null = np.int32(card.null_label if scale != 1 else 0)
     made = []
     for first in range(0, len(labels), batch):
         # The last batch is filled up, so that the program stays the same; the rest is dropped.
         ids = np.arange(first, first + batch)
         noise = flowjax.draw_noise(jax.random.key(seed), ids, shape)
         label = np.resize(labels[first:], batch)
-        made.append(np.asarray(run(model.params, noise, label, scale, plan)))
+        made.append(np.asarray(run(model.params, noise, label, null, scale, plan)))
     return np.concatenate(made)[: len(labels)]
 
 
 @functools.cache
 def _program(kind: tuple) -> Callable:
-    """The compiled sampler of networks of one kind: (params, noise, label, scale, plan) -> samples.
+    """The compiled sampler of networks of one kind: (params, noise, label, null label, scale, plan)
+    -> samples.
 
     Args:
       kind: of the card.
@@ -121,11 +126,11 @@ def _program(kind: tuple) -> Callable:
     card = models.Card("quality", *kind)
 
     @jax.jit
-    def sample(params: Any, noise: Any, label: Any, scale: Any, plan: Plan) -> jax.Array:
+    def sample(params: Any, noise: Any, label: Any, null: Any, scale: Any, plan: Plan) -> jax.Array:
         def network(x: jax.Array, t: jax.Array, label: jax.Array) -> jax.Array:
             return card.velocity(params, x, t, label)
 
-        model = guidance.classifier_free(network, label, np.int32(card.null_label), scale)
+        model = guidance.classifier_free(network, label, null, scale)
         return flowjax.sample(model, noise, plan).x
 
     return sample

@@ -150,9 +150,9 @@ def summary(rows: list[dict]) -> str:
         row = min((row for row in wide if row["model"] == model), key=lambda row: row["steps"])
         shared, each = np.sqrt(total(row, "shared")), np.sqrt(total(row, "own"))
         found.append(
-            f"Of the steps that {model} needs at {row['steps']} evaluations, one table for all "
-            f"samples leaves **{shared:.2%}** out of reach, and weights of each sample's own "
-            f"{each:.2%} (root mean square)."
+            f"The best single table misses **{100 * shared:.2g} %** of the exact steps of {model} "
+            f"at {row['steps']} evaluations (root mean square); weights of its own for each sample "
+            f"miss {100 * each:.2g} %."
         )
     return " ".join(found)
 

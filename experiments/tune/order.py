@@ -204,9 +204,9 @@ def curvature_words(rows: list[dict]) -> str:
     # Narrow modes bend the paths most.
     tuned, published = (_growth(own, value, min) for value in ("rms", "published_rms"))
     return (
-        f"Curvature **{_verdict(tuned, published)}**: on the narrowest modes published plans have "
-        f"{report.sig(published)} times their error on the widest ones, and tuned tables "
-        f"{report.sig(tuned)} times."
+        f"Curvature **{_verdict(tuned, published)}**: from the widest modes to the narrowest ones "
+        f"the error of published plans becomes {report.sig(published)} times as large, and that of "
+        f"tuned tables {report.sig(tuned)} times."
     )
 
 
@@ -218,8 +218,8 @@ def jump_words(rows: list[dict]) -> str:
     # The largest shift has the longest last jump.
     tuned, published = (_growth(own, value) for value in ("rms", "published_rms"))
     return (
-        f"The last jump **{_verdict(tuned, published)}**: on the grid of the largest shift "
-        f"published plans have {report.sig(published)} times their error on that of the least, and "
+        f"The last jump **{_verdict(tuned, published)}**: from the least shift to the largest one "
+        f"the error of published plans becomes {report.sig(published)} times as large, and that of "
         f"tables that begin there {report.sig(tuned)} times."
     )
 

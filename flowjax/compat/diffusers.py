@@ -131,8 +131,10 @@ def diffusers_plan(
         exp(mu), or mu itself where time_shift_type is "linear".
         `numpy.log(grids.dynamic_shift(tokens))` is that of FLUX.
       eta: of DDIM, from 0 (deterministic) to 1 (ancestral).
-      strength: of image-to-image. The plan is the last int(steps strength) steps, and begins at
+      strength: of image-to-image. The plan is the last steps * strength steps, and begins at
         plan.t[0] without a history; the state there is the schedule's add_noise(data, noise, t).
+        The number is rounded as in the pipelines of diffusers: up for FlowMatchEuler and
+        FlowMatchHeun, down for the other classes, on flows too.
       sigmas: noise levels in place of a number of steps. FlowMatchEuler and UniPC on flows take one
         a step, before the shift; Euler takes sigma/alpha with the end of the last step besides.
       timesteps: times in place of a number of steps, in the numbers of the network. The DPM-Solver
@@ -184,7 +186,9 @@ def diffusers_plan(
         evaluations = vp_evaluations(options, rules.vp, schedule, asked)
     # Image-to-image takes the last of them.
     count = len(evaluations.times)
-    evaluations = evaluations.last(steps_of_strength(name, count, strength))
+    # The classes that have flows alone have pipelines of their own.
+    taken = steps_of_strength(name, count, strength, rounds_up=rules.vp is None)
+    evaluations = evaluations.last(taken)
 
     # The plan on those times.
     request = Request(options, schedule, evaluations, count, eta, third_order, peers)

@@ -124,20 +124,24 @@ def own_times(
     return count, sigmas, timesteps
 
 
-def steps_of_strength(name: str, steps: int, strength: float) -> int:
+def steps_of_strength(name: str, steps: int, strength: float, *, rounds_up: bool = False) -> int:
     """How many of the last steps a run of this strength takes, as diffusers counts them.
 
     Args:
       name: the public function that errors speak for.
       steps: of the complete grid.
       strength: above 0, which keeps the given image, to 1, which starts from pure noise.
+      rounds_up: take one step more where steps times strength is no whole number. The pipelines
+        around FlowMatchEuler do (Stable Diffusion 3, Flux, Qwen-Image), those of Stable Diffusion
+        do not.
 
     Raises:
       ValueError: the strength is no such number, or leaves no step.
     """
     check_number(name, "strength", strength, above=0, most=1, example=0.6)
-    # int rounds down, as the pipelines of diffusers do.
-    taken = min(int(steps * strength), steps)
+    wanted = min(steps * strength, steps)
+    # int rounds down: the steps left out in one kind of pipeline, the steps taken in the other.
+    taken = steps - int(steps - wanted) if rounds_up else int(wanted)
     if taken < 1:
         raise ValueError(
             f"{name}: strength={strength!r} of {steps} steps leaves none; take more steps, or a "

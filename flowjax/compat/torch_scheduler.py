@@ -223,9 +223,16 @@ class FlowPath:
 
 def betas_of(config: Mapping[str, Any]) -> list[float]:
     """The betas of a diffusers config, from the first training step to the last."""
-    if config["trained_betas"] is not None:
-        return [float(beta) for beta in config["trained_betas"]]
     steps = config["num_train_timesteps"]
+    if config["trained_betas"] is not None:
+        betas = [float(beta) for beta in config["trained_betas"]]
+        # The network's numbers are counted by num_train_timesteps.
+        if len(betas) != steps:
+            raise ValueError(
+                f"PlanScheduler: num_train_timesteps={steps} and {len(betas)} trained_betas; set "
+                f"num_train_timesteps={len(betas)}."
+            )
+        return betas
     kind = config["beta_schedule"]
     _check_choice("beta_schedule", kind, BETA_SCHEDULES)
     if kind == "squaredcos_cap_v2":
@@ -569,6 +576,14 @@ class PlanScheduler(*BASES):
             raise ValueError(
                 f"PlanScheduler: the config has prediction_type={prediction!r} but no betas; "
                 "wanted a flow, or a network that was trained on discrete steps."
+            )
+        # Other predictions leave timestep_type without effect, as in diffusers.
+        if given.get("timestep_type") == "continuous" and prediction == "v_prediction":
+            raise ValueError(
+                "PlanScheduler: a network with timestep_type='continuous' and prediction_type="
+                "'v_prediction' receives log(sigma)/4, and this scheduler gives it the index of a "
+                "training step; sample from it with flowjax, where compat.diffusers_label(config) "
+                "is that number."
             )
         values = {name: given[name] for name in OPTIONS if name in given}
         scheduler = cls(plan, **(values | {"prediction_type": prediction}))

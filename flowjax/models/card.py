@@ -112,8 +112,9 @@ class Card:
             return None
         if not self.config.has_null:
             raise ValueError(
-                f"{self.name} was trained without a null label, so it cannot be guided or sampled "
-                "without labels; give labels, and guidance of scale 1."
+                f"{self.name} was trained without a null label, so it cannot be guided, sampled "
+                "without labels, or trained with dropped labels; give labels, guidance of scale "
+                "1, and label_dropout=0."
             )
         return self.config.classes
 

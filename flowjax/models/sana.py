@@ -138,7 +138,7 @@ def condition_of(config: SanaConfig, label: jax.Array) -> Condition:
       config: with `classes`.
       label: (B,) integers; one out of range gives NaN.
     """
-    embeddings = jax.nn.one_hot(label, config.labels)[:, None]  # (B, 1, classes + 1)
+    embeddings = jax.nn.one_hot(label, config.labels)[:, None]  # (B, 1, number of labels)
     is_known = (label >= 0) & (label < config.labels)
     embeddings = jnp.where(is_known[:, None, None], embeddings, jnp.nan)
     return Condition(embeddings, jnp.ones((len(label), 1)))

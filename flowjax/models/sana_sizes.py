@@ -4,9 +4,11 @@ import dataclasses
 import math
 from typing import Any
 
-from flowjax.errors import check_choice, check_whole
-from flowjax.models.sizes import COMPUTE_DTYPES
+from flowjax.errors import check_choice, check_number, check_whole
+from flowjax.models.sizes import COMPUTE_DTYPES, check_sizes
 
+# The smallest value of each size.
+LEAST = {"channels": 1, "patch": 1, "width": 1, "depth": 1, "heads": 1, "cross_heads": 1}
 QK_NORMS = (None, "rms_norm_across_heads", "layer_norm_across_heads", "l2")
 
 
@@ -21,9 +23,10 @@ class SanaConfig:
       width, depth, heads: E, the number of layers (num_layers), and the number of heads of the
         linear attention (num_attention_heads). E is a multiple of `heads`.
       cross_heads, cross_width: the number of heads of the attention to the text
-        (num_cross_attention_heads), and their total width.
-      caption: C, the width of the text's embeddings (caption_channels). With `classes` it is left
-        out.
+        (num_cross_attention_heads), and their total width. cross_width=None becomes E;
+        `dataclasses.replace` with another E keeps the number, unless it has cross_width=None too.
+      caption: C, the width of the text's embeddings (caption_channels). With `classes` it becomes
+        the number of labels, whatever is given.
       out_channels: channels of the output. None means `channels`.
       mlp_ratio: hidden width of the MLP over E, before the gate halves it.
       interpolation: None, and then tokens have no embedding of their place; or the number by which
@@ -36,6 +39,8 @@ class SanaConfig:
       classes: None for a network that draws for a text, as all public ones do. With a number the
         network draws for a label, and label `classes` is the null label: it receives each as one
         token of text, a unit vector (C = classes + 1).
+      has_null: with `classes`, whether the network was trained with the null label. Without it
+        C = classes, and only guidance of scale 1 is possible.
       dtype: the dtype in which matrices are multiplied. None means that of the state. Norms, the
         sums of the linear attention, softmax, modulation, the embedding of time and the residual
         stream are in the state's dtype, at least float32.
@@ -62,25 +67,33 @@ class SanaConfig:
     classes: int | None = None
     dtype: str | None = None
     remat: bool = False
+    has_null: bool = True
 
     def __post_init__(self):
-        """Refuse sizes that do not fit together."""
-        # A list, as JSON gives it, would make the configuration unhashable.
-        object.__setattr__(self, "size", tuple(self.size))
-        object.__setattr__(self, "cross_width", self.cross_width or self.width)
+        """Refuse what is no size, and sizes that do not fit together."""
+        check_sizes("SanaConfig", self, LEAST, ("mlp_ratio", "norm_epsilon"))
+        for option in ("caption", "cross_width", "classes"):
+            if getattr(self, option) is not None:
+                check_whole("SanaConfig", option, getattr(self, option), 1)
+        if self.interpolation is not None:
+            check_number("SanaConfig", "interpolation", self.interpolation, 0, above=True)
+        if self.caption is None and self.classes is None:
+            raise ValueError(
+                "SanaConfig: caption=None, classes=None; give caption= to a network that draws for "
+                "a text, and classes= to one that draws for a label."
+            )
+        if self.classes is not None and self.guidance_embeds:
+            raise ValueError(
+                f"SanaConfig: classes={self.classes} with guidance_embeds=True; a label has no "
+                "scale of guidance beside it, so give guidance_embeds=False."
+            )
+
+        # Sizes that follow from others
+        if self.cross_width is None:
+            object.__setattr__(self, "cross_width", self.width)
         if self.classes is not None:
-            check_whole("SanaConfig", "classes", self.classes, 1)
-        drawn_for = self.caption if self.classes is None else self.classes + 1
-        if drawn_for is None or self.caption not in (None, drawn_for):
-            raise ValueError(
-                f"SanaConfig: caption={self.caption}, classes={self.classes}; give caption= to a "
-                "network that draws for a text, and classes= to one that draws for a label."
-            )
-        object.__setattr__(self, "caption", drawn_for)
-        if len(self.size) != 2 or any(s < self.patch or s % self.patch for s in self.size):
-            raise ValueError(
-                f"SanaConfig: size={self.size} is not (H, W), both multiples of patch={self.patch}."
-            )
+            object.__setattr__(self, "caption", self.labels)
+
         for width, heads in ((self.width, self.heads), (self.cross_width, self.cross_heads)):
             if width % heads:
                 raise ValueError(
@@ -95,14 +108,9 @@ class SanaConfig:
         check_choice("SanaConfig", "dtype", self.dtype, COMPUTE_DTYPES)
 
     @property
-    def has_null(self) -> bool:
-        """Whether there is a null label; a network that draws for a text has no labels."""
-        return self.classes is not None
-
-    @property
     def labels(self) -> int:
-        """The number of labels that the network knows, the null label among them."""
-        return 0 if self.classes is None else self.classes + 1
+        """The number of labels that the network knows, the null label among them; 0 with a text."""
+        return 0 if self.classes is None else self.classes + bool(self.has_null)
 
     @property
     def outputs(self) -> int:
@@ -161,7 +169,7 @@ def sana_preset(name: str, **changes: Any) -> SanaConfig:
     family, _, rest = name.partition("-")
     size, _, resolution = rest.partition("/")
     side = PIXELS[resolution] // FACTOR
-    config = SanaConfig(
+    sizes = dict(
         size=(side, side),
         channels=32,
         patch=1,
@@ -170,4 +178,5 @@ def sana_preset(name: str, **changes: Any) -> SanaConfig:
         qk_norm="rms_norm_across_heads" if family == "SANA1.5" else None,
         **SANA_SIZES[size],
     )
-    return dataclasses.replace(config, **changes)
+    # Sizes that follow from others, such as cross_width, follow from the changed ones.
+    return SanaConfig(**(sizes | changes))

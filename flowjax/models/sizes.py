@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from flowjax.errors import check_number, check_whole
@@ -9,6 +10,42 @@ from flowjax.errors import check_number, check_whole
 # The smallest value of each size. A network without labels has the null label alone.
 LEAST = {"channels": 1, "patch": 1, "width": 1, "depth": 1, "heads": 1, "classes": 0}
 COMPUTE_DTYPES = (None, "float32", "bfloat16", "float16")
+
+
+def check_sizes(name: str, config: Any, least: dict[str, int], positive: Sequence[str]) -> None:
+    """Refuse what is no size, and an image that is no grid of patches; make `size` a tuple.
+
+    Args:
+      name: the class that the errors speak for.
+      config: with the fields `size`, `patch`, `channels` and `out_channels`, and those named below.
+      least: the fields that are whole numbers, with the smallest value of each.
+      positive: the fields that are numbers above 0.
+
+    Raises:
+      ValueError: the first field that is none.
+    """
+    for option, smallest in least.items():
+        check_whole(name, option, getattr(config, option), smallest)
+    for option in positive:
+        check_number(name, option, getattr(config, option), 0, above=True)
+    if config.out_channels is not None:
+        check_whole(name, "out_channels", config.out_channels, 1)
+        if config.out_channels < config.channels:
+            raise ValueError(
+                f"{name}: out_channels={config.out_channels} is less than "
+                f"channels={config.channels}."
+            )
+    # The image
+    if not isinstance(config.size, (tuple, list)):
+        raise ValueError(f"{name}: size={config.size!r}; wanted (H, W).")
+    # A list, as JSON gives it, would make the configuration unhashable.
+    object.__setattr__(config, "size", tuple(config.size))
+    for side in config.size:
+        check_whole(name, "size", side, 1)
+    if len(config.size) != 2 or any(s < config.patch or s % config.patch for s in config.size):
+        raise ValueError(
+            f"{name}: size={config.size} is not (H, W), both multiples of patch={config.patch}."
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,32 +90,12 @@ class DiTConfig:
 
     def __post_init__(self):
         """Refuse what is no size, and sizes that do not fit together."""
-        for option, least in LEAST.items():
-            check_whole("DiTConfig", option, getattr(self, option), least)
-        for option in ("mlp_ratio", "mlp_epsilon"):
-            check_number("DiTConfig", option, getattr(self, option), 0, above=True)
+        check_sizes("DiTConfig", self, LEAST, ("mlp_ratio", "mlp_epsilon"))
         # The frequencies are divided by 128 less the shift.
         check_whole("DiTConfig", "frequency_shift", self.frequency_shift, 0, 1)
-        if self.out_channels is not None:
-            check_whole("DiTConfig", "out_channels", self.out_channels, 1)
-        if not isinstance(self.size, (tuple, list)):
-            raise ValueError(f"DiTConfig: size={self.size!r}; wanted (H, W).")
-        # A list, as JSON gives it, would make the configuration unhashable.
-        object.__setattr__(self, "size", tuple(self.size))
-        for side in self.size:
-            check_whole("DiTConfig", "size", side, 1)
-        if len(self.size) != 2 or any(s < self.patch or s % self.patch for s in self.size):
-            raise ValueError(
-                f"DiTConfig: size={self.size} is not (H, W), both multiples of patch={self.patch}."
-            )
         if self.width % self.heads or self.width % 4:
             raise ValueError(
                 f"DiTConfig: width={self.width}; wanted a multiple of heads={self.heads} and of 4."
-            )
-        if self.out_channels is not None and self.out_channels < self.channels:
-            raise ValueError(
-                f"DiTConfig: out_channels={self.out_channels} is less than "
-                f"channels={self.channels}."
             )
         if not self.labels:
             raise ValueError("DiTConfig: classes=0 and has_null=False leave no label at all.")

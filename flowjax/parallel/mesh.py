@@ -141,6 +141,15 @@ def check_mesh(
         )
 
 
+def check_branches(name: str, mesh: Mesh, guidance: float) -> None:
+    """Refuse two halves of the devices for the branches of guidance where there is no guidance."""
+    if mesh.shape[CFG] == 2 and guidance == 1:
+        raise ValueError(
+            f"{name}: the mesh has cfg=2, two halves of the devices for the two branches of "
+            "guidance, but guidance=1 has one branch; make the mesh with cfg=1, or give guidance."
+        )
+
+
 def token_axes(mesh: Mesh) -> tuple[str, ...]:
     """The names of the axes that share an image's tokens, outermost first."""
     return (RING, SEQ) if RING in mesh.shape else (SEQ,)

@@ -19,7 +19,7 @@ from flowjax.models import condition as conditions
 from flowjax.models import networks
 from flowjax.models.card import Card, Model
 from flowjax.models.condition import Condition
-from flowjax.parallel.mesh import check_mesh, token_shards
+from flowjax.parallel.mesh import check_branches, check_mesh, token_shards
 from flowjax.parallel.modes import mode_of
 from flowjax.parallel.options import check as check_options
 from flowjax.parallel.options import from_keywords
@@ -31,7 +31,7 @@ from flowjax.types import Array, PyTree
 
 
 class ParallelStats(NamedTuple):
-    """Counts of a run on a mesh, and its measured staleness |KV - copy|^2 / |KV|^2.
+    """Counts of a run on a mesh, and its measured staleness |KV - copy| / |KV|.
 
     Attributes:
       nfe, accepted, rejected: (B,) int32, as in `flowjax.sample`.
@@ -172,6 +172,7 @@ def _prepared(name, model, noise, label, plan, mesh, options, key):
     size = noise.shape[1:3]
     together = networks.tokens_together(card.config, size)
     check_mesh(name, mesh, len(noise), tokens, together)
+    check_branches(name, mesh, options.guidance)
     mode.check(name, mesh, card.config, tokens, options)
 
     # Lay out the arguments.

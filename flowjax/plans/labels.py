@@ -69,11 +69,13 @@ def with_labels(
     # The wrapper solved p_label x + q_label v = prediction for v. The velocity at the true time is
     #
     #     (prediction - p_true x)/q_true = (p_label - p_true)/q_true x + q_label/q_true v.
+    # A row that uses no velocity, such as one that pads, stays as it is.
+    uses = np.asarray(plan.q) != 0
     p_true, q_true = schedule.prediction_weights(network, plan.t)
     p_label, q_label = schedule.prediction_weights(network, labels)
     with np.errstate(divide="ignore", invalid="ignore"):  # refused below with a sentence
-        offset = (p_label - p_true) / q_true
-        factor = q_label / q_true
+        offset = np.where(uses, (p_label - p_true) / q_true, 0.0)
+        factor = np.where(uses, q_label / q_true, 1.0)
         changed = plan._replace(
             label_time=labels,
             p=plan.p + plan.q * offset,

@@ -125,7 +125,9 @@ def pad(plan: Plan, rows: int) -> Plan:
     """The same solver in a table of `rows` rows, so that plans of different length share a program.
 
     The rows that pad evaluate the network at the final state and use nothing of it: the result is
-    the same to the last bit, and `nfe` does not count them. They still cost their evaluations.
+    the same to the last bit, and `nfe` does not count them. They still cost their evaluations. A
+    last row that places the state away from its base (c != 1 or d != 0) is written in another form,
+    whose result is the same up to rounding.
 
     Args:
       plan: any plan.
@@ -141,6 +143,9 @@ def pad(plan: Plan, rows: int) -> Plan:
             f"plans.pad: the plan has {plan.rows} rows, more than rows={rows}; give at least "
             f"{plan.rows}."
         )
+    if extra == 0:
+        return plan
+    plan = _ending_at_its_base(plan)
     # a = c = 1 leaves base and x as they are; every column that is not named is 0.
     fill = {
         "t": plan.t_next[-1],
@@ -177,7 +182,26 @@ def concat(first: Plan, second: Plan) -> Plan:
             f"plans.concat: the first plan ends at t = {first.t_next[-1]:.6g} and the second "
             f"begins at {second.t[0]:.6g}; the two must meet."
         )
+    first = _ending_at_its_base(first)
     return Plan(*(np.concatenate(pair) for pair in zip(first, second, strict=True)))
+
+
+def _leaves_its_base(plan: Plan, row: int) -> bool:
+    """Whether the state after this row is another one than the base."""
+    return bool(plan.c[row] != 1 or np.any(plan.d[row] != 0))
+
+
+def _ending_at_its_base(plan: Plan) -> Plan:
+    """The same solver, whose base lies at the final state: rows that follow start from there."""
+    if not _leaves_its_base(plan, -1):
+        return plan
+    # x = c (a base + b.m + s z) + d.m becomes the update of the base, and x = base.
+    a, b, s, c, d = (column[-1] for column in (plan.a, plan.b, plan.s, plan.c, plan.d))
+    last = {"a": c * a, "b": c * b + d, "s": c * s, "c": 1.0, "d": 0.0}
+    changed = {name: np.array(getattr(plan, name)) for name in last}
+    for name, value in last.items():
+        changed[name][-1] = value
+    return plan._replace(**changed)
 
 
 def tail(plan: Plan, steps: int) -> Plan:
@@ -220,7 +244,7 @@ def tail(plan: Plan, steps: int) -> Plan:
             f"last {steps} steps begin, and a tail has no history; {way_out}"
         )
     # The base must lie where the state lies, since a run begins with both at the same place.
-    if plan.c[first - 1] != 1 or np.any(plan.d[first - 1] != 0):
+    if _leaves_its_base(plan, first - 1):
         raise ValueError(
             f"{name}: row {first} of the plan corrects the step before it, which a tail does not "
             f"have; {way_out}"

@@ -33,13 +33,29 @@ def assert_same_rows(first, second):
 
 
 @pytest.mark.parametrize("config", ALL, ids=name_of)
-@pytest.mark.parametrize("strength, steps", [(0.6, 12), (0.29, 5), (1.0, 20)])
+@pytest.mark.parametrize("strength, steps", [(0.6, 12), (0.25, 5), (1.0, 20)])
 def test_strength_takes_the_last_steps_of_the_grid(config, strength, steps):
     whole = compat.diffusers_plan(config, 20)
     part = compat.diffusers_plan(config, 20, strength=strength)
     times = np.unique(whole.t)[::-1]
     np.testing.assert_array_equal(np.unique(part.t)[::-1], times[20 - steps :])
     assert part.t_next[-1] == whole.t_next[-1]
+
+
+@pytest.mark.parametrize(
+    "steps, strength, up, down",
+    [(28, 0.6, 17, 16), (50, 0.75, 38, 37), (10, 0.7, 7, 7), (20, 0.29, 6, 5), (20, 0.04, 1, None)],
+)
+def test_part_of_a_step_is_rounded_as_the_pipelines_of_the_class_do(steps, strength, up, down):
+    """The rules of get_timesteps, of Stable Diffusion 3 and Flux, and of Stable Diffusion."""
+    assert up == steps - int(max(steps - min(steps * strength, steps), 0))
+    for config in (FLOW_EULER, FLOW_HEUN):
+        assert compat.diffusers_plan(config, steps, strength=strength).steps == up
+    if down is None:  # the next test
+        return
+    assert down == min(int(steps * strength), steps)
+    for config, options in ((DDIM, {}), (EULER, {}), (UNIPC, FLOW), (DPM, FLOW)):
+        assert compat.diffusers_plan(config, steps, strength=strength, **options).steps == down
 
 
 @pytest.mark.parametrize("order", [2, 3])

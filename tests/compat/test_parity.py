@@ -43,7 +43,7 @@ CASES = [
         for respaced in ({}, KARRAS)
     ),
     # Strength
-    *((c, {}, {"strength": 0.6}) for c in configs.ALL),
+    *((c, {}, {"strength": strength}) for c in configs.ALL for strength in (0.6, 0.29)),
     *(
         (c, FLOW | {"solver_order": order}, {"strength": strength})
         for c in (configs.DPM, configs.SINGLE, configs.UNIPC)
@@ -92,9 +92,10 @@ def theirs(config, call):
     known = inspect.signature(scheduler.set_timesteps).parameters
     scheduler.set_timesteps(**{k: v for k, v in wanted.items() if v is not None and k in known})
 
-    # The last steps, as image-to-image pipelines take them.
+    # The last steps, as the image-to-image pipelines of these classes take them.
     count, order = scheduler.num_inference_steps, scheduler.order
-    first = (count - min(int(count * strength), count)) * order
+    taken = count * strength if "FlowMatch" in config["_class_name"] else int(count * strength)
+    first = int(count - min(taken, count)) * order
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(first)
     # Euler and Heun count noise levels on the scale where alpha is 1.

@@ -152,9 +152,23 @@ def test_path_and_weights_are_those_of_the_discrete_schedule(reader, betas, kind
 
 def test_trained_betas_are_taken_as_they_are(reader):
     betas = [0.01, 0.02, 0.3]
-    assert reader.betas_of({**DDIM, "trained_betas": betas}) == betas
+    config = {**DDIM, "num_train_timesteps": 3, "trained_betas": betas}
+    assert reader.betas_of(config) == betas
     with pytest.raises(ValueError, match="strictly between 0 and 1"):
         reader.VPPath([0.5, 1.0])
+
+
+def test_networks_whose_numbers_no_plan_gives_are_refused(reader, tmp_path):
+    """`compat.diffusers_plan` refuses the second one too, and gives the first one log(sigma)/4."""
+    path = saved(tmp_path, plans.euler(GRID))
+    few = {**DDIM, "trained_betas": [0.01] * 100}
+    with pytest.raises(ValueError, match="num_train_timesteps=1000 and 100 trained_betas; set"):
+        reader.PlanScheduler.from_config(few, path)
+    with pytest.raises(ValueError, match="100"):
+        compat.diffusers_plan(few, 6)
+    told = {**DDIM, "timestep_type": "continuous", "prediction_type": "v_prediction"}
+    with pytest.raises(ValueError, match=r"receives log\(sigma\)/4"):
+        reader.PlanScheduler.from_config(told, path)
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
@@ -424,6 +438,12 @@ def test_a_config_that_no_plan_can_follow_is_refused(
         options = {**options, "plan": saved(tmp_path, plans.euler(GRID))}
     with pytest.raises(ValueError, match=message):
         scheduler_class.from_config(config, **options)
+
+
+def test_a_continuous_time_without_v_prediction_has_no_effect(scheduler_class, tmp_path):
+    path = saved(tmp_path, compat.diffusers_plan(DDIM, 5))
+    told = scheduler_class.from_config({**DDIM, "timestep_type": "continuous"}, path)
+    assert told.timesteps.tolist() == scheduler_class.from_config(DDIM, path).timesteps.tolist()
 
 
 def test_a_discrete_path_of_few_steps_keeps_its_own_clock(scheduler_class, tmp_path):

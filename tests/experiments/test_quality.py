@@ -86,6 +86,25 @@ def test_a_sample_does_not_depend_on_its_batch(network):
     np.testing.assert_allclose(together, in_parts, atol=1e-10)
 
 
+def test_a_network_without_a_null_label_is_drawn_at_scale_1_alone(network, monkeypatch):
+    sizes = dataclasses.replace(network.card.config, has_null=False)
+    table = {"embedding": network.params["labels"]["embedding"][:-1]}
+    card = dataclasses.replace(network.card, config=sizes)
+    without = models.model(card, network.params | {"labels": table})
+    labels, plan = np.arange(7, dtype=np.int32), plans.euler(np.linspace(1, 0, 4))
+    found = measure.draw(without, labels, 1.0, 0, plan, 20)
+    wanted = measure.draw(network, labels, 1.0, 0, plan, 20)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-12)
+
+    # Another scale is refused before anything is drawn.
+    with pytest.raises(ValueError, match="trained without a null label"):
+        measure.draw(without, labels, 4.0, 0, plan, 20)
+    monkeypatch.setattr(judges, "load", lambda name: without)
+    measure.check(dataclasses.replace(TINY, networks=("digits",), scales=(1.0,)))
+    with pytest.raises(ValueError, match="trained without a null label"):
+        measure.check(dataclasses.replace(TINY, networks=("digits",)))
+
+
 def test_the_grid_of_the_page_is_the_drawn_samples(workdir, network):
     row = next(r for r in records.read(workdir) if r["part"] == "samples")
     with Image.open(io.BytesIO(base64.b64decode(row["grid"]))) as image:

@@ -348,6 +348,9 @@ PIPELINE = "--config.attention=pipefusion"
         (["--config.solver=scheduler"], "toy came without a scheduler_config.json"),
         (["--config.grid=unifrom"], "did you mean 'uniform'?"),
         (["--config.order=3", "--config.steps=2"], "2 step(s) are too few for order 3"),
+        (["--config.solver=euler", "-config.order=4"], "'euler' has no order to choose"),
+        (["--config.solver=tuned", "--config.order=4"], "'tuned' has no order to choose"),
+        (["--config.plan=p.json", "-config.solver=unipc"], "leave out steps, solver, or leave"),
         (["--config.size=4,5"], "both multiples of 2, its patch"),
         (["--config.size=4"], "wanted (height, width)"),
         (["--config.dtype=float64"], "dtype='float64' is not known"),
@@ -472,16 +475,100 @@ def test_every_option_of_parallel_sampling_is_set_from_the_command_line(name):
     options.check("parallel.sample", found, plan)
 
 
+@pytest.mark.parametrize("name", [name for name in OPTIONS if name != "guidance"])
+def test_an_option_of_parallel_sampling_without_a_mesh_is_refused(capsys, tmp_path, name):
+    text, _, _ = OPTIONS[name]
+    message = refused(capsys, tmp_path / "out", f"--config.{name}={text}")
+    assert f"mesh='' is one device, where {name}=" in message and "--config.mesh=seq=4" in message
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("sample_*.py")))
+def test_a_shipped_configuration_asks_for_nothing_that_one_device_has_not(path):
+    config, _ = flags.parse(["sample", f"--config={path}", "--workdir=w"])
+    sample.check(config)
+    mesh.check(config)
+
+
 def test_images_of_a_run_that_is_older_than_a_field_are_still_its_images(drawn, tmp_path, capsys):
     workdir = shutil.copytree(drawn[0], tmp_path / "out")
     arrays = contents(workdir)
     settings = json.loads(str(arrays.pop("settings")))
-    del settings["config"]["gains_per"], settings["config"]["gather"]
+    del settings["config"]["gains_per"], settings["config"]["tile"]
     np.savez(workdir / "samples.npz", settings=json.dumps(settings), **arrays)
     command(workdir, SDE)
     assert "--overwrite draws them again" in capsys.readouterr().out
-    message = refused(capsys, workdir, SDE, "--config.gains_per=token")
-    assert "gains_per: 'device' there, 'token' now" in message
+    message = refused(capsys, workdir, SDE, "--config.tile=32")
+    assert "tile: None there, 32 now" in message
+
+
+# ---- files that the configuration names
+
+
+def kept(workdir, config):
+    """Keep two images of a configuration, without drawing them."""
+    plan, digests = flowjax.plans.euler(flowjax.grids.uniform(3)), archive.digests_of(config)
+    settings = archive.settings_of(config, "a command", plan, [(0, "circle")], {}, digests)
+    made = sample.Drawn(np.ones((2, 4, 4, 1), np.float32), np.array([True, True]), {})
+    workdir.mkdir(exist_ok=True)
+    archive.save(workdir, 2, np.array([[0, 0], [0, 1]]), made, made.states, settings)
+    return settings
+
+
+def is_drawn(workdir, config):
+    return archive.is_drawn(workdir, config, archive.digests_of(config))
+
+
+@pytest.mark.parametrize("field", archive.FILES)
+def test_a_file_of_the_configuration_that_has_changed_is_noticed(tmp_path, field):
+    file, workdir = tmp_path / "file", tmp_path / "out"
+    file.write_text("one")
+    config = config_of(**{field: str(file)})
+    kept(workdir, config)
+    assert is_drawn(workdir, config)
+    file.write_text("two")
+    with pytest.raises(ValueError, match=f"{field} {file} has changed.*--overwrite"):
+        is_drawn(workdir, config)
+    # Images that are older than the digest are still those of the configuration.
+    arrays = contents(workdir)
+    settings = json.loads(str(arrays.pop("settings")))
+    del settings[f"{field}_sha256"]
+    np.savez(workdir / "samples.npz", settings=json.dumps(settings), **arrays)
+    assert is_drawn(workdir, config)
+
+
+def test_a_network_that_was_trained_again_is_noticed_by_its_folder(toy, tmp_path, monkeypatch):
+    folder, workdir = tmp_path / "model", tmp_path / "out"
+    models.save(folder, toy)
+    config = config_of(model=str(folder))
+    monkeypatch.setattr(archive, "PIECE", 16)
+    for large in (archive.LARGE, 0):  # read as one piece, and in pieces
+        monkeypatch.setattr(archive, "LARGE", large)
+        models.save(folder, toy)
+        kept(workdir, config)
+        # What is no part of the network, and the same network once more
+        (folder / "README.md").write_text(f"words {large}")
+        models.save(folder, toy)
+        assert is_drawn(workdir, config)
+        models.save(folder, toy._replace(params=jax.tree.map(lambda leaf: 2 * leaf, toy.params)))
+        with pytest.raises(ValueError, match=f"model {folder} has changed"):
+            is_drawn(workdir, config)
+
+
+def test_another_plan_under_the_same_name_is_not_served_old_images(tmp_path, capsys):
+    path = tmp_path / "plan.json"
+    words = ["sample", f"--config={ROOT}/configs/sample_digits.py", f"--config.plan={path}"]
+    words += [f"--workdir={tmp_path / 'out'}", "--config.labels=0", "--config.count=1"]
+    flowjax.plans.save(path, flowjax.plans.euler(flowjax.grids.uniform(3)))
+    sample.main(words)
+    sample.main(words)
+    assert "--overwrite draws them again" in capsys.readouterr().out
+    flowjax.plans.save(path, flowjax.plans.euler(flowjax.grids.uniform(4)))
+    with pytest.raises(SystemExit):
+        sample.main(words)
+    assert f"plan {path} has changed" in capsys.readouterr().err
+    sample.main([*words, "--overwrite"])
+    assert json.loads(str(contents(tmp_path / "out")["settings"]))["nfe"] == 4
 
 
 @pytest.mark.parametrize("content", [b"", HTML, b"PK"])

@@ -60,10 +60,36 @@ def test_another_guidance_is_a_warning(file, capsys):
 
 def test_what_a_plan_replaces_is_refused_beside_it(file):
     path, _ = file
-    command = f"python -m experiments.sample --config.plan={path} --config.steps=8"
-    with pytest.raises(ValueError, match="leave out steps"):
-        sample.check_plan_alone(given(plan=str(path)), command)
-    sample.check_plan_alone(given(plan=str(path)), command.replace("--config.steps=8", ""))
+    command = f"python -m experiments.sample --config.plan={path}"
+    # Of one dash or two, and with the value in the same word or in the next one
+    for word in ("--config.steps=8", "-config.steps=8", "-config.steps 8"):
+        with pytest.raises(ValueError, match="leave out steps,"):
+            sample.check_plan_alone(given(plan=str(path)), f"{command} {word}")
+    # The name of a file may look like a flag.
+    for word in ("", "--config.model=my-config.steps"):
+        sample.check_plan_alone(given(plan=str(path)), f"{command} {word}")
+
+
+@pytest.mark.parametrize("solver", [*sample.SOLVERS, *sample.WITHOUT_ORDER])
+def test_an_order_is_refused_beside_a_solver_that_has_none(solver):
+    config = given(solver=solver, order=3)
+    sample.check_order(config, "python -m experiments.sample")  # it stands in the configuration
+    for word in ("--config.order=3", "-config.order 3"):
+        command = f"python -m experiments.sample --config.solver={solver} {word}"
+        if solver in sample.WITHOUT_ORDER:
+            with pytest.raises(ValueError, match=f"'{solver}' has no order .*order=3.*leave out"):
+                sample.check_order(config, command)
+        else:
+            sample.check_order(config, command)
+
+
+@pytest.mark.parametrize("name", sample.SOLVERS)
+def test_the_order_changes_the_plans_of_the_solvers_that_have_one(name):
+    first, second = (
+        sample.plan_of(given(solver=name, steps=6, order=order), card()) for order in (1, 2)
+    )
+    is_same = all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+    assert is_same == (name in sample.WITHOUT_ORDER)
 
 
 @pytest.mark.parametrize("content", [b"", b'{"format": "flowjax plan"', b"[]"])

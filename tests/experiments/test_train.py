@@ -15,7 +15,9 @@ import pytest
 
 from configs import train_digits, train_emoji
 from experiments import train as experiment
+from experiments.lab import training
 from flowjax import checkpoint, data, models, train
+from flowjax.records import Records
 
 TINY = models.DiTConfig((4, 4), channels=1, patch=2, width=8, depth=2, heads=2, classes=2)
 
@@ -222,6 +224,115 @@ def test_reflow_pairs_join_noise_to_the_teachers_images(config, tmp_path):
     wider = dataclasses.replace(reflow, width=16)
     with pytest.raises(ValueError, match="teacher .* has sizes .*width=8"):
         experiment.Run(wider, tmp_path / "other")
+
+
+def save_teacher(folder, seed=0, sizes=TINY):
+    """Write a teacher of random weights, none of which is zero, and read it."""
+    shapes = models.network(sizes).shapes()
+    random = np.random.default_rng(seed)
+    params = jax.tree.map(lambda leaf: 0.3 * random.normal(size=leaf.shape), shapes)
+    models.save(folder, models.model(models.Card("teacher", sizes), params), dtype="float32")
+    return models.load(folder)
+
+
+@pytest.fixture
+def reflow(config, tmp_path):
+    """A run of reflow, and its teacher in tmp_path / "teacher"."""
+    save_teacher(tmp_path / "teacher")
+    return dataclasses.replace(
+        config, coupling="reflow", teacher=str(tmp_path / "teacher"), pairs=10
+    )
+
+
+def test_overwriting_a_run_makes_the_pairs_of_other_settings(reflow, tmp_path, monkeypatch):
+    workdir, made = tmp_path / "run", []
+    make_pairs = experiment.make_pairs
+    monkeypatch.setattr(
+        experiment, "make_pairs", lambda *given: made.append(given) or make_pairs(*given)
+    )
+    first = experiment.Run(reflow, workdir).data
+    # The run goes on with its pairs, and so does the same run that begins anew.
+    assert experiment.Run(reflow, workdir).data.hash == first.hash
+    Records(workdir, reflow).add({"step": 1}, loss=1.0)
+    Records(workdir, reflow, overwrite=True)
+    assert experiment.Run(reflow, workdir).data.hash == first.hash and len(made) == 1
+
+    Records(workdir, reflow).add({"step": 1}, loss=1.0)
+    guided = dataclasses.replace(reflow, pair_guidance=2.0)
+    Records(workdir, guided, overwrite=True)
+    second = experiment.Run(guided, workdir).data
+    assert len(made) == 2 and np.array_equal(first.noise, second.noise)
+    assert not np.allclose(first.images, second.images, atol=1e-3)
+    # The earlier pairs are not lost.
+    assert np.array_equal(data.load(str(workdir / "pairs-before-1.npz")).images, first.images)
+
+
+def test_pairs_of_a_teacher_that_was_trained_again_are_refused(reflow, tmp_path):
+    workdir = tmp_path / "run"
+    first = experiment.Run(reflow, workdir).data
+    Records(workdir, reflow).add({"step": 1}, loss=1.0)
+    save_teacher(tmp_path / "teacher", seed=1)
+    with pytest.raises(ValueError, match="pairs of .* other settings .parameters of the teacher: "):
+        experiment.Run(reflow, workdir)
+
+    # A run that is older than the settings goes on.
+    archive = dict(np.load(workdir / "pairs.npz"))
+    del archive["settings"]
+    np.savez(workdir / "pairs.npz", **archive)
+    assert experiment.Run(reflow, workdir).data.hash == first.hash
+
+
+# Networks without a null label.
+
+
+@pytest.mark.parametrize("network", ["dit", "sana"])
+def test_a_network_has_a_null_label_if_labels_are_dropped(config, network):
+    held = data.load(config.data)
+    for dropout, has_null in ((0.1, True), (0.0, False)):
+        given = dataclasses.replace(config, network=network, label_dropout=dropout)
+        sizes = experiment.make_card(given, held).config
+        assert (sizes.has_null, sizes.labels) == (has_null, 2 + has_null)
+
+
+def test_training_without_dropped_labels_ends_with_a_network_without_a_null_label(config, tmp_path):
+    given = dataclasses.replace(config, label_dropout=0.0, guidance=1.0, steps=2)
+    training.check(given)
+    experiment.run(given, tmp_path / "run")
+    assert (tmp_path / "run" / "samples.png").exists()
+    assert not models.load(tmp_path / "run" / "model").card.config.has_null
+
+    guided = dataclasses.replace(given, guidance=1.5)
+    with pytest.raises(ValueError, match="label_dropout=0 .* guidance=1.5 .* give guidance=1, or"):
+        training.check(guided)
+
+
+@pytest.mark.parametrize("network", ["dit", "sana"])
+def test_a_student_may_do_without_the_null_label_of_its_teacher(config, tmp_path, network):
+    labelled = dataclasses.replace(config, network=network)
+    sizes = experiment.make_card(labelled, data.load(config.data)).config
+    teacher = save_teacher(tmp_path / "teacher", sizes=sizes)
+    given = dataclasses.replace(
+        labelled, coupling="reflow", teacher=str(tmp_path / "teacher"), pairs=10
+    )
+    given = dataclasses.replace(given, label_dropout=0.0, guidance=1.0, pair_guidance=2.0)
+    training.check(given)
+    work = experiment.Run(given, tmp_path / "run")
+    # It computes what the teacher does for its classes.
+    noise, label = jnp.asarray(work.data.noise), work.data.labels
+    student = models.model(work.card, jax.device_get(work.state.params))
+    found, wanted = (each.apply(each.params, noise, 0.5, label) for each in (student, teacher))
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
+
+
+def test_a_teacher_without_a_null_label_is_not_guided(reflow, tmp_path):
+    save_teacher(tmp_path / "teacher", sizes=dataclasses.replace(TINY, has_null=False))
+    given = dataclasses.replace(reflow, label_dropout=0.0, guidance=1.0)
+    training.check(given)
+    assert len(experiment.Run(given, tmp_path / "run").data) == 10
+    for change in ({"pair_guidance": 2.0}, {"label_dropout": 0.1}):
+        wanted = "teacher .* without a null label.* give pair_guidance=1 and label_dropout=0"
+        with pytest.raises(ValueError, match=wanted):
+            training.check(dataclasses.replace(given, **change))
 
 
 @pytest.mark.parametrize("name, module", [("digits", train_digits), ("emoji", train_emoji)])

@@ -1,6 +1,8 @@
 """SANA: its layers against numpy, what its condition and its clock mean, and its sizes."""
 
+import dataclasses
 import functools
+import json
 import math
 
 import jax
@@ -197,9 +199,63 @@ def test_an_unknown_public_network_is_refused_with_the_nearest_name():
         models.preset("SANA-1.6B/1025")
 
 
+def test_sizes_of_a_public_network_follow_from_the_changed_ones():
+    changed = models.preset("SANA-0.6B/512", width=576, heads=18)
+    assert (changed.cross_width, models.preset("SANA-0.6B/512").cross_width) == (576, 1152)
+    assert models.preset("SANA-0.6B/512", width=576, heads=18, cross_width=1152).cross_width == 1152
+    labelled = models.preset("SANA-0.6B/512", classes=10)
+    assert (labelled.caption, labelled.labels) == (11, 11)
+
+
+def test_another_number_of_labels_is_another_width_of_their_tokens():
+    config = dataclasses.replace(CONFIG, caption=None, classes=3)
+    assert dataclasses.replace(config, classes=5).caption == 6
+    assert dataclasses.replace(config, classes=None, caption=7) == dataclasses.replace(
+        CONFIG, caption=7
+    )
+
+
+def test_labels_without_a_null_label_are_as_wide_as_there_are_classes():
+    model = network(classes=3, has_null=False)
+    assert (model.card.config.caption, model.card.config.labels) == (3, 3)
+    assert np.all(np.isfinite(compiled(classes=3, has_null=False)(X, 0.4, np.array([0, 2]))))
+    with pytest.raises(ValueError, match="wanted integers from 0 to 2[.]"):
+        model.apply(model.params, X, 0.4, np.array([0, 3]))
+    with pytest.raises(ValueError, match="trained without a null label"):
+        _ = model.card.null_label
+
+
+def test_saved_sizes_are_read_as_they_were():
+    config = dataclasses.replace(CONFIG, caption=None, classes=3, cross_width=8)
+    saved = json.loads(json.dumps(dataclasses.asdict(config)))
+    assert (saved["caption"], saved["cross_width"]) == (4, 8)
+    assert SanaConfig(**saved) == config and hash(SanaConfig(**saved)) == hash(config)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        *(
+            ({option: value}, f"{option}=")
+            for option in ("channels", "patch", "width", "depth", "heads", "cross_heads")
+            for value in (0, 8.0, None)
+        ),
+        *(
+            ({option: value}, f"{option}=")
+            for option in ("out_channels", "cross_width", "caption", "classes")
+            for value in (0, 8.0)
+        ),
+        *(
+            ({option: value}, f"{option}=")
+            for option in ("mlp_ratio", "norm_epsilon", "interpolation")
+            for value in (0, -1.0, "2", float("nan"))
+        ),
+        ({"out_channels": 2}, "out_channels=2 is less than channels=3"),
+        ({"size": 4}, "size=4; wanted"),
+        ({"size": (4, 6, 6)}, r"is not \(H, W\)"),
+        ({"size": (4.0, 6.0)}, "size=4.0; wanted a whole number"),
+        ({"caption": None}, "give caption= to a network"),
+        ({"classes": 3, "guidance_embeds": True}, "classes=3 with guidance_embeds=True"),
         ({"size": (5, 6)}, "multiples of patch=2"),
         ({"heads": 3}, "16 does not divide into 3 heads"),
         ({"cross_width": 6}, "6 does not divide into 4 heads"),
@@ -208,5 +264,5 @@ def test_an_unknown_public_network_is_refused_with_the_nearest_name():
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(changes, words):
-    with pytest.raises(ValueError, match=words):
-        network(**changes)
+    with pytest.raises(ValueError, match=f"SanaConfig: .*{words}"):
+        dataclasses.replace(CONFIG, **changes)

@@ -130,6 +130,9 @@ def test_guided_run_on_a_mesh_is_that_of_one_device():
     assert np.all(np.asarray(found.status) == 0)
     assert np.all(np.asarray(found.stats.nfe) == 4)
 
+    with pytest.raises(ValueError, match="cfg=2.*guidance=1 has one branch"):
+        parallel.sample(network(), NOISE, LABEL, plan, mesh)
+
     run, args, _ = parallel.program(network(), NOISE, LABEL, plan, mesh, guidance=1.7)
     text = run.lower(*args).compile().as_text()
     assert counted(text) == {

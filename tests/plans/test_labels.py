@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flowjax import plans
+from flowjax import grids, plans
 from flowjax.sampling import sample
-from flowjax.schedules import Cosine, to_velocity
+from flowjax.schedules import Cosine, VPLinear, to_velocity
 from tests.plans.problems import GRID, START, coordinates, every_plan
 
 
@@ -27,6 +27,20 @@ def test_labels_at_the_true_times_change_nothing(make, network):
     labelled = plans.with_labels(plan, plan.t, network=network, schedule=Cosine())
     for column, expected in zip(labelled, plan, strict=True):
         np.testing.assert_allclose(column, expected, rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize("kind", ["noise", "data", "v"])
+def test_labels_of_a_padded_plan_are_those_of_the_plan(kind):
+    """The rows that pad lie at t = 0, where a noise prediction does not tell the velocity."""
+    plan = plans.dpm_solver_pp(VPLinear(), grids.uniform(4), 2)
+    labels = plan.t - 0.01
+    labelled = plans.with_labels(plan, labels, network=kind, schedule=VPLinear())
+    wanted = plans.pad(labelled, 6)
+    found = plans.with_labels(
+        plans.pad(plan, 6), wanted.label_time, network=kind, schedule=VPLinear()
+    )
+    for name, ours, theirs in zip(found._fields, found, wanted, strict=True):
+        np.testing.assert_array_equal(ours, theirs, err_msg=name)
 
 
 @pytest.mark.parametrize("kind", ["noise", "data", "v"])

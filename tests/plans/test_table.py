@@ -8,7 +8,7 @@ import pytest
 from flowjax import grids, plans
 from flowjax.sampling import sample
 from flowjax.schedules import Linear
-from tests.plans.problems import ALL, ENDS, GRID, START, every_plan, path_of, velocity
+from tests.plans.problems import ALL, ENDS, EXACT, GRID, START, every_plan, path_of, velocity
 
 
 @every_plan
@@ -79,3 +79,29 @@ def test_concat_of_a_padded_plan_is_concat():
     first, second = plans.heun(GRID[:4]), plans.adams_bashforth(GRID[3:], 3)
     joined = path_of(plans.concat(first, second))
     np.testing.assert_array_equal(path_of(plans.concat(plans.pad(first, 9), second)), joined)
+
+
+def plan_that_ends_away_from_its_base():
+    """Two steps; the last one leaves the base where it was scaled, and moves the state alone."""
+    rows = plans.Builder("away")
+    rows.row(1.0, 0.6, b={0: -0.4})
+    rows.row(0.6, 0.2, a=0.8, b={1: -0.1}, c=1.25, d={0: 0.05, 1: -0.325})
+    return rows.build()
+
+
+def test_a_plan_that_ends_away_from_its_base_can_be_padded_and_joined():
+    plan, rest = plan_that_ends_away_from_its_base(), plans.heun([0.2, 0.1, 0.0])
+    path = path_of(plan)
+    np.testing.assert_allclose(path_of(plans.pad(plan, 6)), path, **EXACT)
+    both = [*path, *path_of(rest, path[-1])[1:]]
+    np.testing.assert_allclose(path_of(plans.concat(plan, rest)), both, **EXACT)
+    # The given plan stays as it was, and so does one that is not made longer.
+    assert plans.pad(plan, 2).c[-1] == plan.c[-1] == 1.25
+
+
+def test_noise_of_a_last_row_is_that_of_the_state():
+    plan = plans.euler([1.0, 0.5, 0.0])
+    plan = plan._replace(s=np.array([0.0, 0.3]), c=np.array([1.0, 2.0]))
+    noise = np.random.default_rng(1).normal(size=(3, *START.shape))
+    found = path_of(plans.pad(plan, 3), noise=noise)
+    np.testing.assert_allclose(found, path_of(plan, noise=noise[:2]), **EXACT)

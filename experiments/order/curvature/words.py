@@ -31,7 +31,7 @@ def section(rows: list[dict], command: str) -> report.Section:
 
     lines = [
         f"The acceleration of the exact path {_clause(table, kinds, 'acceleration')}.",
-        f"The free rho_3 {_clause(table, kinds, 'rho_3')}. {_by_median(table, kinds)}",
+        f"rho_3, free of cost, {_clause(table, kinds, 'rho_3')}. {_by_median(table, kinds)}",
         _flips(table, kinds),
         _held_out(held_out),
         by_kind(MAIN),

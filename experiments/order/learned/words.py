@@ -121,7 +121,8 @@ def section(rows: list[dict], command: str) -> report.Section:
         "Straightness, acceleration and smoothness (2 where a step of 1/40 resolves the "
         f"velocity) without guidance: {bends}. Whether straighter paths leave less to gain is "
         "**undecided**: the networks with straighter paths are also rougher in time.\n"
-        f"The free rho_3 on whether 3M exact loses to 2M ({lost} lost, {won} won): {tells}.",
+        "rho_3, which is free of cost, on whether 3M exact loses to 2M "
+        f"({lost} lost, {won} won): {tells}.",
         figures=(draw_errors(errors, exact, claim(rows)), draw_ratios(errors)),
         table={
             "Pairs on exact fields and on networks": beside(rows),

@@ -163,7 +163,7 @@ def _on_solvers(rows: list[dict]) -> list[Asked]:
     steps = max((row["steps"] for row in rows), default=0)
     faster = {"solver": solvers.NAMED, "steps": steps}
     named = {
-        f"DPM-Solver++ 2M strays less from its synchronous run than DDIM ({steps} steps)": OWN,
+        f"DPM-Solver++ 2M ends nearer to its synchronous run than DDIM ({steps} steps)": OWN,
         f"DPM-Solver++ 2M, stale, is nearer to the converged run than DDIM ({steps} steps)": TOTAL,
     }
     return [
@@ -210,7 +210,7 @@ def _on_forecasts(rows: list[dict]) -> list[Asked]:
     }
     return [
         Asked(
-            f"A tuned forecast strays less than held copies ({sync.split()[1]} synchronous)",
+            f"A tuned forecast ends nearer than held copies ({sync.split()[1]} synchronous)",
             FORECAST,
             forecasts.QUESTION,
             tuned | {"sync": sync},
@@ -234,7 +234,7 @@ def _on_viewers(rows: list[dict]) -> list[Asked]:
             {"devices": most, "steps": count, "mode": "held"},
             BELOW,
             viewer.LITTLE,
-            "more starts, networks of colour, a viewer that sees more than the class",
+            "more starts, networks of colour, a classifier of more than the class",
             ("accuracy_lost",),
         )
         for count in sorted({min(steps), max(steps)})

@@ -84,4 +84,4 @@ def test_section_says_when_a_score_ranks_the_wrong_cells_first(rows):
         )
     answer = curvature.section(turned, "").answer
     assert "acceleration of the exact path **ranks these cells last**" in answer
-    assert "The free rho_3 **ranks these cells first**" in answer
+    assert "rho_3, free of cost, **ranks these cells first**" in answer
