@@ -234,7 +234,7 @@ def _on_viewers(rows: list[dict]) -> list[Asked]:
             {"devices": most, "steps": count, "mode": "held"},
             BELOW,
             viewer.LITTLE,
-            "more starts, networks of colour, a classifier of more than the class",
+            "more starts, larger networks, a classifier of more than the class",
             ("accuracy_lost",),
         )
         for count in sorted({min(steps), max(steps)})
