@@ -8,8 +8,8 @@ from experiments.staleness.viewer.numbers import MODES, stale
 
 # {column: its words}
 COLUMNS = {
-    "accuracy_lost": "label accuracy lost (fraction of samples)",
-    "frechet_more": "Frechet distance to the data, more than synchronous",
+    "accuracy_lost": "label accuracy lost (fraction)",
+    "frechet_more": "additional Frechet distance",
 }
 
 
