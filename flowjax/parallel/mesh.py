@@ -141,9 +141,12 @@ def check_mesh(
         )
 
 
-def check_branches(name: str, mesh: Mesh, guidance: float) -> None:
-    """Refuse two halves of the devices for the branches of guidance where there is no guidance."""
-    if mesh.shape[CFG] == 2 and guidance == 1:
+def check_branches(name: str, mesh: Mesh, has_null: bool, guidance: float) -> None:
+    """Refuse a second half of the devices that has no branch of guidance to compute.
+
+    Without guidance it computes the null label, whose weight is then 0, where there is one.
+    """
+    if mesh.shape[CFG] == 2 and guidance == 1 and not has_null:
         raise ValueError(
             f"{name}: the mesh has cfg=2, two halves of the devices for the two branches of "
             "guidance, but guidance=1 has one branch; make the mesh with cfg=1, or give guidance."

@@ -172,7 +172,8 @@ def _prepared(name, model, noise, label, plan, mesh, options, key):
     size = noise.shape[1:3]
     together = networks.tokens_together(card.config, size)
     check_mesh(name, mesh, len(noise), tokens, together)
-    check_branches(name, mesh, options.guidance)
+    has_null = card.config.has_null and not networks.takes_text(card.config)
+    check_branches(name, mesh, has_null, options.guidance)
     mode.check(name, mesh, card.config, tokens, options)
 
     # Lay out the arguments.

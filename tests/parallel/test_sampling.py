@@ -130,9 +130,6 @@ def test_guided_run_on_a_mesh_is_that_of_one_device():
     assert np.all(np.asarray(found.status) == 0)
     assert np.all(np.asarray(found.stats.nfe) == 4)
 
-    with pytest.raises(ValueError, match="cfg=2.*guidance=1 has one branch"):
-        parallel.sample(network(), NOISE, LABEL, plan, mesh)
-
     run, args, _ = parallel.program(network(), NOISE, LABEL, plan, mesh, guidance=1.7)
     text = run.lower(*args).compile().as_text()
     assert counted(text) == {
@@ -227,6 +224,12 @@ def test_benchmark_counts_the_bytes_of_the_formulas(tmp_path):
     assert len(rows) == 12
     assert all(row["bytes"] == row["formula"] for row in rows)
     benchmark.table(tmp_path)
+
+
+def test_the_null_branch_of_a_mesh_needs_a_null_label():
+    plan, mesh = plans.euler(grids.uniform(2)), parallel.make_mesh(cfg=2, seq=2)
+    with pytest.raises(ValueError, match="cfg=2.*guidance=1 has one branch"):
+        parallel.sample(network(has_null=False), NOISE, LABEL, plan, mesh)
 
 
 # -- refusals
