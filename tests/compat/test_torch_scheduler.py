@@ -166,9 +166,9 @@ def test_networks_whose_numbers_no_plan_gives_are_refused(reader, tmp_path):
         reader.PlanScheduler.from_config(few, path)
     with pytest.raises(ValueError, match="100"):
         compat.diffusers_plan(few, 6)
-    told = {**DDIM, "timestep_type": "continuous", "prediction_type": "v_prediction"}
+    continuous = {**DDIM, "timestep_type": "continuous", "prediction_type": "v_prediction"}
     with pytest.raises(ValueError, match=r"receives log\(sigma\)/4"):
-        reader.PlanScheduler.from_config(told, path)
+        reader.PlanScheduler.from_config(continuous, path)
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
@@ -442,8 +442,8 @@ def test_a_config_that_no_plan_can_follow_is_refused(
 
 def test_a_continuous_time_without_v_prediction_has_no_effect(scheduler_class, tmp_path):
     path = saved(tmp_path, compat.diffusers_plan(DDIM, 5))
-    told = scheduler_class.from_config({**DDIM, "timestep_type": "continuous"}, path)
-    assert told.timesteps.tolist() == scheduler_class.from_config(DDIM, path).timesteps.tolist()
+    found = scheduler_class.from_config({**DDIM, "timestep_type": "continuous"}, path)
+    assert found.timesteps.tolist() == scheduler_class.from_config(DDIM, path).timesteps.tolist()
 
 
 def test_a_discrete_path_of_few_steps_keeps_its_own_clock(scheduler_class, tmp_path):

@@ -189,6 +189,11 @@ def test_emulation_refuses_more_devices_than_rows_and_other_kinds_of_attention()
         parallel.emulate(network(), NOISE, CONDITION, PLAN, devices=2, attention="ring")
 
 
+def test_a_mesh_with_two_branches_needs_guidance():
+    with pytest.raises(ValueError, match="cfg=2.*guidance=1 has one branch"):
+        sampled({"cfg": 2, "seq": 2}, guidance=1.0)
+
+
 def test_a_network_drawn_for_labels_takes_its_null_label_on_a_mesh_too():
     config = SanaConfig(
         (4, 4), channels=1, patch=1, width=16, depth=2, heads=2, cross_heads=2, classes=3
